@@ -1,0 +1,55 @@
+# make train: set up what is missing and learn Pong.  make test: set up and run the tests.
+# Everything lives in .venv; nothing is installed outside this folder.
+
+PYTHON ?= python3
+GAME ?= Pong-v5
+ARGS ?=
+
+BIN := .venv/bin
+SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.txt
+PYTHON_FILES := fastdqn benchmarks tests docs
+
+.PHONY: setup train test lint format bench test-cpp help
+
+help:
+	@echo "make train [GAME=Breakout-v5] [ARGS='--preset nature --seed 2']   set up and train"
+	@echo "make test [ARGS='-k replay']   set up and run the tests"
+	@echo "make setup | lint | format | bench | test-cpp"
+
+setup: .venv/.installed
+
+# Built again whenever the C++ sources or the requirements change.
+.venv/.installed: $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Setting up .venv: PyTorch and EnvPool are downloaded once, then the C++ extension is built."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,plot,dev]'
+	@touch $@
+
+train: setup
+	$(BIN)/fastdqn train $(GAME) $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check $(PYTHON_FILES)
+	$(BIN)/ruff format --check $(PYTHON_FILES)
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest fastdqn._core
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests -name '*.hpp' -o -name '*.cpp')
+
+format: setup
+	$(BIN)/ruff check --fix $(PYTHON_FILES)
+	$(BIN)/ruff format $(PYTHON_FILES)
+	$(BIN)/clang-format -i $(shell find csrc tests -name '*.hpp' -o -name '*.cpp')
+
+test-cpp: setup
+	$(BIN)/cmake -S csrc -B build/cpp -DCMAKE_BUILD_TYPE=Debug -DFASTDQN_BUILD_TESTS=ON
+	$(BIN)/cmake --build build/cpp -j 2
+	$(BIN)/ctest --test-dir build/cpp --output-on-failure
+
+bench: setup
+	$(BIN)/python benchmarks/env.py
+	$(BIN)/python benchmarks/update.py
+	$(BIN)/python benchmarks/train.py

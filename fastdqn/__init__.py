@@ -1,0 +1,38 @@
+"""fastdqn: Deep Q-Networks on Atari, trained fast, and a replay buffer to embed.
+
+Importing this package imports neither torch nor envpool; names below load when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastdqn.config import Config
+    from fastdqn.presets import PRESETS
+    from fastdqn.replay import ReplayBuffer
+
+__all__ = ["PRESETS", "Config", "ReplayBuffer", "__version__", "get_include"]
+
+_HOMES = {
+    "Config": "fastdqn.config",
+    "PRESETS": "fastdqn.presets",
+    "ReplayBuffer": "fastdqn.replay",
+    "__version__": "fastdqn._core",
+}
+
+
+def get_include() -> str:
+    """Return the folder of the C++ headers, for `-I`."""
+    from fastdqn import _core
+
+    # In an editable install the headers lie beside the extension, not beside this file.
+    return str(Path(_core.__file__).parent / "include")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fastdqn' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,60 @@
+"""The one owner of units: frames, steps and updates, counted as exact integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Clock:
+    """Counts what has happened and says how many updates are due.
+
+    A step is one action that an environment really took: the rows in which EnvPool resets a game are no steps.
+    Updates are owed for the steps taken since warm-up ended, one for each `steps_per_update` of them, with
+    nothing lost or gained in rounding however many environments step at once.
+
+    Attributes:
+        frame_skip: Emulator frames per step.
+        warmup_steps: Steps with nothing but play before updates are owed.
+        steps_per_update: Steps, of all environments together, per update.
+        steps: Steps taken.
+        updates: Updates done.
+        warm_from_steps: Value of `steps` when the replay was last empty; warm-up counts from there.
+        warm_from_updates: Value of `updates` at that moment.
+    """
+
+    frame_skip: int
+    warmup_steps: int
+    steps_per_update: int
+    steps: int = 0
+    updates: int = 0
+    warm_from_steps: int = 0
+    warm_from_updates: int = 0
+
+    @property
+    def frames(self) -> int:
+        """Emulator frames played: steps times `frame_skip`."""
+        return self.steps * self.frame_skip
+
+    def add_steps(self, steps: int) -> None:
+        """Count `steps` more steps."""
+        self.steps += steps
+
+    def add_update(self) -> None:
+        """Count one update."""
+        self.updates += 1
+
+    def updates_due(self) -> int:
+        """Updates owed for the steps taken so far and not yet done."""
+        return self._owed_after(self.steps) - (self.updates - self.warm_from_updates)
+
+    def updates_planned(self, total_frames: int) -> int:
+        """Updates in a run of `total_frames` frames, counted from where warm-up began."""
+        return self._owed_after(total_frames // self.frame_skip)
+
+    def restart_warmup(self) -> None:
+        """Owe nothing until `warmup_steps` more steps: the replay is empty again."""
+        self.warm_from_steps, self.warm_from_updates = self.steps, self.updates
+
+    def _owed_after(self, steps: int) -> int:
+        return max(0, (steps - self.warm_from_steps - self.warmup_steps) // self.steps_per_update)

@@ -1,0 +1,89 @@
+"""Named configurations, as data: a published algorithm is a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fastdqn.config import (
+    CheckpointConfig,
+    Config,
+    EnvConfig,
+    ExplorationConfig,
+    LearnerConfig,
+    NetworkConfig,
+    ReplayConfig,
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A starting point for a run.
+
+    Attributes:
+        summary: What it is, in a line.
+        source: Where its values come from.
+        config: The values.
+    """
+
+    summary: str
+    source: str
+    config: Config
+
+
+_NATURE = Config(preset="nature")
+
+_DOUBLE = replace(
+    _NATURE,
+    preset="double",
+    learner=replace(_NATURE.learner, bootstrap="double", target_period_updates=30_000),
+    exploration=replace(_NATURE.exploration, min=0.01),
+)
+
+_DUELING = replace(
+    _DOUBLE,
+    preset="dueling",
+    network=NetworkConfig(dueling=True),
+    learner=replace(_DOUBLE.learner, max_grad_norm=10.0),
+)
+
+_QUICK = Config(
+    preset="quick",
+    total_frames=1_600_000,
+    env=EnvConfig(num_envs=8),
+    replay=ReplayConfig(capacity=100_000, warmup_steps=5_000),
+    network=NetworkConfig(width=0.5, dueling=True),
+    learner=LearnerConfig(
+        optimizer="adam",
+        learning_rate=4e-4,
+        epsilon=1.5e-4,
+        n_step=3,
+        bootstrap="double",
+        loss="huber",
+        target_period_updates=500,
+    ),
+    exploration=ExplorationConfig(min=0.01, decay_frames=200_000),
+    checkpoint=CheckpointConfig(every_frames=200_000),
+)
+
+PRESETS: dict[str, Preset] = {
+    "quick": Preset(
+        "Pong in the fewest minutes on two CPU cores: double, dueling, n = 3, half the width, Adam",
+        "tuned on Pong; see the README",
+        _QUICK,
+    ),
+    "nature": Preset(
+        "The paper's protocol: RMSProp, 1M frames of replay, 200M frames of play",
+        "Mnih et al. 2015, Extended Data Table 1",
+        _NATURE,
+    ),
+    "double": Preset(
+        "nature with double Q-learning, epsilon to 0.01, target every 30,000 updates",
+        "van Hasselt et al. 2016",
+        _DOUBLE,
+    ),
+    "dueling": Preset(
+        "double with a dueling head and gradient norm clipped at 10",
+        "Wang et al. 2016",
+        _DUELING,
+    ),
+}
