@@ -1,0 +1,51 @@
+// Pages: zeroed memory from the operating system that costs nothing until it is written.
+//
+// A replay of a million frames reserves 7 GB of addresses at once and holds only the pages it has filled, so
+// a short run with a large capacity stays small.
+//
+// Ownership: a Pages object owns its memory; movable, not copyable. Threads: no shared state.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <new>
+#include <string>
+
+namespace fastdqn {
+
+// Thrown where memory is refused, with the arithmetic in what(). Python sees a MemoryError.
+class OutOfMemory : public std::bad_alloc {
+ public:
+  explicit OutOfMemory(std::string message) : message_(std::move(message)) {}
+  const char* what() const noexcept override { return message_.c_str(); }
+
+ private:
+  std::string message_;
+};
+
+class Pages {
+ public:
+  Pages() noexcept = default;
+
+  // Reserves `bytes` zeroed bytes, aligned to at least 4096. Throws OutOfMemory. bytes = 0 reserves nothing.
+  explicit Pages(std::size_t bytes);
+  ~Pages();
+  Pages(Pages&& other) noexcept;
+  Pages& operator=(Pages&& other) noexcept;
+  Pages(const Pages&) = delete;
+  Pages& operator=(const Pages&) = delete;
+
+  std::uint8_t* data() const noexcept { return data_; }
+  std::size_t size() const noexcept { return bytes_; }
+
+ private:
+  std::uint8_t* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+// Bytes that this process could still fill without swapping: MemAvailable of /proc/meminfo, lowered to what
+// the process's memory cgroup leaves. The largest number there is where the system does not say. Reads files:
+// microseconds.
+std::size_t available_memory_bytes();
+
+}  // namespace fastdqn

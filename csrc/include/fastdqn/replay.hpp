@@ -1,0 +1,233 @@
+// Replay: a replay buffer for stacked frames that keeps every frame once.
+//
+//   fastdqn::Replay replay(options);
+//   replay.begin({rows, observations}, nullptr);                   // what reset() gave
+//   replay.add({rows, actions, observations, ...}, nullptr);       // what was sent, what came back
+//   replay.sample(32, 1.0, batch);                                 // into memory of the caller's
+//
+// Every observation that is sampled equals, byte for byte, the one that was added, whatever the environment
+// does: a stack's older frames are compared with what is stored, and what does not continue it is stored
+// whole.
+//
+// Units. A frame is frame_bytes bytes; a stack is `stack` frames, oldest first. Rewards are per step; a
+// discount is gamma^m times (1 - terminated), to be multiplied with the value of the next observation. A row
+// names a transition for ever: row = sequence * num_envs + env, sequence counting that environment's
+// transitions. A global slot is env * ring + (frame number mod ring).
+//
+// What can be sampled. A transition becomes sampleable when its n-step window closes: n steps from it on have
+// been added, or its episode has ended (at an end up to n become sampleable at once, each with its own
+// shorter window). It stops being so when the oldest frame of its observation is overwritten, or would be
+// within `guard_frames` more frames. Its next observation's frames are never older.
+//
+// Memory. ring * num_envs * (frame_bytes + 16) bytes, reserved at construction, taken from the system as it
+// fills. Each episode costs one frame beside one per step; a stack that had to be kept whole costs `stack`.
+//
+// Ownership. The replay owns its memory and borrows every Span and pointer for the length of a call.
+// Threads. Every public function takes the one mutex of the buffer, so any may be called from any thread at
+// any time; each is atomic to the others. A sample copies its pixels under the mutex: an add waits for it.
+// Exceptions. std::invalid_argument for an argument (the message begins with its name), std::runtime_error
+// for a state, OutOfMemory. Arguments are checked before anything changes: after an exception the buffer is
+// as it was.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "fastdqn/lane.hpp"
+#include "fastdqn/n_step.hpp"
+#include "fastdqn/pages.hpp"
+#include "fastdqn/random.hpp"
+#include "fastdqn/sampler.hpp"
+#include "fastdqn/span.hpp"
+
+namespace fastdqn {
+
+// What the vector environment does after an episode ends (Gymnasium's names).
+enum class Autoreset : std::uint8_t {
+  kNextStep,  // the row after a done brings the new episode's first observation; its action is ignored
+              // (EnvPool)
+  kSameStep,  // the done row brings it already; the true last one is in final_observation
+  kDisabled,  // begin() starts each episode
+};
+
+// How sampled observations lie in memory.
+enum class Layout : std::uint8_t {
+  kSeparate,  // two arrays [batch, stack], for every n
+  kWindow,    // one array [batch, stack + 1], of which both are views; n = 1 only; less to move
+};
+
+struct ReplayOptions {
+  std::uint64_t capacity = 0;  // frame slots in all; each environment gets capacity / num_envs
+  std::uint64_t num_envs = 1;
+  std::size_t frame_bytes = 84 * 84;
+  std::uint32_t stack = 4;   // frames an observation, 1 to 255
+  std::uint32_t n_step = 1;  // steps a return, at least 1
+  double gamma = 0.99;       // discount a step, 0 to 1
+  Autoreset autoreset = Autoreset::kNextStep;
+  Layout layout = Layout::kSeparate;
+  std::uint64_t guard_frames =
+      0;  // frames an environment may still add before a sampled row's pixels are lost
+  std::uint64_t seed = 0;
+};
+
+// The rows of a begin(): observation is rows * stack * frame_bytes bytes; env_id has `rows` entries without
+// repetition, or is nullptr for environments 0 ... rows - 1, which must then be all of them.
+struct BeginRows {
+  std::size_t rows = 0;
+  const std::uint8_t* observation = nullptr;
+  const std::int64_t* env_id = nullptr;
+};
+
+// The rows of an add(): what was sent to the environments and what came back.
+struct AddRows {
+  std::size_t rows = 0;
+  const std::int64_t* action = nullptr;  // must fit 32 bits; ignored in an autoreset row, like reward
+  const std::uint8_t* observation = nullptr;
+  const float* reward = nullptr;
+  const bool* terminated = nullptr;
+  const bool* truncated = nullptr;
+  const std::int64_t* env_id = nullptr;             // as in BeginRows
+  const std::uint8_t* final_observation = nullptr;  // like observation; kSameStep only, read where done
+};
+
+// Where a batch goes: arrays of batch_size entries, owned by the caller, none of them overlapping. Pixels:
+// under kSeparate obs and next_obs (batch_size * stack frames each), under kWindow only window (batch_size *
+// (stack + 1)).
+struct BatchView {
+  std::uint8_t* obs = nullptr;
+  std::uint8_t* next_obs = nullptr;
+  std::uint8_t* window = nullptr;
+  std::int64_t* action = nullptr;
+  float* reward = nullptr;
+  float* discount = nullptr;
+  float* weight = nullptr;  // importance weights; 1 under uniform sampling
+  std::int64_t* row = nullptr;
+};
+
+// The same with global slots (batch_size * stack of each, oldest first) in place of pixels.
+struct PlanView {
+  std::int64_t* obs_frames = nullptr;
+  std::int64_t* next_frames = nullptr;
+  std::int64_t* action = nullptr;
+  float* reward = nullptr;
+  float* discount = nullptr;
+  float* weight = nullptr;
+  std::int64_t* row = nullptr;
+};
+
+struct ReplayStats {
+  std::uint64_t slots = 0;            // frame slots: ring * num_envs
+  std::uint64_t frames = 0;           // of them, filled
+  std::uint64_t frames_written = 0;   // frames ever stored
+  std::uint64_t episode_frames = 0;   // of those, stored by the first observations of episodes
+  std::uint64_t transitions = 0;      // ever added
+  std::uint64_t sampleable = 0;       // now
+  std::uint64_t episodes = 0;         // ever begun
+  std::uint64_t whole_stacks = 0;     // observations ever stored whole
+  std::uint64_t allocated_bytes = 0;  // reserved for all arrays
+};
+
+class Replay {
+ public:
+  // O(num_envs); reserves memory without filling it. Throws std::invalid_argument, or OutOfMemory (which
+  // names capacity) where the arrays would not fit the memory that is available now.
+  explicit Replay(const ReplayOptions& options);
+
+  const ReplayOptions& options() const noexcept { return options_; }
+  std::uint64_t ring() const noexcept { return ring_; }  // frame slots an environment
+
+  // Begins an episode in each row's environment. One that is open ends as truncated at its last observation.
+  // `written`, if given, is cleared and receives every frame stored. O(rows * stack * frame_bytes).
+  // Returns how many stacks had to be stored whole.
+  std::size_t begin(const BeginRows& rows, std::vector<WrittenFrame>* written);
+
+  // Stores a step of each row's environment. `written` and the result as in begin(). O(rows * stack *
+  // frame_bytes).
+  std::size_t add(const AddRows& rows, std::vector<WrittenFrame>* written);
+
+  // Draws `batch_size` rows with replacement and writes them to `batch`. beta in [0, 1] is the exponent of
+  // the importance weights. O(batch_size * stack * frame_bytes). Throws std::runtime_error while nothing is
+  // sampleable.
+  void sample(std::size_t batch_size, double beta, const BatchView& batch);
+
+  // The same draw without pixels: a sample from the same state has the same rows. O(batch_size * (stack +
+  // n)).
+  void plan(std::size_t batch_size, double beta, const PlanView& plan);
+
+  // Writes the pixels of planned rows to `batch` (only obs and next_obs, or window, are used). Throws
+  // std::runtime_error, with nothing written, if a frame of them was overwritten since.
+  void gather(Span<const std::int64_t> rows, const BatchView& batch) const;
+
+  // Sets the priorities of sampled rows; returns how many rows were dropped because they are not sampleable
+  // any more. Priorities must be finite and not negative. Under uniform sampling nothing else happens.
+  // O(rows).
+  std::size_t update_priorities(Span<const std::int64_t> rows, Span<const double> priorities);
+
+  // Rows that can be sampled now. O(num_envs).
+  std::uint64_t size() const;
+  ReplayStats stats() const;
+
+  // "" if the whole state is consistent, else what is not: for tests and debugging. O(capacity * n).
+  std::string invariant_violation() const;
+
+ private:
+  struct Intakes {
+    Intake observation;
+    Intake final_observation;
+  };
+
+  Lane& lane_of(const std::int64_t* env_id, std::size_t row) noexcept {
+    return lanes_[env_id == nullptr ? row : static_cast<std::size_t>(env_id[row])];
+  }
+  const std::uint8_t* stack_at(const std::uint8_t* observations, std::size_t row) const noexcept {
+    return observations + row * options_.stack * options_.frame_bytes;
+  }
+  bool is_reset_row(const Lane& lane) const noexcept {
+    return options_.autoreset == Autoreset::kNextStep && lane.phase() == Lane::Phase::kDone;
+  }
+
+  void check_env_ids(const std::int64_t* env_id, std::size_t rows);
+  void check_add(const AddRows& rows);
+  void check_add_row(const AddRows& rows, std::size_t row, const Lane& lane) const;
+  void check_sample(double beta) const;
+  Intakes classify(const AddRows& rows, std::size_t row, const Lane& lane) const;
+  std::size_t store_row(const AddRows& rows, std::size_t row, std::vector<WrittenFrame>* written);
+  std::size_t begin_episode(Lane& lane, const std::uint8_t* given, const Intake& intake,
+                            std::vector<WrittenFrame>* written);
+  void label(std::vector<WrittenFrame>* written, std::size_t from, const Lane& lane, std::size_t row,
+             bool final_observation) const noexcept;
+
+  std::int64_t row_of(const Place& place) const noexcept {
+    return static_cast<std::int64_t>(place.sequence * options_.num_envs + place.lane);
+  }
+  Place place_of(std::int64_t row) const;
+  std::uint64_t sampleable() const noexcept;
+  void draw(std::size_t batch_size);
+  StackRef last_stack(const Place& place, std::uint32_t length) const noexcept;
+  void copy_pixels(const Place& place, std::size_t index, const BatchView& batch) const noexcept;
+
+  const ReplayOptions options_;
+  const std::uint64_t ring_;
+  const NStep n_step_;
+  const CounterRandom random_;
+  Pages frames_;
+  Pages transitions_;
+  std::vector<Lane> lanes_;
+  UniformSampler sampler_;
+
+  mutable std::mutex mutex_;
+  std::uint64_t draws_ = 0;  // random numbers used: the whole state of the random stream
+  std::uint64_t episodes_ = 0;
+  std::uint64_t episode_frames_ = 0;
+  std::uint64_t whole_stacks_ = 0;
+  std::vector<Place> places_;        // scratch of sample() and plan()
+  std::vector<Intakes> intakes_;     // scratch of begin() and add(): one a row
+  std::vector<std::uint64_t> seen_;  // per environment, the last call that named it
+  std::uint64_t calls_ = 0;
+
+  friend struct ReplayAccess;  // the tests' seeded corruptions
+};
+
+}  // namespace fastdqn

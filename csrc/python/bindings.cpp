@@ -1,0 +1,368 @@
+// The module fastdqn._core: checks what Python gives, takes pointers, releases the GIL, calls the core.
+//
+// There is no algorithm here. Every function that takes arrays checks their types and shapes by hand, because
+// an error must name the argument and because an automatic conversion of an output would fill a temporary.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "fastdqn/replay.hpp"
+#include "fastdqn/version.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+using fastdqn::Autoreset;
+using fastdqn::Layout;
+using fastdqn::Replay;
+using fastdqn::ReplayOptions;
+using fastdqn::Span;
+using Shape = std::vector<py::ssize_t>;
+
+std::string text_of(const Shape& shape) {
+  std::string text = "(";
+  for (std::size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+  return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+Shape shape_of(const py::array& array) { return Shape(array.shape(), array.shape() + array.ndim()); }
+
+template <class T>
+constexpr char kind_of() {
+  if (std::is_same_v<T, bool>) return 'b';
+  if (std::is_floating_point_v<T>) return 'f';
+  return std::is_signed_v<T> ? 'i' : 'u';
+}
+
+// Whether the elements are T in the machine's byte order. By kind and size, since C has two 64-bit integers.
+template <class T>
+bool holds(const py::array& array) {
+  const py::dtype dtype = array.dtype();
+  const char order = dtype.byteorder();
+  return dtype.kind() == kind_of<T>() && dtype.itemsize() == sizeof(T) && (order == '=' || order == '|');
+}
+
+py::array as_array(const py::object& object, const char* name) {
+  if (py::isinstance<py::array>(object)) return py::reinterpret_borrow<py::array>(object);
+  throw py::type_error(std::string(name) + ": must be a numpy array, not " +
+                       std::string(py::str(py::type::of(object).attr("__name__"))));
+}
+
+[[noreturn]] void refuse_dtype(const char* name, const char* wanted, const py::array& array) {
+  throw py::type_error(std::string(name) + ": dtype must be " + wanted + ", not " +
+                       std::string(py::str(array.dtype())));
+}
+
+void check_shape(const py::array& array, const char* name, const Shape& wanted) {
+  const Shape shape = shape_of(array);
+  if (shape == wanted) return;
+  throw py::value_error(std::string(name) + ": shape must be " + text_of(wanted) + ", not " + text_of(shape));
+}
+
+bool is_contiguous(const py::array& array) { return (array.flags() & py::array::c_style) != 0; }
+
+// An input, copied only if it is not contiguous. `keep` holds what the pointer points at.
+const std::uint8_t* bytes_of(py::array array, std::vector<py::object>& keep) {
+  if (!is_contiguous(array))
+    array = py::reinterpret_borrow<py::array>(py::array::ensure(array, py::array::c_style));
+  keep.push_back(array);
+  return static_cast<const std::uint8_t*>(array.data());
+}
+
+// An input column of `rows` entries as T: its own memory where it holds T already, else converted from U.
+template <class T, class U>
+const T* column_of(const py::object& object, const char* name, const char* wanted, std::size_t rows,
+                   std::vector<py::object>& keep, std::vector<T>& converted) {
+  const py::array array = as_array(object, name);
+  if (!holds<T>(array) && !holds<U>(array)) refuse_dtype(name, wanted, array);
+  check_shape(array, name, {static_cast<py::ssize_t>(rows)});
+  const std::uint8_t* bytes = bytes_of(array, keep);
+  if (holds<T>(array)) return reinterpret_cast<const T*>(bytes);
+  const U* values = reinterpret_cast<const U*>(bytes);
+  converted.resize(rows);
+  for (std::size_t i = 0; i < rows; ++i) converted[i] = static_cast<T>(values[i]);
+  return converted.data();
+}
+
+const bool* flags_of(const py::object& object, const char* name, std::size_t rows,
+                     std::vector<py::object>& keep) {
+  const py::array array = as_array(object, name);
+  if (!holds<bool>(array)) refuse_dtype(name, "bool", array);
+  check_shape(array, name, {static_cast<py::ssize_t>(rows)});
+  return reinterpret_cast<const bool*>(bytes_of(array, keep));
+}
+
+// An output: exactly the array that the core will fill.
+template <class T>
+T* output_of(const py::object& object, const char* name, const char* dtype, const Shape& shape) {
+  py::array array = as_array(object, name);
+  if (!holds<T>(array)) refuse_dtype(name, dtype, array);
+  check_shape(array, name, shape);
+  if (!is_contiguous(array)) throw py::value_error(std::string(name) + ": must be C-contiguous");
+  if (!array.writeable()) throw py::value_error(std::string(name) + ": must be writeable");
+  return static_cast<T*>(array.mutable_data());
+}
+
+template <class Work>
+auto run(const Work& work) {
+  py::gil_scoped_release released;
+  return work();
+}
+
+// The core, and the shape of a frame, which the core does not need.
+class PyReplay {
+ public:
+  PyReplay(const ReplayOptions& options, Shape frame_shape)
+      : core_(options), frame_shape_(std::move(frame_shape)) {}
+
+  py::tuple begin(const py::object& observation, const py::object& env_id) {
+    std::vector<py::object> keep;
+    std::vector<std::int64_t> env_ids;
+    fastdqn::BeginRows rows;
+    rows.rows = rows_of(observation, "observation");
+    rows.env_id = env_ids_of(env_id, rows.rows, keep, env_ids);
+    rows.observation = stacks_of(observation, "observation", rows.rows, keep);
+    std::vector<fastdqn::WrittenFrame> written;
+    return added(written, run([&] { return core_.begin(rows, &written); }));
+  }
+
+  py::tuple add(const py::object& action, const py::object& observation, const py::object& reward,
+                const py::object& terminated, const py::object& truncated, const py::object& env_id,
+                const py::object& final_observation) {
+    std::vector<py::object> keep;
+    std::vector<std::int64_t> actions, env_ids;
+    std::vector<float> rewards;
+    fastdqn::AddRows rows;
+    rows.rows = rows_of(observation, "observation");
+    rows.observation = stacks_of(observation, "observation", rows.rows, keep);
+    rows.env_id = env_ids_of(env_id, rows.rows, keep, env_ids);
+    rows.action =
+        column_of<std::int64_t, std::int32_t>(action, "action", "int64 or int32", rows.rows, keep, actions);
+    rows.reward = column_of<float, double>(reward, "reward", "float32 or float64", rows.rows, keep, rewards);
+    rows.terminated = flags_of(terminated, "terminated", rows.rows, keep);
+    rows.truncated = flags_of(truncated, "truncated", rows.rows, keep);
+    if (!final_observation.is_none()) {
+      rows.final_observation = stacks_of(final_observation, "final_observation", rows.rows, keep);
+    }
+    std::vector<fastdqn::WrittenFrame> written;
+    return added(written, run([&] { return core_.add(rows, &written); }));
+  }
+
+  void sample(py::ssize_t batch_size, double beta, const py::object& obs, const py::object& next_obs,
+              const py::object& window, const py::object& action, const py::object& reward,
+              const py::object& discount, const py::object& weight, const py::object& row) {
+    fastdqn::BatchView view = pixels_of(batch_size, obs, next_obs, window);
+    set_columns(view, batch_size, action, reward, discount, weight, row);
+    run([&] { core_.sample(static_cast<std::size_t>(batch_size), beta, view); });
+  }
+
+  void plan(py::ssize_t batch_size, double beta, const py::object& obs_frames, const py::object& next_frames,
+            const py::object& action, const py::object& reward, const py::object& discount,
+            const py::object& weight, const py::object& row) {
+    const Shape shape{batch_size, static_cast<py::ssize_t>(core_.options().stack)};
+    fastdqn::PlanView view;
+    view.obs_frames = output_of<std::int64_t>(obs_frames, "obs_frames", "int64", shape);
+    view.next_frames = output_of<std::int64_t>(next_frames, "next_frames", "int64", shape);
+    set_columns(view, batch_size, action, reward, discount, weight, row);
+    run([&] { core_.plan(static_cast<std::size_t>(batch_size), beta, view); });
+  }
+
+  void gather(const py::object& row, const py::object& obs, const py::object& next_obs,
+              const py::object& window) {
+    std::vector<py::object> keep;
+    std::vector<std::int64_t> converted;
+    const std::size_t count = rows_of(row, "row");
+    const std::int64_t* rows =
+        column_of<std::int64_t, std::int64_t>(row, "row", "int64", count, keep, converted);
+    const fastdqn::BatchView view = pixels_of(static_cast<py::ssize_t>(count), obs, next_obs, window);
+    run([&] { core_.gather({rows, count}, view); });
+  }
+
+  std::size_t update_priorities(const py::object& row, const py::object& priority) {
+    std::vector<py::object> keep;
+    std::vector<std::int64_t> row_copy;
+    std::vector<double> priority_copy;
+    const std::size_t count = rows_of(row, "row");
+    const std::int64_t* rows =
+        column_of<std::int64_t, std::int32_t>(row, "row", "int64 or int32", count, keep, row_copy);
+    const double* priorities =
+        column_of<double, float>(priority, "priority", "float32 or float64", count, keep, priority_copy);
+    return run([&] { return core_.update_priorities({rows, count}, {priorities, count}); });
+  }
+
+  std::uint64_t ring() const { return core_.ring(); }
+  std::uint64_t size() const { return core_.size(); }
+  std::string invariant_violation() const {
+    return run([&] { return core_.invariant_violation(); });
+  }
+
+  py::dict stats() const {
+    const fastdqn::ReplayStats stats = core_.stats();
+    py::dict dict;
+    dict["slots"] = stats.slots;
+    dict["frames"] = stats.frames;
+    dict["frames_written"] = stats.frames_written;
+    dict["episode_frames"] = stats.episode_frames;
+    dict["transitions"] = stats.transitions;
+    dict["sampleable"] = stats.sampleable;
+    dict["episodes"] = stats.episodes;
+    dict["whole_stacks"] = stats.whole_stacks;
+    dict["allocated_bytes"] = stats.allocated_bytes;
+    return dict;
+  }
+
+ private:
+  static std::size_t rows_of(const py::object& object, const char* name) {
+    const py::array array = as_array(object, name);
+    if (array.ndim() == 0)
+      throw py::value_error(std::string(name) + ": must have rows, not be a single number");
+    return static_cast<std::size_t>(array.shape(0));
+  }
+
+  Shape pixel_shape(py::ssize_t rows, std::uint32_t frames) const {
+    Shape shape{rows, static_cast<py::ssize_t>(frames)};
+    shape.insert(shape.end(), frame_shape_.begin(), frame_shape_.end());
+    return shape;
+  }
+
+  const std::uint8_t* stacks_of(const py::object& object, const char* name, std::size_t rows,
+                                std::vector<py::object>& keep) const {
+    const py::array array = as_array(object, name);
+    if (!holds<std::uint8_t>(array)) refuse_dtype(name, "uint8", array);
+    const Shape wanted = pixel_shape(static_cast<py::ssize_t>(rows), core_.options().stack);
+    Shape channels_last = wanted;
+    channels_last.erase(channels_last.begin() + 1);
+    channels_last.push_back(wanted[1]);
+    const Shape shape = shape_of(array);
+    if (shape != wanted && shape == channels_last) {
+      std::string axes = "0, " + std::to_string(shape.size() - 1);
+      for (std::size_t axis = 1; axis + 1 < shape.size(); ++axis) axes += ", " + std::to_string(axis);
+      throw py::value_error(std::string(name) + ": shape " + text_of(shape) +
+                            " has the stack last; it must be " + text_of(wanted) + ": pass " + name +
+                            ".transpose(" + axes + ")");
+    }
+    check_shape(array, name, wanted);
+    return bytes_of(array, keep);
+  }
+
+  static const std::int64_t* env_ids_of(const py::object& env_id, std::size_t rows,
+                                        std::vector<py::object>& keep, std::vector<std::int64_t>& converted) {
+    if (env_id.is_none()) return nullptr;
+    return column_of<std::int64_t, std::int32_t>(env_id, "env_id", "int64 or int32", rows, keep, converted);
+  }
+
+  // A view into the window: the same memory, `offset` frames in. Otherwise the batch would show other pixels.
+  void check_window_view(const py::object& object, const char* name, const std::uint8_t* window,
+                         py::ssize_t batch, py::ssize_t offset) const {
+    const py::array array = as_array(object, name);
+    const std::uint32_t stack = core_.options().stack;
+    const py::ssize_t frame = static_cast<py::ssize_t>(core_.options().frame_bytes);
+    const bool same = holds<std::uint8_t>(array) && shape_of(array) == pixel_shape(batch, stack) &&
+                      static_cast<const std::uint8_t*>(array.data()) == window + offset * frame &&
+                      array.strides(0) == frame * (stack + 1) && array.strides(1) == frame;
+    if (!same)
+      throw py::value_error(std::string(name) + ": must be the view of window that make_batch() gives");
+  }
+
+  fastdqn::BatchView pixels_of(py::ssize_t batch, const py::object& obs, const py::object& next_obs,
+                               const py::object& window) const {
+    const std::uint32_t stack = core_.options().stack;
+    fastdqn::BatchView view;
+    if (core_.options().layout == Layout::kWindow) {
+      view.window = output_of<std::uint8_t>(window, "window", "uint8", pixel_shape(batch, stack + 1));
+      check_window_view(obs, "obs", view.window, batch, 0);
+      check_window_view(next_obs, "next_obs", view.window, batch, 1);
+    } else {
+      view.obs = output_of<std::uint8_t>(obs, "obs", "uint8", pixel_shape(batch, stack));
+      view.next_obs = output_of<std::uint8_t>(next_obs, "next_obs", "uint8", pixel_shape(batch, stack));
+    }
+    return view;
+  }
+
+  template <class View>
+  static void set_columns(View& view, py::ssize_t batch, const py::object& action, const py::object& reward,
+                          const py::object& discount, const py::object& weight, const py::object& row) {
+    view.action = output_of<std::int64_t>(action, "action", "int64", {batch});
+    view.reward = output_of<float>(reward, "reward", "float32", {batch});
+    view.discount = output_of<float>(discount, "discount", "float32", {batch});
+    view.weight = output_of<float>(weight, "weight", "float32", {batch});
+    view.row = output_of<std::int64_t>(row, "row", "int64", {batch});
+  }
+
+  static py::tuple added(const std::vector<fastdqn::WrittenFrame>& written, std::size_t whole) {
+    const py::ssize_t count = static_cast<py::ssize_t>(written.size());
+    py::array_t<std::int64_t> slot(count), row(count), index(count);
+    py::array_t<bool> final_observation(count);
+    for (py::ssize_t i = 0; i < count; ++i) {
+      const fastdqn::WrittenFrame& frame = written[static_cast<std::size_t>(i)];
+      slot.mutable_data()[i] = frame.slot;
+      row.mutable_data()[i] = frame.source_row;
+      index.mutable_data()[i] = frame.source_index;
+      final_observation.mutable_data()[i] = frame.source_final;
+    }
+    return py::make_tuple(slot, row, index, final_observation, whole);
+  }
+
+  Replay core_;
+  Shape frame_shape_;
+};
+
+std::unique_ptr<PyReplay> make_replay(std::uint64_t capacity, std::uint64_t num_envs,
+                                      const Shape& frame_shape, std::uint32_t stack, std::uint32_t n_step,
+                                      double gamma, int autoreset, int layout, std::uint64_t guard_frames,
+                                      std::uint64_t seed) {
+  ReplayOptions options;
+  options.capacity = capacity;
+  options.num_envs = num_envs;
+  options.frame_bytes = 1;
+  for (const py::ssize_t extent : frame_shape) options.frame_bytes *= static_cast<std::size_t>(extent);
+  options.stack = stack;
+  options.n_step = n_step;
+  options.gamma = gamma;
+  options.autoreset = static_cast<Autoreset>(autoreset);
+  options.layout = static_cast<Layout>(layout);
+  options.guard_frames = guard_frames;
+  options.seed = seed;
+  return std::make_unique<PyReplay>(options, frame_shape);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "The C++ core of fastdqn. Use fastdqn.replay: this module's functions are its private side.";
+  module.attr("__version__") = FASTDQN_VERSION_STRING;
+  py::class_<PyReplay>(module, "Replay")
+      .def(py::init([](std::uint64_t capacity, std::uint64_t num_envs,
+                       const std::vector<py::ssize_t>& frame_shape, std::uint32_t stack, std::uint32_t n_step,
+                       double gamma, int autoreset, int layout, std::uint64_t guard_frames,
+                       std::uint64_t seed) {
+             return make_replay(capacity, num_envs, frame_shape, stack, n_step, gamma, autoreset, layout,
+                                guard_frames, seed);
+           }),
+           py::arg("capacity"), py::arg("num_envs"), py::arg("frame_shape"), py::arg("stack"),
+           py::arg("n_step"), py::arg("gamma"), py::arg("autoreset"), py::arg("layout"),
+           py::arg("guard_frames"), py::arg("seed"))
+      .def("begin", &PyReplay::begin, py::arg("observation"), py::arg("env_id"))
+      .def("add", &PyReplay::add, py::arg("action"), py::arg("observation"), py::arg("reward"),
+           py::arg("terminated"), py::arg("truncated"), py::arg("env_id"), py::arg("final_observation"))
+      .def("sample", &PyReplay::sample, py::arg("batch_size"), py::arg("beta"), py::arg("obs"),
+           py::arg("next_obs"), py::arg("window"), py::arg("action"), py::arg("reward"), py::arg("discount"),
+           py::arg("weight"), py::arg("row"))
+      .def("plan", &PyReplay::plan, py::arg("batch_size"), py::arg("beta"), py::arg("obs_frames"),
+           py::arg("next_frames"), py::arg("action"), py::arg("reward"), py::arg("discount"),
+           py::arg("weight"), py::arg("row"))
+      .def("gather", &PyReplay::gather, py::arg("row"), py::arg("obs"), py::arg("next_obs"),
+           py::arg("window"))
+      .def("update_priorities", &PyReplay::update_priorities, py::arg("row"), py::arg("priority"))
+      .def("stats", &PyReplay::stats)
+      .def("invariant_violation", &PyReplay::invariant_violation)
+      .def_property_readonly("ring", &PyReplay::ring)
+      .def("__len__", &PyReplay::size);
+}

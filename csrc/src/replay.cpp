@@ -1,0 +1,416 @@
+#include "fastdqn/replay.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+namespace fastdqn {
+namespace {
+
+[[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
+
+std::string gigabytes(double bytes) {
+  const std::string digits = std::to_string(std::llround(bytes / 1e7));
+  const std::string padded = digits.size() < 3 ? std::string(3 - digits.size(), '0') + digits : digits;
+  return padded.substr(0, padded.size() - 2) + "." + padded.substr(padded.size() - 2) + " GB";
+}
+
+void check_ring(const ReplayOptions& o) {
+  const std::uint64_t ring = o.capacity / o.num_envs;
+  const std::uint64_t least = std::uint64_t{o.stack} + o.n_step + o.guard_frames;
+  if (ring < least) {
+    refuse("capacity: " + std::to_string(o.capacity) + " frames over " + std::to_string(o.num_envs) +
+           " environments leave " + std::to_string(ring) + " each, but stack " + std::to_string(o.stack) +
+           " + n_step " + std::to_string(o.n_step) + " + guard_frames " + std::to_string(o.guard_frames) +
+           " need " + std::to_string(least) + " each: capacity must be at least " +
+           std::to_string(least * o.num_envs));
+  }
+  if (ring >= (1ULL << 31)) {
+    refuse("capacity: " + std::to_string(ring) + " frames an environment are more than 2^31 - 1");
+  }
+}
+
+// Memory is reserved lazily, so that the system would accept nearly any size now and kill the process later.
+void check_memory(const ReplayOptions& o) {
+  const double slots = static_cast<double>(o.capacity / o.num_envs) * static_cast<double>(o.num_envs);
+  const double per_slot = static_cast<double>(o.frame_bytes + sizeof(Transition));
+  const double available = static_cast<double>(available_memory_bytes());
+  if (slots * per_slot > available) {
+    throw OutOfMemory("capacity: " + std::to_string(o.capacity) + " frames of " +
+                      std::to_string(o.frame_bytes) + " + " + std::to_string(sizeof(Transition)) +
+                      " bytes need " + gigabytes(slots * per_slot) + ", but " + gigabytes(available) +
+                      " of memory are available: capacity can be at most " +
+                      std::to_string(static_cast<std::uint64_t>(available / per_slot)));
+  }
+}
+
+const ReplayOptions& checked(const ReplayOptions& o) {
+  if (o.num_envs == 0 || o.num_envs >= (1ULL << 31)) refuse("num_envs: must be at least 1 and below 2^31");
+  if (o.frame_bytes == 0 || o.frame_bytes >= (1ULL << 31)) {
+    refuse("frame_shape: a frame must have at least 1 byte and fewer than 2^31");
+  }
+  if (o.stack == 0 || o.stack > 255) refuse("stack: must be between 1 and 255");
+  if (o.n_step == 0) refuse("n_step: must be at least 1");
+  if (o.guard_frames >= (1ULL << 31)) refuse("guard_frames: must be below 2^31");
+  if (!(o.gamma >= 0.0 && o.gamma <= 1.0)) refuse("gamma: must be between 0 and 1");
+  if (o.layout == Layout::kWindow && o.n_step != 1) {
+    refuse(
+        "layout: 'window' needs n_step 1, because the two ends of a longer window share no fixed block; "
+        "n_step is " +
+        std::to_string(o.n_step) + ": use 'separate'");
+  }
+  check_ring(o);
+  check_memory(o);
+  return o;
+}
+
+bool done(const AddRows& rows, std::size_t row) { return rows.terminated[row] || rows.truncated[row]; }
+
+std::string row_of_env(std::size_t row, const std::int64_t* env_id) {
+  const std::string env = std::to_string(env_id == nullptr ? static_cast<std::int64_t>(row) : env_id[row]);
+  return "row " + std::to_string(row) + " (environment " + env + ")";
+}
+
+}  // namespace
+
+Replay::Replay(const ReplayOptions& options)
+    : options_(checked(options)),
+      ring_(options.capacity / options.num_envs),
+      n_step_(options.n_step, options.gamma),
+      random_(options.seed, 0),
+      frames_(ring_ * options.num_envs * options.frame_bytes),
+      transitions_(ring_ * options.num_envs * sizeof(Transition)),
+      seen_(options.num_envs, 0) {
+  const LaneOptions lane_options{options.stack, options.n_step, options.guard_frames};
+  Transition* transitions = reinterpret_cast<Transition*>(transitions_.data());
+  lanes_.reserve(options.num_envs);
+  for (std::uint64_t env = 0; env < options.num_envs; ++env) {
+    lanes_.emplace_back(
+        FrameRing(frames_.data() + env * ring_ * options.frame_bytes, ring_, options.frame_bytes),
+        TransitionRing(transitions + env * ring_, ring_), lane_options);
+  }
+}
+
+// ---- storing ----
+
+void Replay::check_env_ids(const std::int64_t* env_id, std::size_t rows) {
+  if (env_id == nullptr) {
+    if (rows == options_.num_envs) return;
+    refuse("env_id: needed where a call has not one row for each of the " +
+           std::to_string(options_.num_envs) + " environments; it has " + std::to_string(rows));
+  }
+  ++calls_;
+  for (std::size_t row = 0; row < rows; ++row) {
+    const std::int64_t env = env_id[row];
+    if (env < 0 || static_cast<std::uint64_t>(env) >= options_.num_envs) {
+      refuse("env_id: row " + std::to_string(row) + " has " + std::to_string(env) + ", outside 0 to " +
+             std::to_string(options_.num_envs - 1));
+    }
+    std::uint64_t& last_call = seen_[static_cast<std::size_t>(env)];
+    if (last_call == calls_) {
+      refuse("env_id: environment " + std::to_string(env) + " is repeated in row " + std::to_string(row) +
+             "; one call takes at most one row of each");
+    }
+    last_call = calls_;
+  }
+}
+
+std::size_t Replay::begin(const BeginRows& rows, std::vector<WrittenFrame>* written) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  check_env_ids(rows.env_id, rows.rows);
+  intakes_.resize(rows.rows);
+  if (written != nullptr) {
+    written->clear();
+    written->reserve(rows.rows * options_.stack);
+  }
+  std::size_t whole = 0;
+  for (std::size_t row = 0; row < rows.rows; ++row) {
+    Lane& lane = lane_of(rows.env_id, row);
+    const std::uint8_t* given = stack_at(rows.observation, row);
+    const std::size_t from = written == nullptr ? 0 : written->size();
+    whole += begin_episode(lane, given, lane.classify(given), written);
+    label(written, from, lane, row, false);
+  }
+  whole_stacks_ += whole;
+  return whole;
+}
+
+std::size_t Replay::add(const AddRows& rows, std::vector<WrittenFrame>* written) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  check_add(rows);
+  if (written != nullptr) {
+    written->clear();
+    written->reserve(rows.rows * 2 * options_.stack);
+  }
+  std::size_t whole = 0;
+  for (std::size_t row = 0; row < rows.rows; ++row) whole += store_row(rows, row, written);
+  whole_stacks_ += whole;
+  return whole;
+}
+
+// Checks the whole call and leaves in intakes_ how each of its stacks will be kept.
+void Replay::check_add(const AddRows& rows) {
+  check_env_ids(rows.env_id, rows.rows);
+  if (rows.final_observation != nullptr && options_.autoreset != Autoreset::kSameStep) {
+    refuse("final_observation: belongs to autoreset 'same_step' alone");
+  }
+  intakes_.resize(rows.rows);
+  for (std::size_t row = 0; row < rows.rows; ++row) check_add_row(rows, row, lane_of(rows.env_id, row));
+  for (std::size_t row = 0; row < rows.rows; ++row) {
+    const Lane& lane = lane_of(rows.env_id, row);
+    intakes_[row] = classify(rows, row, lane);
+    if (options_.layout == Layout::kWindow && !is_reset_row(lane) &&
+        !lane.fits_window(intakes_[row].final_observation)) {
+      refuse(std::string(rows.final_observation != nullptr && done(rows, row) ? "final_observation"
+                                                                              : "observation") +
+             ": the older frames of " + row_of_env(row, rows.env_id) +
+             " are not those of the observation before it, so no window of stack + 1 frames holds both: use "
+             "layout "
+             "'separate' with this environment");
+    }
+  }
+}
+
+void Replay::check_add_row(const AddRows& rows, std::size_t row, const Lane& lane) const {
+  const std::string name = row_of_env(row, rows.env_id);
+  if (lane.phase() == Lane::Phase::kUnbegun) {
+    refuse("env_id: " + name + " has no episode yet: call begin() with its first observation");
+  }
+  if (is_reset_row(lane)) {
+    if (!done(rows, row)) return;
+    refuse(std::string(rows.terminated[row] ? "terminated" : "truncated") + ": " + name +
+           " is the autoreset row after a done, which cannot be done itself");
+  }
+  if (lane.phase() == Lane::Phase::kDone) {
+    refuse("env_id: the episode of " + name + " is over: with autoreset 'disabled' begin() must come first");
+  }
+  if (rows.action[row] != static_cast<std::int32_t>(rows.action[row])) {
+    refuse("action: " + std::to_string(rows.action[row]) + " of " + name + " does not fit 32 bits");
+  }
+  if (options_.autoreset == Autoreset::kSameStep && done(rows, row) && rows.final_observation == nullptr) {
+    refuse("final_observation: needed with autoreset 'same_step', because " + name + " is done");
+  }
+}
+
+// `final_observation` tells how the transition's next observation is kept, `observation` how the first one of
+// a new episode is, where the row has both; otherwise they are the same.
+Replay::Intakes Replay::classify(const AddRows& rows, std::size_t row, const Lane& lane) const {
+  const std::uint8_t* given = stack_at(rows.observation, row);
+  if (options_.autoreset != Autoreset::kSameStep || !done(rows, row)) {
+    const Intake intake = lane.classify(given);
+    return {intake, intake};
+  }
+  const std::uint8_t* last = stack_at(rows.final_observation, row);
+  const Intake final_intake = lane.classify(last);
+  return {lane.classify_after(last, final_intake.depth, given), final_intake};
+}
+
+std::size_t Replay::store_row(const AddRows& rows, std::size_t row, std::vector<WrittenFrame>* written) {
+  Lane& lane = lane_of(rows.env_id, row);
+  const Intakes& intakes = intakes_[row];
+  const std::uint8_t* given = stack_at(rows.observation, row);
+  std::size_t from = written == nullptr ? 0 : written->size();
+  std::size_t whole = 0;
+  bool begins = is_reset_row(lane);
+  if (!begins) {
+    begins = options_.autoreset == Autoreset::kSameStep && done(rows, row);
+    const std::uint8_t* next = begins ? stack_at(rows.final_observation, row) : given;
+    lane.step({static_cast<std::int32_t>(rows.action[row]), rows.reward[row], rows.terminated[row],
+               rows.truncated[row]},
+              next, intakes.final_observation, written);
+    label(written, from, lane, row, begins);
+    whole += intakes.final_observation.keep == Intake::Keep::kWhole;
+  }
+  if (begins) {
+    from = written == nullptr ? 0 : written->size();
+    whole += begin_episode(lane, given, intakes.observation, written);
+    label(written, from, lane, row, false);
+  }
+  return whole;
+}
+
+std::size_t Replay::begin_episode(Lane& lane, const std::uint8_t* given, const Intake& intake,
+                                  std::vector<WrittenFrame>* written) {
+  lane.begin(given, intake, written);
+  ++episodes_;
+  episode_frames_ += intake.frames(options_.stack);
+  return intake.keep == Intake::Keep::kWhole;
+}
+
+// Completes what a lane reported: its slots become global ones, and the row of the call is filled in.
+void Replay::label(std::vector<WrittenFrame>* written, std::size_t from, const Lane& lane, std::size_t row,
+                   bool final_observation) const noexcept {
+  if (written == nullptr) return;
+  const std::int64_t offset = (&lane - lanes_.data()) * static_cast<std::int64_t>(ring_);
+  for (std::size_t i = from; i < written->size(); ++i) {
+    WrittenFrame& frame = (*written)[i];
+    frame.slot += offset;
+    frame.source_row = static_cast<std::int64_t>(row);
+    frame.source_final = final_observation;
+  }
+}
+
+// ---- sampling ----
+
+std::uint64_t Replay::sampleable() const noexcept {
+  std::uint64_t total = 0;
+  for (const Lane& lane : lanes_) total += lane.sampleable();
+  return total;
+}
+
+void Replay::check_sample(double beta) const {
+  if (!(beta >= 0.0 && beta <= 1.0)) refuse("beta: must be between 0 and 1");
+  if (sampleable() == 0) {
+    throw std::runtime_error(
+        "nothing can be sampled yet: a transition is complete once " + std::to_string(options_.n_step) +
+        " step(s) of its episode, or the episode's end, have been added after begin(); so far " +
+        std::to_string(sampleable()) + " are");
+  }
+}
+
+void Replay::draw(std::size_t batch_size) {
+  places_.resize(batch_size);
+  sampler_.draw(lanes_, random_, draws_, places_);
+  draws_ += batch_size;
+}
+
+StackRef Replay::last_stack(const Place& place, std::uint32_t length) const noexcept {
+  const Lane& lane = lanes_[place.lane];
+  return lane.transitions()[place.sequence + length - 1].next_observation(lane.frames().written());
+}
+
+void Replay::copy_pixels(const Place& place, std::size_t index, const BatchView& batch) const noexcept {
+  const Lane& lane = lanes_[place.lane];
+  const FrameRing& frames = lane.frames();
+  const std::uint32_t stack = options_.stack;
+  const StackRef obs = lane.transitions()[place.sequence].observation(frames.written());
+  if (options_.layout == Layout::kWindow) {
+    // One stack of stack + 1 frames: the observation's, then the one frame that the next observation adds.
+    const StackRef window{obs.newest + 1, obs.depth + 1};
+    frames.copy_stack(window, stack + 1, batch.window + index * (stack + 1) * options_.frame_bytes);
+    return;
+  }
+  const std::uint32_t length = n_step_.fold(lane.transitions(), place.sequence).length;
+  const std::size_t offset = index * stack * options_.frame_bytes;
+  frames.copy_stack(obs, stack, batch.obs + offset);
+  frames.copy_stack(last_stack(place, length), stack, batch.next_obs + offset);
+}
+
+void Replay::sample(std::size_t batch_size, double beta, const BatchView& batch) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  check_sample(beta);
+  draw(batch_size);
+  for (std::size_t i = 0; i < batch_size; ++i) {
+    const Place& place = places_[i];
+    const TransitionRing& transitions = lanes_[place.lane].transitions();
+    const NStepResult result = n_step_.fold(transitions, place.sequence);
+    batch.action[i] = transitions[place.sequence].action;
+    batch.reward[i] = result.reward;
+    batch.discount[i] = result.discount;
+    batch.weight[i] = 1.0f;
+    batch.row[i] = row_of(place);
+    copy_pixels(place, i, batch);
+  }
+}
+
+void Replay::plan(std::size_t batch_size, double beta, const PlanView& plan) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  check_sample(beta);
+  draw(batch_size);
+  const std::uint32_t stack = options_.stack;
+  for (std::size_t i = 0; i < batch_size; ++i) {
+    const Place& place = places_[i];
+    const Lane& lane = lanes_[place.lane];
+    const NStepResult result = n_step_.fold(lane.transitions(), place.sequence);
+    const StackRef obs = lane.transitions()[place.sequence].observation(lane.frames().written());
+    const StackRef next = last_stack(place, result.length);
+    for (std::uint32_t k = 0; k < stack; ++k) {
+      const std::uint64_t base = place.lane * ring_;
+      plan.obs_frames[i * stack + k] = static_cast<std::int64_t>(base + lane.frames().slot(obs.at(k, stack)));
+      plan.next_frames[i * stack + k] =
+          static_cast<std::int64_t>(base + lane.frames().slot(next.at(k, stack)));
+    }
+    plan.action[i] = lane.transitions()[place.sequence].action;
+    plan.reward[i] = result.reward;
+    plan.discount[i] = result.discount;
+    plan.weight[i] = 1.0f;
+    plan.row[i] = row_of(place);
+  }
+}
+
+// The place of a row that was sampled once; refuses numbers that never were.
+Place Replay::place_of(std::int64_t row) const {
+  const std::uint64_t envs = options_.num_envs;
+  const Place place{static_cast<std::uint64_t>(row) % envs, static_cast<std::uint64_t>(row) / envs};
+  if (row < 0 || place.sequence >= lanes_[place.lane].closed()) {
+    refuse("row: " + std::to_string(row) + " was never sampleable");
+  }
+  return place;
+}
+
+void Replay::gather(Span<const std::int64_t> rows, const BatchView& batch) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const std::int64_t row : rows) {
+    const Place place = place_of(row);
+    if (place.sequence < lanes_[place.lane].intact()) {
+      throw std::runtime_error(
+          "a frame of row " + std::to_string(row) + " (environment " + std::to_string(place.lane) +
+          ") was overwritten since it was planned: gather sooner, or raise guard_frames");
+    }
+  }
+  for (std::size_t i = 0; i < rows.size(); ++i) copy_pixels(place_of(rows[i]), i, batch);
+}
+
+std::size_t Replay::update_priorities(Span<const std::int64_t> rows, Span<const double> priorities) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (rows.size() != priorities.size()) {
+    refuse("priority: " + std::to_string(priorities.size()) + " values for " + std::to_string(rows.size()) +
+           " rows");
+  }
+  std::size_t dropped = 0;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const Place place = place_of(rows[i]);
+    dropped += !lanes_[place.lane].is_sampleable(place.sequence);
+    if (!std::isfinite(priorities[i]) || priorities[i] < 0.0) {
+      refuse("priority: entry " + std::to_string(i) + " is not a finite number of at least 0");
+    }
+  }
+  return dropped;
+}
+
+// ---- telling ----
+
+std::uint64_t Replay::size() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return sampleable();
+}
+
+ReplayStats Replay::stats() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  ReplayStats stats;
+  stats.slots = ring_ * options_.num_envs;
+  for (const Lane& lane : lanes_) {
+    stats.frames += std::min(lane.frames().written(), ring_);
+    stats.frames_written += lane.frames().written();
+    stats.transitions += lane.appended();
+    stats.sampleable += lane.sampleable();
+  }
+  stats.episode_frames = episode_frames_;
+  stats.episodes = episodes_;
+  stats.whole_stacks = whole_stacks_;
+  stats.allocated_bytes = frames_.size() + transitions_.size() + lanes_.capacity() * sizeof(Lane) +
+                          seen_.capacity() * sizeof(seen_[0]) + sizeof(Replay);
+  return stats;
+}
+
+std::string Replay::invariant_violation() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (std::size_t env = 0; env < lanes_.size(); ++env) {
+    const std::string reason = lanes_[env].invariant_violation();
+    if (!reason.empty()) return "environment " + std::to_string(env) + ": " + reason;
+  }
+  return "";
+}
+
+}  // namespace fastdqn

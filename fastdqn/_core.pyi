@@ -1,0 +1,78 @@
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+__version__: str
+
+class Replay:
+    def __init__(
+        self,
+        capacity: int,
+        num_envs: int,
+        frame_shape: Sequence[int],
+        stack: int,
+        n_step: int,
+        gamma: float,
+        autoreset: int,
+        layout: int,
+        guard_frames: int,
+        seed: int,
+    ) -> None: ...
+    def begin(
+        self, observation: object, env_id: object
+    ) -> tuple[
+        npt.NDArray[np.int64],
+        npt.NDArray[np.int64],
+        npt.NDArray[np.int64],
+        npt.NDArray[np.bool_],
+        int,
+    ]: ...
+    def add(
+        self,
+        action: object,
+        observation: object,
+        reward: object,
+        terminated: object,
+        truncated: object,
+        env_id: object,
+        final_observation: object,
+    ) -> tuple[
+        npt.NDArray[np.int64],
+        npt.NDArray[np.int64],
+        npt.NDArray[np.int64],
+        npt.NDArray[np.bool_],
+        int,
+    ]: ...
+    def sample(
+        self,
+        batch_size: int,
+        beta: float,
+        obs: object,
+        next_obs: object,
+        window: object,
+        action: object,
+        reward: object,
+        discount: object,
+        weight: object,
+        row: object,
+    ) -> None: ...
+    def plan(
+        self,
+        batch_size: int,
+        beta: float,
+        obs_frames: object,
+        next_frames: object,
+        action: object,
+        reward: object,
+        discount: object,
+        weight: object,
+        row: object,
+    ) -> None: ...
+    def gather(self, row: object, obs: object, next_obs: object, window: object) -> None: ...
+    def update_priorities(self, row: object, priority: object) -> int: ...
+    def stats(self) -> dict[str, int]: ...
+    def invariant_violation(self) -> str: ...
+    def __len__(self) -> int: ...
+    @property
+    def ring(self) -> int: ...

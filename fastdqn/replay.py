@@ -1,0 +1,456 @@
+"""The replay buffer: stacked uint8 frames, each kept once, sampled fast.
+
+It needs numpy and nothing else. Every observation that it returns equals, byte for byte, the one that was
+added, whatever the vector environment does at the ends of episodes::
+
+    replay = ReplayBuffer(1_000_000, num_envs=8)
+    replay.begin(envs.reset())
+    while True:
+        observation, reward, terminated, truncated = envs.step(action)
+        replay.add(action, observation, reward, terminated, truncated)
+        batch = replay.sample(32)
+
+A *frame* is one image of `frame_shape`; an *observation* is a stack of them, oldest first. A *row* names one
+transition for ever: ``row = sequence * num_envs + env``, where `sequence` counts that environment's
+transitions from 0.
+
+Threads: every method takes the buffer's one lock, so any of them may be called from any thread; the GIL is
+released while pixels are compared and copied. The arrays of a call must not be changed by others while it
+runs.
+
+Errors: a wrong argument is a ValueError (value, shape) or TypeError (type, dtype) whose message begins with
+its name, and leaves the buffer as it was.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, SupportsIndex, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fastdqn import _core
+
+__all__ = ["Added", "Batch", "Plan", "ReplayBuffer", "ReplayStats"]
+
+Bools: TypeAlias = npt.NDArray[np.bool_]
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+Floats: TypeAlias = npt.NDArray[np.float32]
+Integers: TypeAlias = npt.NDArray[np.int64]
+
+# As the core numbers them.
+_AUTORESET = ("next_step", "same_step", "disabled")
+_LAYOUT = ("separate", "window")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Sampled transitions; B is the batch size.
+
+    Attributes:
+        obs: uint8 [B, stack, *frame_shape].
+        next_obs: uint8, as `obs`: the observation that `discount` multiplies the value of.
+        action: int64 [B].
+        reward: float32 [B], the n-step return of the window's rewards.
+        discount: float32 [B], gamma^m * (1 - terminated); m <= n is the window's true length in steps.
+        weight: float32 [B], importance weights; 1 under uniform sampling.
+        row: int64 [B], the rows' names.
+        window: uint8 [B, stack + 1, *frame_shape], of which `obs` and `next_obs` are views; None under
+            ``layout="separate"``.
+    """
+
+    obs: Bytes
+    next_obs: Bytes
+    action: Integers
+    reward: Floats
+    discount: Floats
+    weight: Floats
+    row: Integers
+    window: Bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """A batch without pixels: the same fields as `Batch`, with frame slots in place of frames.
+
+    Attributes:
+        obs_frames: int64 [B, stack], the global slots (env * ring + slot) of the observation's frames, oldest
+            first.
+        next_frames: int64 [B, stack], of the next observation's.
+        action: int64 [B].
+        reward: float32 [B].
+        discount: float32 [B].
+        weight: float32 [B].
+        row: int64 [B].
+    """
+
+    obs_frames: Integers
+    next_frames: Integers
+    action: Integers
+    reward: Floats
+    discount: Floats
+    weight: Floats
+    row: Integers
+
+
+class Added(NamedTuple):
+    """The frames that one call stored, in the order in which they were written; K of them.
+
+    With ``source = final_observation if source_final[k] else observation``, slot ``slot[k]`` now holds
+    ``source[source_row[k], source_index[k]]``. A mirror of the store that applies this in order stays equal
+    to it.
+
+    Attributes:
+        slot: int64 [K], global slots: env * ring + slot.
+        source_row: int64 [K], rows of the call.
+        source_index: int64 [K], indices in the stack.
+        source_final: bool [K], whether the frame came from `final_observation`.
+    """
+
+    slot: Integers
+    source_row: Integers
+    source_index: Integers
+    source_final: Bools
+
+
+class ReplayStats(NamedTuple):
+    """What a buffer holds.
+
+    Attributes:
+        capacity: frame slots that were asked for.
+        slots: frame slots there are: ring * num_envs.
+        frames: slots that are filled.
+        frames_written: frames ever stored.
+        episode_frames: of those, the ones that first observations of episodes cost.
+        transitions: transitions ever added.
+        sampleable: transitions that can be sampled now.
+        episodes: episodes ever begun.
+        whole_stacks: observations that did not continue the one before and had to be stored whole.
+        allocated_bytes: memory reserved; the system hands it out as it fills.
+    """
+
+    capacity: int
+    slots: int
+    frames: int
+    frames_written: int
+    episode_frames: int
+    transitions: int
+    sampleable: int
+    episodes: int
+    whole_stacks: int
+    allocated_bytes: int
+
+
+class ReplayBuffer:
+    """A replay buffer of stacked frames over several environments.
+
+    A transition can be sampled once its n-step window is closed (n steps from it on were added, or its
+    episode ended) and until the oldest frame of its observation is within `guard_frames` frames of being
+    overwritten. Sampling is uniform over all such transitions, with replacement.
+
+    Args:
+        capacity: Frame slots over all environments, split evenly: each has a ring of ``capacity //
+            num_envs``. A transition costs one slot, and each episode one more.
+        num_envs: Number of environments; they are named 0 to num_envs - 1.
+        frame_shape: Shape of one frame, uint8.
+        stack: Frames of an observation, 1 to 255.
+        n_step: Steps of a return.
+        gamma: Discount per step, 0 to 1.
+        alpha: Exponent of the priorities; 0 samples uniformly, the only value supported so far.
+        autoreset: What the vector environment does after an episode ends, by Gymnasium's names.
+            ``"next_step"`` (EnvPool): the next row brings the new episode's first observation, its action is
+            ignored. ``"same_step"``: the same row does, and the true last observation is passed as
+            `final_observation`. ``"disabled"``: `begin` is called.
+        layout: ``"separate"`` gives `obs` and `next_obs` as two arrays; ``"window"`` (n_step 1 only) as views
+            of one array of stack + 1 frames, which is less to copy. A window can hold no transition whose
+            next observation does not shift its observation by one frame: `add` refuses one with a ValueError.
+        guard_frames: Frames that each environment may still store before the frames of anything sampled or
+            planned are lost: for readers that gather later.
+        seed: Seed of the sampling, 0 to 2^64 - 1.
+
+    Raises:
+        ValueError: An argument is out of its range; a ring below stack + n_step + guard_frames names
+            `capacity`.
+        MemoryError: The arrays would not fit the memory that is available.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        num_envs: int,
+        *,
+        frame_shape: Sequence[int] = (84, 84),
+        stack: int = 4,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        alpha: float = 0.0,
+        autoreset: Literal["next_step", "same_step", "disabled"] = "next_step",
+        layout: Literal["separate", "window"] = "separate",
+        guard_frames: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.capacity = _integer("capacity", capacity, 1)
+        self.num_envs = _integer("num_envs", num_envs, 1, 2**31 - 1)
+        self.frame_shape = tuple(_integer("frame_shape", extent, 1) for extent in frame_shape)
+        _integer("frame_shape", math.prod(self.frame_shape), 1, 2**31 - 1)
+        self.stack = _integer("stack", stack, 1, 255)
+        self.n_step = _integer("n_step", n_step, 1, 2**31 - 1)
+        self.gamma = _number("gamma", gamma)
+        self.alpha = _number("alpha", alpha)
+        if self.alpha != 0.0:
+            raise ValueError(f"alpha: only 0 (uniform sampling) is supported, not {alpha}")
+        self.autoreset = autoreset
+        self.layout = layout
+        self.guard_frames = _integer("guard_frames", guard_frames, 0, 2**31 - 1)
+        self.seed = _integer("seed", seed, 0)
+        self._warned = False
+        self._core = _core.Replay(
+            capacity=self.capacity,
+            num_envs=self.num_envs,
+            frame_shape=self.frame_shape,
+            stack=self.stack,
+            n_step=self.n_step,
+            gamma=self.gamma,
+            autoreset=_choice("autoreset", autoreset, _AUTORESET),
+            layout=_choice("layout", layout, _LAYOUT),
+            guard_frames=self.guard_frames,
+            seed=self.seed,
+        )
+
+    @property
+    def ring(self) -> int:
+        """Frame slots of each environment."""
+        return self._core.ring
+
+    def __len__(self) -> int:
+        """Return the number of transitions that can be sampled now."""
+        return len(self._core)
+
+    def begin(self, observation: Bytes, env_id: npt.NDArray[Any] | None = None) -> Added:
+        """Begin an episode in each row's environment: store what ``reset()`` gave.
+
+        An episode that is still open ends there, truncated at its last observation.
+
+        Args:
+            observation: uint8 [R, stack, *frame_shape].
+            env_id: int32 or int64 [R] without repetition; None means all environments in order, R = num_envs.
+
+        Returns:
+            The frames that were stored.
+        """
+        return self._added(self._core.begin(observation, env_id))
+
+    def add(
+        self,
+        action: npt.NDArray[Any],
+        observation: Bytes,
+        reward: npt.NDArray[Any],
+        terminated: Bools,
+        truncated: Bools,
+        env_id: npt.NDArray[Any] | None = None,
+        final_observation: Bytes | None = None,
+    ) -> Added:
+        """Store one step of each row's environment: the action sent and what came back.
+
+        The action was taken at the observation that the environment gave before. The row after a done, under
+        ``autoreset="next_step"``, only begins the next episode: its action and reward are ignored.
+
+        Args:
+            action: int32 or int64 [R]; values of 32 bits.
+            observation: uint8 [R, stack, *frame_shape].
+            reward: float32 or float64 [R]; stored as float32.
+            terminated: bool [R], the episode ended by itself. It wins where both flags are set.
+            truncated: bool [R], it was cut off: the value of its last observation still counts.
+            env_id: As in `begin`.
+            final_observation: As `observation`, read in the done rows alone; for ``autoreset="same_step"``
+                only, which needs it in any call with a done row.
+
+        Returns:
+            The frames that were stored.
+
+        Raises:
+            ValueError: Also for an environment without an open episode (names `env_id`), for an autoreset row
+                that is done itself, and for what ``layout="window"`` cannot hold.
+        """
+        return self._added(
+            self._core.add(action, observation, reward, terminated, truncated, env_id, final_observation)
+        )
+
+    def sample(self, batch_size: int, beta: float = 1.0, out: Batch | None = None) -> Batch:
+        """Draw transitions with replacement.
+
+        Args:
+            batch_size: Number of transitions, B.
+            beta: Exponent of the importance weights, 0 to 1.
+            out: A batch from `make_batch` (or any of the right arrays) to fill and return; reusing one is
+                faster than allocating.
+
+        Returns:
+            The batch: `out` if it was given.
+
+        Raises:
+            RuntimeError: Nothing can be sampled yet.
+        """
+        batch_size = _integer("batch_size", batch_size, 1)
+        beta = _number("beta", beta)
+        batch = self.make_batch(batch_size) if out is None else out
+        self._core.sample(
+            batch_size,
+            beta,
+            batch.obs,
+            batch.next_obs,
+            batch.window,
+            batch.action,
+            batch.reward,
+            batch.discount,
+            batch.weight,
+            batch.row,
+        )
+        return batch
+
+    def plan(self, batch_size: int, beta: float = 1.0) -> Plan:
+        """Draw the transitions that `sample` would, and return where their frames are.
+
+        Args:
+            batch_size: Number of transitions, B.
+            beta: Exponent of the importance weights, 0 to 1.
+
+        Returns:
+            The plan. Its frames stay in their slots until the environment stores `guard_frames` more of them.
+
+        Raises:
+            RuntimeError: Nothing can be sampled yet.
+        """
+        batch_size = _integer("batch_size", batch_size, 1)
+        slots = (batch_size, self.stack)
+        plan = Plan(np.empty(slots, np.int64), np.empty(slots, np.int64), *_columns(batch_size))
+        self._core.plan(
+            batch_size,
+            _number("beta", beta),
+            plan.obs_frames,
+            plan.next_frames,
+            plan.action,
+            plan.reward,
+            plan.discount,
+            plan.weight,
+            plan.row,
+        )
+        return plan
+
+    def gather(self, plan: Plan, out: Batch | None = None) -> Batch:
+        """Fetch the pixels of a plan.
+
+        Args:
+            plan: What `plan` returned; its rows are what counts.
+            out: As in `sample`.
+
+        Returns:
+            The batch that `sample` would have returned in place of the plan.
+
+        Raises:
+            RuntimeError: A frame of it was overwritten since; nothing was written to `out`.
+        """
+        batch = self.make_batch(len(plan.row)) if out is None else out
+        columns = ("action", "reward", "discount", "weight", "row")
+        pairs = [(getattr(batch, name), getattr(plan, name)) for name in columns]
+        for name, (target, source) in zip(columns, pairs, strict=True):
+            if target.shape != source.shape or target.dtype != source.dtype:
+                raise ValueError(f"out: {name} must be {source.dtype} {source.shape}")
+        self._core.gather(plan.row, batch.obs, batch.next_obs, batch.window)
+        for target, source in pairs:
+            np.copyto(target, source)
+        return batch
+
+    def update_priorities(self, row: Integers, priority: npt.NDArray[Any]) -> int:
+        """Set the priorities of rows that were sampled.
+
+        With ``alpha=0`` this checks its arguments and changes nothing.
+
+        Args:
+            row: int64 [K], as sampled, however long ago.
+            priority: float32 or float64 [K], finite and not negative.
+
+        Returns:
+            How many rows were dropped because they can no longer be sampled.
+        """
+        return self._core.update_priorities(row, priority)
+
+    def make_batch(self, batch_size: int) -> Batch:
+        """Allocate a batch for `out`, zeroed so that its pages are there before they are timed.
+
+        Args:
+            batch_size: Number of transitions, B.
+
+        Returns:
+            A batch whose arrays fit this buffer.
+        """
+        batch_size = _integer("batch_size", batch_size, 1)
+        columns = _columns(batch_size)
+        if self.layout == "window":
+            window = np.zeros((batch_size, self.stack + 1, *self.frame_shape), np.uint8)
+            return Batch(window[:, :-1], window[:, 1:], *columns, window=window)
+        shape = (batch_size, self.stack, *self.frame_shape)
+        return Batch(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8), *columns)
+
+    def stats(self) -> ReplayStats:
+        """Return what the buffer holds. Costs microseconds."""
+        return ReplayStats(capacity=self.capacity, **self._core.stats())
+
+    def invariant_violation(self) -> str:
+        """Return an empty string if the whole state is consistent, else what is not.
+
+        For tests and debugging: it visits every transition.
+        """
+        return self._core.invariant_violation()
+
+    def _added(self, result: tuple[Integers, Integers, Integers, Bools, int]) -> Added:
+        slot, source_row, source_index, source_final, whole = result
+        if whole and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{whole} observation(s) did not continue the one before and are stored whole, {self.stack} "
+                "frames each. What is sampled is right all the same, but if it happens often (see "
+                "stats().whole_stacks) memory holds fewer transitions: look for a wrapper that changes frames "
+                "after they were stacked.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return Added(slot, source_row, source_index, source_final)
+
+
+def _columns(batch_size: int) -> tuple[Integers, Floats, Floats, Floats, Integers]:
+    return (
+        np.empty(batch_size, np.int64),
+        np.empty(batch_size, np.float32),
+        np.empty(batch_size, np.float32),
+        np.empty(batch_size, np.float32),
+        np.empty(batch_size, np.int64),
+    )
+
+
+def _integer(name: str, value: SupportsIndex, least: int, most: int = 2**64 - 1) -> int:
+    try:
+        integer = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: must be an integer, not {value!r}") from None
+    if not least <= integer <= most:
+        raise ValueError(f"{name}: must be at least {least} and at most {most}, not {integer}")
+    return integer
+
+
+def _number(name: str, value: float) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: must be a number, not {value!r}") from None
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> int:
+    if value not in choices:
+        raise ValueError(f"{name}: must be one of {', '.join(choices)}, not {value!r}")
+    return choices.index(value)
