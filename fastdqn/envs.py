@@ -1,0 +1,132 @@
+"""The emulator: the one importer of EnvPool, with documented dtypes and honest episode ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import envpool
+import numpy as np
+from envpool.registration import registry
+from numpy.typing import NDArray
+
+from fastdqn.config import EnvConfig
+
+
+def game_names() -> list[str]:
+    """Return the Atari games that EnvPool can play, sorted."""
+    return sorted(name for name, spec in registry.specs.items() if spec[0] == "envpool.atari" and "-v5" in name)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came back for the actions that were sent, one row per environment.
+
+    Attributes:
+        observation: uint8 [N, 4, 84, 84]; after a done it is the new episode's first, one row later.
+        reward: float32 [N], clipped to its sign where the configuration says so.
+        terminated: bool [N], the game is over or (with `episodic_life`) a life was lost.
+        truncated: bool [N], the game was cut at its frame limit: the value of what follows still counts.
+        steps: Actions that were really taken: rows in which EnvPool reset a game are none.
+        returns: Unclipped returns of the whole games that ended in these rows.
+        game_env: Environment of each of `returns`.
+        game_frames: Emulator frames that each of those games took.
+    """
+
+    observation: NDArray[np.uint8]
+    reward: NDArray[np.float32]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    steps: int
+    returns: list[float]
+    game_env: list[int]
+    game_frames: list[int]
+
+
+class AtariEnvs:
+    """A batch of Atari games stepped in lockstep by EnvPool's C++ threads.
+
+    EnvPool resets on the row after a done: that row's action is ignored, its reward is 0, and its observation
+    is the new episode's first (Gymnasium calls it next-step autoreset).
+
+    Args:
+        game: EnvPool's name, such as `Pong-v5`.
+        config: Preprocessing and episode rules.
+        seed: Decides the games, whatever the number of threads.
+    """
+
+    def __init__(self, game: str, config: EnvConfig, seed: int) -> None:
+        self.num_envs = config.num_envs
+        self.frame_skip = config.frame_skip
+        self._max_steps = config.max_episode_frames // config.frame_skip
+        self._episodic_life = config.episodic_life
+        self._pool: Any = envpool.make(
+            game,
+            env_type="gymnasium",
+            num_envs=config.num_envs,
+            num_threads=config.threads,
+            seed=seed,
+            max_episode_steps=self._max_steps,
+            frame_skip=config.frame_skip,
+            noop_max=config.noop_max,
+            episodic_life=config.episodic_life,
+            reward_clip=config.clip_rewards,
+            use_fire_reset=config.fire_reset,
+            full_action_space=config.full_action_set,
+            repeat_action_probability=config.sticky_actions,
+        )
+        self.num_actions = int(self._pool.action_space.n)
+        self._lives = np.zeros(self.num_envs, np.int32)
+        self._resetting = np.zeros(self.num_envs, np.bool_)
+        self._return = np.zeros(self.num_envs, np.float64)
+        self._game_steps = np.zeros(self.num_envs, np.int64)
+
+    def reset(self) -> NDArray[np.uint8]:
+        """Start every game anew and return its first observation, uint8 [N, 4, 84, 84]."""
+        observation, info = self._pool.reset()
+        self._lives = info["lives"].copy()
+        self._resetting[:] = False
+        self._return[:] = 0.0
+        self._game_steps[:] = 0
+        first: NDArray[np.uint8] = observation
+        return first
+
+    def send(self, action: NDArray[np.int64]) -> None:
+        """Start the emulation of one step and return at once.
+
+        Args:
+            action: int64 [N], from 0 to `num_actions` - 1.
+        """
+        self._pool.send(action)
+
+    def recv(self) -> Outcome:
+        """Wait for the step that `send` started."""
+        observation, reward, terminated, truncated, info = self._pool.recv()
+        stepped = ~self._resetting
+        done = terminated | truncated
+        # EnvPool calls a game over, or a life lost, exactly at the step limit a truncation.
+        over = info["terminated"].astype(np.bool_)
+        life_lost = (info["lives"] < self._lives) if self._episodic_life else np.zeros_like(done)
+        ended = done & (over | life_lost)
+        self._return += np.where(stepped, info["reward"], 0.0)
+        self._game_steps += stepped
+        game_ended = np.flatnonzero(done & (over | (info["elapsed_step"] >= self._max_steps)))
+        outcome = Outcome(
+            observation=observation,
+            reward=reward,
+            terminated=ended,
+            truncated=done & ~ended,
+            steps=int(stepped.sum()),
+            returns=self._return[game_ended].tolist(),
+            game_env=game_ended.tolist(),
+            game_frames=(self._game_steps[game_ended] * self.frame_skip).tolist(),
+        )
+        self._return[game_ended] = 0.0
+        self._game_steps[game_ended] = 0
+        self._lives = info["lives"].copy()
+        self._resetting = done
+        return outcome
+
+    def close(self) -> None:
+        """Stop the emulator's threads."""
+        self._pool.close()
