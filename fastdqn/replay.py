@@ -415,8 +415,8 @@ class ReplayBuffer:
             warnings.warn(
                 f"{whole} observation(s) did not continue the one before and are stored whole, {self.stack} "
                 "frames each. What is sampled is right all the same, but if it happens often (see "
-                "stats().whole_stacks) memory holds fewer transitions: look for a wrapper that changes frames "
-                "after they were stacked.",
+                "stats().whole_stacks) memory holds less: look for a wrapper that changes frames "
+                "after stacking them.",
                 RuntimeWarning,
                 stacklevel=3,
             )
