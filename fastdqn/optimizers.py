@@ -1,0 +1,146 @@
+"""Optimizers on one flat float32 buffer: pure arithmetic on tensors that are allocated once.
+
+Every parameter of the network lies in one buffer of P numbers, so a step is a few vector operations in
+eager mode and one fused loop when compiled; the same code runs both ways. All state, the step count and the
+learning rate included, is tensors that are changed in place: a compiler cannot freeze any of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fastdqn.config import LearnerConfig
+
+
+class Optimizer(Protocol):
+    """What the learner asks of an optimizer."""
+
+    def initial_state(self, weights: Tensor) -> dict[str, Tensor]:
+        """Return the state before the first step, by name: tensors of weights' shape or of no dimensions."""
+        ...
+
+    def step(
+        self, weights: Tensor, gradient: Tensor, state: dict[str, Tensor], learning_rate: Tensor
+    ) -> None:
+        """Change `weights` (float32 [P]) and `state` in place; `learning_rate` has no dimensions."""
+        ...
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma & Ba 2015, algorithm 1), epsilon outside the root, as `torch.optim.Adam` does it.
+
+    Attributes:
+        beta1: Decay of the gradient's mean.
+        beta2: Decay of the squared gradient's mean.
+        epsilon: Added to the root of the second moment, after its bias is corrected.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def initial_state(self, weights: Tensor) -> dict[str, Tensor]:
+        """Return `mean` and `square`, float32 [P], and `step`, float64 (it must count past 2^24)."""
+        step = torch.zeros((), dtype=torch.float64, device=weights.device)
+        return {"mean": torch.zeros_like(weights), "square": torch.zeros_like(weights), "step": step}
+
+    def step(
+        self, weights: Tensor, gradient: Tensor, state: dict[str, Tensor], learning_rate: Tensor
+    ) -> None:
+        """Take one step in place."""
+        mean, square = state["mean"], state["square"]
+        step = state["step"].add_(1)
+        mean.lerp_(gradient, 1 - self.beta1)
+        square.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
+        # In float64: 1 - beta2 keeps only four digits in float32.
+        bias1, bias2 = self._missing(self.beta1, step), self._missing(self.beta2, step)
+        scale = (learning_rate / bias1).to(weights.dtype)
+        root = bias2.rsqrt().to(weights.dtype)
+        weights.sub_(scale * (mean / (square.sqrt() * root + self.epsilon)))
+
+    @staticmethod
+    def _missing(beta: float, step: Tensor) -> Tensor:
+        """Return 1 - beta^step, the share of the mean that its zero start has not yet given way to."""
+        return 1 - beta**step
+
+
+@dataclass(frozen=True)
+class RMSProp:
+    """The centred RMSProp of Mnih et al. 2015 (after Graves 2013, equations 38 to 41, without momentum).
+
+    Epsilon stands INSIDE the root: `g / sqrt(E[g^2] - E[g]^2 + epsilon)`; `torch.optim.RMSprop` has it
+    outside, where 0.01 is another number. The paper's 0.01 belongs to gradients summed over its batch of 32;
+    for the mean that the learner takes, the same steps need 0.01 / 32^2.
+
+    Attributes:
+        decay: Decay of both running means.
+        epsilon: Added to the variance, in units of the squared gradient.
+    """
+
+    decay: float = 0.95
+    epsilon: float = 0.01 / 32**2
+
+    def initial_state(self, weights: Tensor) -> dict[str, Tensor]:
+        """Return `mean` and `square`, float32 [P]."""
+        return {"mean": torch.zeros_like(weights), "square": torch.zeros_like(weights)}
+
+    def step(
+        self, weights: Tensor, gradient: Tensor, state: dict[str, Tensor], learning_rate: Tensor
+    ) -> None:
+        """Take one step in place."""
+        mean, square = state["mean"], state["square"]
+        mean.lerp_(gradient, 1 - self.decay)
+        square.mul_(self.decay).addcmul_(gradient, gradient, value=1 - self.decay)
+        # Rounding can bring the difference a little below zero where the gradient hardly varies.
+        variance = (square - mean.square()).clamp(min=0.0)
+        weights.sub_(learning_rate * (gradient / (variance + self.epsilon).sqrt()))
+
+
+@dataclass(frozen=True)
+class Adagrad:
+    """Adagrad (Duchi et al. 2011), as `torch.optim.Adagrad` does it.
+
+    Attributes:
+        epsilon: Added to the root of the sum of squared gradients.
+    """
+
+    epsilon: float = 1e-10
+
+    def initial_state(self, weights: Tensor) -> dict[str, Tensor]:
+        """Return `sum`, float32 [P]."""
+        return {"sum": torch.zeros_like(weights)}
+
+    def step(
+        self, weights: Tensor, gradient: Tensor, state: dict[str, Tensor], learning_rate: Tensor
+    ) -> None:
+        """Take one step in place."""
+        total = state["sum"].addcmul_(gradient, gradient)
+        weights.sub_(learning_rate * (gradient / (total.sqrt() + self.epsilon)))
+
+
+def clip_by_norm(gradient: Tensor, limit: float = math.inf) -> tuple[Tensor, Tensor]:
+    """Scale a gradient down to a global norm; below it nothing changes.
+
+    Args:
+        gradient: float [P].
+        limit: Largest Euclidean norm; infinity leaves every gradient as it is.
+
+    Returns:
+        The gradient, float [P], and its norm before, no dimensions.
+    """
+    norm = gradient.square().sum().sqrt()
+    return gradient * (limit / norm).clamp(max=1.0), norm
+
+
+OPTIMIZERS: dict[str, Callable[[LearnerConfig], Optimizer]] = {
+    "adam": lambda config: Adam(config.beta1, config.beta2, config.epsilon),
+    "rmsprop": lambda config: RMSProp(config.decay, config.epsilon),
+    "adagrad": lambda config: Adagrad(config.epsilon),
+}
