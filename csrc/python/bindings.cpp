@@ -86,6 +86,7 @@ const T* column_of(const py::object& object, const char* name, const char* wante
   const std::uint8_t* bytes = bytes_of(array, keep);
   if (holds<T>(array)) return reinterpret_cast<const T*>(bytes);
   const U* values = reinterpret_cast<const U*>(bytes);
+  converted.reserve(rows + 1);  // never null: to the core that means an argument that was not given
   converted.resize(rows);
   for (std::size_t i = 0; i < rows; ++i) converted[i] = static_cast<T>(values[i]);
   return converted.data();
