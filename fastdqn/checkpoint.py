@@ -155,7 +155,9 @@ def load_policy(path: Path) -> Policy:
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if not path.is_file():
-        raise UserError(f"{path} does not exist. Name a run's folder, a checkpoint's, or an online.safetensors.")
+        raise UserError(
+            f"{path} does not exist. Name a run's folder, a checkpoint's, or an online.safetensors."
+        )
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}

@@ -15,7 +15,15 @@ from fastdqn.config import EnvConfig
 
 def game_names() -> list[str]:
     """Return the Atari games that EnvPool can play, sorted."""
-    return sorted(name for name, spec in registry.specs.items() if spec[0] == "envpool.atari" and "-v5" in name)
+    return sorted(
+        name for name, spec in registry.specs.items() if spec[0] == "envpool.atari" and "-v5" in name
+    )
+
+
+def num_actions(game: str, config: EnvConfig) -> int:
+    """Return how many actions a game has, without starting it."""
+    spec: Any = envpool.make_spec(game, full_action_space=config.full_action_set)
+    return int(spec.action_space.n)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,9 @@ class RunFolder:
         file = path / "config.json"
         if not file.is_file():
             what = "has no config.json" if path.exists() else "does not exist"
-            raise UserError(f"{path} is not a run: it {what}. `fastdqn train` names the run folder when it starts.")
+            raise UserError(
+                f"{path} is not a run: it {what}. `fastdqn train` names the run folder when it starts."
+            )
         try:
             return cls(path, Config.from_json(file.read_text()))
         except (ValueError, OSError) as error:
@@ -146,7 +148,9 @@ def _git_commit() -> str | None:
     if not (here.parent / ".git").exists():  # installed somewhere inside another project's checkout
         return None
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
         edited = subprocess.run(
             ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -53,4 +54,4 @@ def test_epsilon_is_a_schedule_and_no_constant():
     values = [epsilon(frame, 1.0, 0.01, 200_000) for frame in range(0, 200_001, 10_000)]
     assert values[0] == 1.0
     assert values[-1] == 0.01
-    assert all(late < early for early, late in zip(values, values[1:], strict=False))
+    assert all(late < early for early, late in itertools.pairwise(values))

@@ -39,7 +39,9 @@ def test_a_learning_rate_that_cannot_train_is_refused(value):
 def test_exploration_cannot_end_above_its_start():
     config = Config()
     problems = replace(config, exploration=replace(config.exploration, max=0.05)).validate()
-    assert any("exploration.min = 0.1" in problem and "exploration.max = 0.05" in problem for problem in problems)
+    assert any(
+        "exploration.min = 0.1" in problem and "exploration.max = 0.05" in problem for problem in problems
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,196 @@
+"""From a configuration to objects: the one place where a configured value is tested."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastdqn import checkpoint
+from fastdqn.actor import Actor
+from fastdqn.clock import Clock
+from fastdqn.config import Config
+from fastdqn.envs import AtariEnvs, game_names, num_actions
+from fastdqn.errors import UserError
+from fastdqn.feed import HostFeed
+from fastdqn.learner import Learner, resolve_accelerate
+from fastdqn.replay import ReplayBuffer
+
+STACK = 4
+FRAME_BYTES = 84 * 84
+SLOT_BYTES = FRAME_BYTES + 34
+"""A frame slot of the replay: the pixels and what is kept beside them (at most)."""
+
+
+@dataclass
+class Parts:
+    """The objects of a run.
+
+    Attributes:
+        accelerate: How the learner runs: `eager` or `compile`.
+        device: Where it runs: `cpu` or `cuda`.
+    """
+
+    clock: Clock
+    envs: AtariEnvs
+    replay: ReplayBuffer
+    learner: Learner
+    actor: Actor
+    feed: HostFeed
+    accelerate: str
+    device: str
+
+
+def check(config: Config, weights: Path | None = None) -> None:
+    """Raise one error that names every problem of a configuration; cheap, and nothing is made.
+
+    Args:
+        config: What is to be run.
+        weights: The weights that it is to start from: a run, a checkpoint, or an online.safetensors.
+
+    Raises:
+        UserError: A value is out of range, the game is unknown, the replay does not fit, or the weights do not.
+    """
+    problems = config.validate()
+    if config.game not in game_names():
+        problems.insert(0, _unknown_game(config.game))
+    if not problems:
+        problems = [*_ring_problems(config), *_memory_problems(config)]
+    if problems:
+        raise UserError("\n".join(problems))
+    if weights is not None:
+        check_policy(checkpoint.load_policy(weights), config, num_actions(config.game, config.env))
+
+
+def build(config: Config, *, resumed_at: int = 0) -> Parts:
+    """Make the objects of a run.
+
+    Args:
+        config: A configuration that `check` let pass.
+        resumed_at: Steps that the run had taken before: games begin anew, so they are not to be the same ones.
+
+    Raises:
+        UserError: The replay does not fit in memory after all.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    clock = Clock(config.env.frame_skip, config.replay.warmup_steps, config.learner.steps_per_update)
+    accelerate = resolve_accelerate(
+        config.learner.accelerate, device, clock.updates_planned(config.total_frames)
+    )
+    env_seed, actor_seed, replay_seed, network_seed = _seeds(config.seed, resumed_at)
+    envs = AtariEnvs(config.game, config.env, env_seed)
+    try:
+        replay = ReplayBuffer(
+            config.replay.capacity,
+            config.env.num_envs,
+            stack=STACK,
+            n_step=config.learner.n_step,
+            gamma=config.learner.gamma,
+            seed=replay_seed,
+        )
+    except MemoryError as error:
+        raise UserError(f"replay.capacity = {config.replay.capacity}: {error}") from None
+    learner = Learner(
+        config.network,
+        config.learner,
+        envs.num_actions,
+        device=device,
+        seed=network_seed,
+        accelerate=accelerate,
+    )
+    actor = Actor(learner.q_values, envs.num_actions, actor_seed, device)
+    feed = HostFeed(replay, config.learner.batch_size, device)
+    return Parts(clock, envs, replay, learner, actor, feed, accelerate, device)
+
+
+def load_weights(parts: Parts, path: Path) -> None:
+    """Start both networks from trained weights that `check` let pass."""
+    policy = checkpoint.load_policy(path)
+    parts.learner.load_online({f"online.{name}": tensor for name, tensor in policy.weights.items()})
+
+
+def check_policy(policy: checkpoint.Policy, config: Config, num_actions: int) -> None:
+    """Raise where weights do not fit a configuration's network.
+
+    Raises:
+        UserError: Width, head or number of actions differ.
+    """
+    if policy.network != config.network:
+        raise UserError(
+            f"{policy.source} is of a network with width {policy.network.width:g}, dueling "
+            f"{policy.network.dueling}; this run's has width {config.network.width:g}, dueling "
+            f"{config.network.dueling}.\nAdd --network.width {policy.network.width:g} "
+            f"--network.{'' if policy.network.dueling else 'no-'}dueling, or name the preset it was trained with."
+        )
+    if policy.num_actions != num_actions:
+        raise UserError(
+            f"{policy.source} knows {policy.num_actions} actions, {config.game} has {num_actions}: it was "
+            "trained on another game or action set."
+        )
+
+
+def evaluation_seed(seed: int) -> int:
+    """Return the seed of an evaluation's games, apart from the seeds of training."""
+    return int(np.random.SeedSequence([seed, 1_000_003]).generate_state(1)[0] >> 1)
+
+
+def _seeds(seed: int, resumed_at: int) -> tuple[int, int, int, int]:
+    """Derive unrelated seeds: EnvPool gives its games seed, seed + 1, ..., so neighbours would share games."""
+    words = np.random.SeedSequence([seed, resumed_at]).generate_state(4)
+    a, b, c, d = (int(word >> 1) for word in words)
+    return a, b, c, d
+
+
+def _unknown_game(game: str) -> str:
+    names = game_names()
+    folded = {name.lower(): name for name in names} | {
+        name.lower().removesuffix("-v5"): name for name in names
+    }
+    near = difflib.get_close_matches(game.lower().removesuffix("noframeskip-v4"), folded, n=1, cutoff=0.5)
+    hint = f"did you mean {folded[near[0]]}?" if near else f"EnvPool has {', '.join(names[:5])}, ..."
+    return f"game = {game!r}: EnvPool has no such Atari game; {hint}"
+
+
+def _ring_problems(config: Config) -> list[str]:
+    envs, n_step = config.env.num_envs, config.learner.n_step
+    problems = []
+    least = envs * (STACK + n_step)
+    if config.replay.capacity < least:
+        problems.append(
+            f"replay.capacity = {config.replay.capacity}: at least {least} is needed, env.num_envs ({envs}) "
+            f"x (stack {STACK} + learner.n_step {n_step})"
+        )
+    if config.replay.warmup_steps < envs * n_step:
+        problems.append(
+            f"replay.warmup_steps = {config.replay.warmup_steps}: at least {envs * n_step} is needed, "
+            f"env.num_envs ({envs}) x learner.n_step ({n_step}), or there is nothing to sample"
+        )
+    return problems
+
+
+def _memory_problems(config: Config) -> list[str]:
+    needed = config.replay.capacity * SLOT_BYTES
+    available = _available_bytes()
+    if available is None or needed <= available:
+        return []
+    fits = available * 9 // 10 // SLOT_BYTES
+    return [
+        f"replay.capacity = {config.replay.capacity}: {config.replay.capacity} frames x {SLOT_BYTES} bytes = "
+        f"{needed / 2**30:.1f} GiB, and this machine has {available / 2**30:.1f} GiB to spare; "
+        f"try --replay.capacity {fits // 1000 * 1000}"
+    ]
+
+
+def _available_bytes() -> int | None:
+    """Memory that can be had without swapping, none where the kernel does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None

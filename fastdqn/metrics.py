@@ -1,0 +1,260 @@
+"""What a run tells of itself: episode returns, phase times, snapshots, and the files they go to."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PHASES = ("act", "env", "store", "sample", "learn")
+"""Parts of one pass of the loop: choose actions, wait for the emulator, store, sample a batch, update."""
+
+RECENT_GAMES = 20
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a run at one moment, for people and programs to read.
+
+    Attributes:
+        frames: Emulator frames played.
+        total_frames: Emulator frames that the run will play.
+        steps: Environment steps.
+        updates: Optimizer steps.
+        episodes: Whole games finished.
+        returns: Unclipped returns of the games that finished since the previous logged snapshot.
+        return_mean: Mean of the last 20 games, none before the first game ends.
+        return_best: Best game of the run.
+        loss: Mean TD loss since the previous logged snapshot, none before the first update.
+        q_mean: Mean value of the actions in the batches, likewise.
+        grad_norm: Mean global gradient norm before clipping, likewise.
+        epsilon: Exploration now.
+        learning_rate: Step size now.
+        replay_transitions: Transitions that can be sampled.
+        replay_fill: Share of the frame slots in use, 0 to 1.
+        replay_bytes: Memory that the replay holds when full.
+        seconds: Wall time since this process began to train.
+        fps_recent: Frames per second over the last 10 s.
+        fps_run: Frames per second since training began.
+        eta_seconds: Time left at the recent speed, none while it is unknown.
+        phase_share: Share of wall time for each of `PHASES`, 0 to 1, over the last 10 s.
+        note: What is going on outside the plain loop ("compiling", "warming up"), or empty.
+    """
+
+    frames: int
+    total_frames: int
+    steps: int
+    updates: int
+    episodes: int
+    returns: Sequence[float]
+    return_mean: float | None
+    return_best: float | None
+    loss: float | None
+    q_mean: float | None
+    grad_norm: float | None
+    epsilon: float
+    learning_rate: float
+    replay_transitions: int
+    replay_fill: float
+    replay_bytes: int
+    seconds: float
+    fps_recent: float
+    fps_run: float
+    eta_seconds: float | None
+    phase_share: Mapping[str, float]
+    note: str = ""
+
+    def row(self) -> dict[str, Any]:
+        """Return what a log keeps: `timing` holds all that differs between two runs of one seed."""
+        timing = ("seconds", "fps_recent", "fps_run", "eta_seconds", "phase_share")
+        values = {name: value for name, value in vars(self).items() if name not in (*timing, "note")}
+        values["returns"] = list(self.returns)
+        values["timing"] = {name: getattr(self, name) for name in timing if name != "phase_share"}
+        values["timing"]["phase_share"] = dict(self.phase_share)
+        return values
+
+
+@dataclass
+class Games:
+    """Returns of whole games, from the step when each ended.
+
+    Attributes:
+        count: Games finished.
+        best: Best return, none before the first.
+        recent: The last 20 returns.
+        since_logged: Returns since `take_logged` was last called.
+    """
+
+    count: int = 0
+    best: float | None = None
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_GAMES))
+    since_logged: list[float] = field(default_factory=list)
+
+    def add(self, returns: Sequence[float]) -> None:
+        """Count finished games with these unclipped returns."""
+        for value in returns:
+            self.count += 1
+            self.recent.append(value)
+            self.since_logged.append(value)
+            self.best = value if self.best is None else max(self.best, value)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean return of the last 20 games."""
+        return sum(self.recent) / len(self.recent) if self.recent else None
+
+    def take_logged(self) -> list[float]:
+        """Return the games since the last call, and forget them."""
+        taken, self.since_logged = self.since_logged, []
+        return taken
+
+
+class PhaseTimer:
+    """Wall time of each phase. The phases of a pass follow each other, so one clock reading each is enough."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Add the time of the block to `phase`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - start
+
+
+class RateWindow:
+    """Frames per second and phase shares over a sliding window of wall time.
+
+    Args:
+        window_seconds: Length of the window.
+    """
+
+    def __init__(self, window_seconds: float) -> None:
+        self._window = window_seconds
+        self._marks: deque[tuple[float, int, dict[str, float]]] = deque()
+
+    def mark(self, now: float, frames: int, phases: Mapping[str, float] | None = None) -> None:
+        """Note the counters at time `now`; marks older than the window go, but for one that spans it."""
+        self._marks.append((now, frames, dict(phases or {})))
+        while len(self._marks) > 2 and now - self._marks[1][0] >= self._window:
+            self._marks.popleft()
+
+    @property
+    def fps(self) -> float:
+        """Frames per second between the window's first mark and its last; 0 before there are two."""
+        if len(self._marks) < 2:
+            return 0.0
+        (start, first, _), (end, last, _) = self._marks[0], self._marks[-1]
+        return (last - first) / (end - start) if end > start else 0.0
+
+    @property
+    def phase_share(self) -> dict[str, float]:
+        """Share of the window's time that each phase took."""
+        if len(self._marks) < 2:
+            return {}
+        (start, _, first), (end, _, last) = self._marks[0], self._marks[-1]
+        return {name: (last[name] - first.get(name, 0.0)) / max(end - start, 1e-9) for name in last}
+
+
+class JsonLines:
+    """A file of one JSON object a line, each on disk as soon as it is written.
+
+    Args:
+        path: The file; it is continued where it exists.
+        keep_frames: Rows with more frames than this are dropped first: a resumed run writes them again.
+    """
+
+    def __init__(self, path: Path, keep_frames: int | None = None) -> None:
+        if keep_frames is not None and path.exists():
+            lines = path.read_text().splitlines(keepends=True)
+            # A line cut short by a kill can only be the last, and is newer than any checkpoint.
+            kept = [
+                line for line in lines if line.endswith("\n") and json.loads(line)["frames"] <= keep_frames
+            ]
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(kept))
+            temporary.replace(path)
+        self._file = path.open("a", buffering=1)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one row."""
+        self._file.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Means:
+    """Means of a learner's numbers since they were last taken.
+
+    Sums stay what the learner gives (tensors on its device), so that adding waits for nothing.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Any] = {}
+        self._count = 0
+
+    def add(self, **values: Any) -> None:
+        """Add one update's numbers."""
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+
+    def mean(self, name: str) -> float | None:
+        """Return the mean of a number, none before the first."""
+        return float(self._sums[name]) / self._count if self._count else None
+
+    def clear(self) -> None:
+        """Start over."""
+        self._sums.clear()
+        self._count = 0
+
+
+class Speed:
+    """Frames per second over 10 s, over 60 s and over all, from marks made a few times a second."""
+
+    def __init__(self, frames: int) -> None:
+        self._start, self._first_frame = time.perf_counter(), frames
+        self._recent, self._minute = RateWindow(10.0), RateWindow(60.0)
+        self._frames = frames
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the start."""
+        return time.perf_counter() - self._start
+
+    def mark(self, frames: int, phases: Mapping[str, float], learning: bool) -> None:
+        """Note the counters now. The 60 s window opens when learning has started."""
+        now, self._frames = time.perf_counter(), frames
+        self._recent.mark(now, frames, phases)
+        if learning:
+            self._minute.mark(now, frames)
+
+    @property
+    def recent(self) -> float:
+        """Over the last 10 s."""
+        return self._recent.fps
+
+    @property
+    def run(self) -> float:
+        """Since the start."""
+        return (self._frames - self._first_frame) / max(self.seconds, 1e-9)
+
+    @property
+    def final(self) -> float:
+        """After learning started, over the last 60 s or all of it; of the whole run where nothing was learned."""
+        return self._minute.fps or self.run
+
+    @property
+    def phase_share(self) -> dict[str, float]:
+        """Share of each phase over the last 10 s."""
+        return self._recent.phase_share
