@@ -1,0 +1,98 @@
+"""The command line: `fastdqn COMMAND ...`. One file a command; nothing is imported before it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from fastdqn.errors import RunFailedError, UserError
+
+COMMANDS = {
+    "train": "train on a game; live dashboard, checkpoints, resumable",
+    "evaluate": "play whole games with a trained network",
+    "presets": "compare the named configurations",
+    "info": "versions, processor, memory, accelerator, and what is missing",
+}
+
+_HELP = """\
+usage: fastdqn COMMAND ...
+
+Deep Q-Networks on Atari, trained fast with PyTorch and EnvPool.
+
+commands:
+{commands}
+
+  fastdqn COMMAND --help   explains a command
+  fastdqn --version        prints the version
+
+to begin:
+  fastdqn train Pong-v5
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        argv: What stands after `fastdqn`; that of the process if none.
+
+    Returns:
+        0, or 1 if it failed while running, 2 if the user can mend it, 128 + n after signal n.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        return _fail(words, str(error), 2)
+    except RunFailedError as error:
+        return _fail(words, str(error), 1)
+    except ImportError as error:
+        from fastdqn.cli import extras
+
+        message = extras.explain(error)
+        if message is None:
+            raise
+        return _fail(words, message, 2)
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        return _fail(words, "stopped at once, nothing saved.", 128 + number)
+    except BrokenPipeError:
+        # Whoever read stdout has gone (`| head`). Python's own flush at exit would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except OSError as error:
+        return _fail(words, f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+
+
+def _run(words: list[str]) -> int:
+    first = words[0] if words else ""
+    if first in ("", "-h", "--help", "help"):
+        commands = "\n".join(f"  {name:<11}{about}" for name, about in COMMANDS.items())
+        print(_HELP.format(commands=commands), end="", file=sys.stdout if first else sys.stderr)
+        return 0 if first else 2
+    if first in ("-V", "--version"):
+        from fastdqn.cli.version import version
+
+        print(f"fastdqn {version() or '(version unknown: not installed)'}")
+        return 0
+    if first not in COMMANDS:
+        from fastdqn.cli import mistakes
+
+        raise UserError(mistakes.unknown_command(first, COMMANDS))
+    command = importlib.import_module(f"fastdqn.cli.{first}")
+    code: int = command.main(words[1:])
+    return code
+
+
+def _fail(words: Sequence[str], message: str, code: int) -> int:
+    """Write a message to stderr, if anyone is there to read it."""
+    command = f" {words[0]}" if words and words[0] in COMMANDS else ""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"fastdqn{command}: {message}", file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,207 @@
+"""From words on the command line to a dataclass.
+
+tyro reads them; but first `scan` looks for mistakes, to answer them in our own words. It uses only what tyro
+documents, so whatever slips through gets tyro's own message and the same exit code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from fastdqn.cli import mistakes
+from fastdqn.cli.counts import format_count, parse_count
+from fastdqn.errors import UserError
+
+T = TypeVar("T")
+
+_HELP = ("-h", "--help")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What stands on a command line.
+
+    Attributes:
+        values: Value of each flag that was given, none for a switch. Flags have hyphens, never underscores.
+        words: What stands without a flag.
+        wants_help: --help is among them.
+    """
+
+    values: dict[str, str | None]
+    words: list[str]
+    wants_help: bool
+
+
+def flags_of(cls: type[Any], prefix: str = "") -> dict[str, Any]:
+    """Return the flags of a dataclass, those inside it included, each with its type."""
+    flags: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        flag = prefix + name.replace("_", "-")
+        if dataclasses.is_dataclass(hint):
+            flags |= flags_of(typing.cast("type[Any]", hint), f"{flag}.")
+            continue
+        flags[f"--{flag}"] = hint
+        if (
+            hint is bool and prefix
+        ):  # switches of a command itself (--overwrite) are off, and only switched on
+            flags[f"--{prefix}no-{name.replace('_', '-')}"] = hint
+    return flags
+
+
+def scan(cls: type[Any], words: Sequence[str], positional: str) -> Given:
+    """Split the command line and check every flag and value.
+
+    Args:
+        cls: The dataclass of the command's arguments.
+        words: The command line after the command.
+        positional: Name of the one field that stands without a flag, or empty.
+
+    Raises:
+        UserError: An unknown flag, a value that is missing or not of its flag's type, a word too many.
+    """
+    wants_help = any(word in _HELP for word in words)
+    given = Given({}, [], wants_help)
+    try:
+        _scan(cls, [word for word in words if word not in _HELP], positional, given)
+    except UserError:
+        if not wants_help:  # who asks for help gets help
+            raise
+    return given
+
+
+def parse(cls: type[T], words: Sequence[str], *, prog: str, about: str, default: T | None = None) -> T:
+    """Let tyro build `cls` from words that `scan` let pass; if they ask for help, print it and exit with 0.
+
+    Args:
+        cls: The dataclass of the command's arguments.
+        words: The command line after the command.
+        prog: What the help calls the command.
+        about: The help's first paragraph.
+        default: The values where no flag is given; those of the fields if none.
+    """
+    keywords: dict[str, Any] = {} if default is None else {"default": default}
+    result: T = tyro.cli(
+        cls, args=list(words), prog=prog, description=about, registry=_registry(), **keywords
+    )
+    return result
+
+
+def _scan(cls: type[Any], words: Sequence[str], positional: str, given: Given) -> None:
+    flags = {flag: hint for flag, hint in flags_of(cls).items() if flag != f"--{positional}"}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not _is_flag(word):
+            given.words.append(word)
+            continue
+        typed, equals, value = word.partition("=")
+        flag = typed.replace("_", "-")
+        following = value if equals else rest[0] if rest and not _is_flag(rest[0]) else None
+        if flag not in flags:
+            raise UserError(mistakes.unknown_flag(typed, following, flags))
+        if flags[flag] is bool:
+            _check_switch(
+                flag, following if following in ("True", "False", "true", "false") or equals else None
+            )
+            given.values[flag] = None
+            continue
+        _check_value(flag, following, flags[flag])
+        given.values[flag] = following
+        del rest[: 0 if equals else 1]
+    allowed = 1 if positional else 0
+    if len(given.words) > allowed:
+        raise UserError(f"{given.words[allowed]!r} is a word too many.\n  --help shows what is expected.")
+
+
+def _is_flag(word: str) -> bool:
+    # A negative number is a value, to be refused by whoever knows the range.
+    return len(word) > 1 and word[0] == "-" and not (word[1].isdigit() or word[1] == ".")
+
+
+def _check_switch(flag: str, value: str | None) -> None:
+    if value is not None:
+        head, _, leaf = flag.rpartition(".")
+        off = f" or {head}.no-{leaf.removeprefix('no-')}" if head else ""
+        raise UserError(f"{flag} takes no value, not {value!r}.\n  Type: {flag.replace('.no-', '.')}{off}")
+
+
+def _check_value(flag: str, value: str | None, hint: Any) -> None:
+    if value is None:
+        raise UserError(f"{flag} stands without a value.\n  Type: {flag} VALUE")
+    try:
+        _convert(value, hint)
+    except ValueError as error:
+        raise UserError(f"{flag} {value}: {error}.") from None
+
+
+def _convert(text: str, hint: Any) -> object:
+    """Return the value of type `hint` that `text` stands for; a ValueError says what is wanted instead."""
+    if typing.get_origin(hint) is Literal:
+        choices: tuple[str, ...] = typing.get_args(hint)
+        if text not in choices:
+            near = mistakes.nearest(text, choices)
+            guess = f"; did you mean {near}?" if near else ""
+            raise ValueError(f"one of {', '.join(choices)} is wanted{guess}".rstrip("?"))
+        return text
+    if isinstance(hint, types.UnionType):
+        inner = next(part for part in typing.get_args(hint) if part is not types.NoneType)
+        return None if text.lower() == "none" else _convert(text, inner)
+    if hint is int:
+        return parse_count(text)
+    if hint is float:
+        return _parse_float(text)
+    if not text:
+        raise ValueError("a value is wanted, not nothing")
+    return Path(text) if hint is Path else text
+
+
+def _parse_float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("a number is wanted, such as 0.5 or 2.5e-4") from None
+
+
+def _none(words: Sequence[str]) -> None:
+    if words[0].lower() != "none":
+        raise ValueError("none is wanted")
+
+
+def _registry() -> ConstructorRegistry:
+    """Return the rules that tyro lacks: counts like 10M, and `none` in small letters."""
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def count(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
+        if info.type is not int:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="COUNT",
+            instance_from_str=lambda words: parse_count(words[0]),
+            is_instance=lambda value: isinstance(value, int),
+            str_from_instance=lambda value: [format_count(value)],
+        )
+
+    @registry.primitive_rule
+    def none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[None] | None:
+        if info.type is not types.NoneType:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="none",
+            instance_from_str=_none,
+            is_instance=lambda value: value is None,
+            str_from_instance=lambda _: ["none"],
+        )
+
+    return registry

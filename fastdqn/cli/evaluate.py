@@ -1,0 +1,69 @@
+"""`fastdqn evaluate`: play whole games with a trained network."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from fastdqn.cli.arguments import parse, scan
+from fastdqn.errors import UserError
+
+if TYPE_CHECKING:
+    from fastdqn.evaluate import Evaluation
+
+_ABOUT = """Play whole games with the newest checkpoint of a run. Scores are not clipped.
+
+  fastdqn evaluate runs/Pong-v5-quick-seed1-20260131-120000 --episodes 10 --epsilon 0.01"""
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """What `fastdqn evaluate` takes."""
+
+    run: Annotated[str, Positional, arg(metavar="RUN", help_behavior_hint="")] = ""
+    """Folder of the run; nothing else is needed."""
+    episodes: int = 5
+    """Games to play."""
+    epsilon: float = 0.05
+    """Probability of a random action."""
+    seed: int = 0
+    """Decides the games and the random actions."""
+    json: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
+    """Write one JSON object to stdout instead of a table."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command; return the exit code."""
+    scan(EvaluateArguments, words, positional="run")
+    arguments = parse(EvaluateArguments, words, prog="fastdqn evaluate", about=_ABOUT)
+    if not arguments.run:
+        raise UserError("evaluate needs the folder of a run.\n  Type: fastdqn evaluate RUN")
+    from fastdqn.evaluate import evaluate
+    from fastdqn.run_folder import RunFolder
+
+    result = evaluate(
+        RunFolder.open(Path(arguments.run)),
+        episodes=arguments.episodes,
+        epsilon=arguments.epsilon,
+        seed=arguments.seed,
+        on_episode=lambda game, value: _tell(game, arguments.episodes, value),
+    )
+    print(json.dumps(result.row()) if arguments.json else "\n".join(_table(result)))
+    return 0
+
+
+def _tell(game: int, games: int, value: float) -> None:
+    print(f"game {game} of {games}: {value:g}", file=sys.stderr, flush=True)
+
+
+def _table(result: Evaluation) -> list[str]:
+    row = result.row()
+    head = f"{result.game}: {result.episodes} games, epsilon {result.epsilon:g}, seed {result.seed}"
+    figures = [f"  {name:<8}{row[name]:>10,.1f}" for name in ("mean", "median", "std", "min", "max")]
+    return [head, *figures, f"  weights {row['weights']}"]

@@ -1,0 +1,85 @@
+"""`fastdqn info`: what is installed, what the machine has, what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import FlagCreatePairsOff, arg
+
+from fastdqn.cli import extras
+from fastdqn.cli.arguments import parse, scan
+from fastdqn.cli.version import version, version_of
+
+_ABOUT = "Show versions, processor, memory and accelerator, and say what is missing."
+
+
+@dataclass(frozen=True)
+class InfoArguments:
+    """What `fastdqn info` takes."""
+
+    json: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
+    """Write one JSON object to stdout."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command; return the exit code."""
+    scan(InfoArguments, words, positional="")
+    arguments = parse(InfoArguments, words, prog="fastdqn info", about=_ABOUT)
+    facts, missing = _facts()
+    if arguments.json:
+        print(json.dumps({**facts, "missing": missing}))
+        return 0
+    for name, value in facts.items():
+        print(f"{name:<14}{value}")
+    print("\n" + ("missing:\n  " + "\n  ".join(missing) if missing else "nothing is missing"))
+    return 0
+
+
+def _facts() -> tuple[dict[str, Any], list[str]]:
+    """Return what there is, and a line for each thing that is not."""
+    facts: dict[str, Any] = {"fastdqn": version() or "unknown", "python": platform.python_version()}
+    missing = []
+    for name in ("fastdqn._core", "numpy", *extras.PACKAGES):
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            missing.append(f"{name}: {extras.explain(error) or error}".replace("\n ", ""))
+            continue
+        if name != "fastdqn._core":
+            facts[name] = version_of(name)
+        if name == "torch":
+            facts |= _torch(module)
+    if not (shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")):
+        missing.append(
+            "a C++ compiler (g++): torch.compile needs it on a CPU; without it: --learner.accelerate eager"
+        )
+    return {**facts, **_machine()}, missing
+
+
+def _torch(torch: Any) -> dict[str, Any]:
+    facts = {"torch build": f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"}
+    if torch.cuda.is_available():
+        facts["accelerator"] = torch.cuda.get_device_name()
+    else:
+        facts["accelerator"] = "none"
+    facts["torch threads"] = torch.get_num_threads()
+    return facts
+
+
+def _machine() -> dict[str, Any]:
+    facts: dict[str, Any] = {"cores": f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}"}
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return facts
+    kilobytes = {line.partition(":")[0]: int(line.split()[1]) for line in lines if len(line.split()) > 1}
+    total, free = kilobytes.get("MemTotal", 0), kilobytes.get("MemAvailable", 0)
+    return {**facts, "memory": f"{free / 2**20:.1f} GiB to spare of {total / 2**20:.1f} GiB"}

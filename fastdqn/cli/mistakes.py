@@ -1,0 +1,160 @@
+"""What to answer to words that are not ours: the nearest word, or the one that means the same here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+
+from fastdqn.cli.counts import format_count, parse_count
+
+FRAMES_PER_STEP = 4  # Atari's usual frame skip: what other programs' timesteps are counted in
+
+_STEPS = "Runs are measured in emulator frames: a timestep (one action) is 4 of them (--env.frame-skip)."
+_GAME = "The game comes first, without a flag."
+_PREFIX = "Values that belong together carry a prefix."
+_EPSILON = "Two things are called epsilon: the exploration's and the optimizer's."
+
+# What other programs call it: (what to type here, why). {value} is what was given, {frames} 4 times as much.
+_FOREIGN: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(
+        (
+            "total-timesteps",
+            "timesteps",
+            "num-timesteps",
+            "n-timesteps",
+            "total-steps",
+            "num-steps",
+            "max-steps",
+        ),
+        ("--total-frames {frames}", _STEPS),
+    ),
+    **dict.fromkeys(("frames", "num-frames", "max-frames"), ("--total-frames {value}", "")),
+    **dict.fromkeys(
+        ("env", "env-id", "env-name", "game", "task", "environment", "rom"), ("fastdqn train {value}", _GAME)
+    ),
+    **dict.fromkeys(("lr", "learning-rate"), ("--learner.learning-rate {value}", _PREFIX)),
+    **dict.fromkeys(
+        ("buffer-size", "memory-size", "replay-size", "replay-capacity"),
+        ("--replay.capacity {value}", _PREFIX),
+    ),
+    **dict.fromkeys(
+        ("learning-starts", "replay-start-size", "start-steps"),
+        ("--replay.warmup-steps {value}", "Both count steps (one action of one game)."),
+    ),
+    **dict.fromkeys(
+        ("train-frequency", "train-freq", "update-frequency"),
+        ("--learner.steps-per-update {value}", "Both count steps (one action of one game)."),
+    ),
+    **dict.fromkeys(
+        ("target-network-frequency", "target-update-interval", "target-update", "target-update-freq"),
+        (
+            "--learner.target-period-updates N",
+            "Ours counts updates; a number that counts steps is to be divided by --learner.steps-per-update.",
+        ),
+    ),
+    **dict.fromkeys(("n-envs", "num-workers", "envs"), ("--env.num-envs {value}", _PREFIX)),
+    **dict.fromkeys(("start-e", "eps-start", "exploration-initial-eps"), ("--exploration.max {value}", "")),
+    **dict.fromkeys(("end-e", "eps-end", "exploration-final-eps"), ("--exploration.min {value}", "")),
+    **dict.fromkeys(
+        ("epsilon", "eps"), ("--exploration.max and --exploration.min, or --learner.epsilon", _EPSILON)
+    ),
+    **dict.fromkeys(
+        ("exploration-fraction", "eps-decay"),
+        ("--exploration.decay-frames N", "Ours is a number of frames, not a share of the run."),
+    ),
+    **dict.fromkeys(("wd", "weight-decay"), ("nothing", "The optimizers here have no weight decay.")),
+    **dict.fromkeys(
+        ("log-dir", "logdir", "output-dir", "out-dir", "save-dir", "exp-name", "run-name", "name"),
+        ("--run-dir {value}", "A run keeps all its files in one folder."),
+    ),
+    **dict.fromkeys(("load", "load-model", "pretrained", "model-path"), ("--weights {value}", "")),
+    **dict.fromkeys(("continue", "continue-from"), ("fastdqn train --resume {value}", "")),
+    **dict.fromkeys(
+        ("device", "cuda", "gpu", "no-cuda"),
+        ("nothing", "The device is found, not chosen; `fastdqn info` tells which it is."),
+    ),
+    **dict.fromkeys(("algo", "algorithm", "agent"), ("--preset {value}", "`fastdqn presets` lists them.")),
+    "quiet": ("--progress none", ""),
+    "verbose": ("--progress plain", ""),
+    "duel": ("--network.dueling", _PREFIX),
+    "double": ("--learner.bootstrap double", ""),
+    "double-q": ("--learner.bootstrap double", ""),
+}
+
+_COMMANDS = {
+    **dict.fromkeys(("test", "eval", "enjoy", "play", "score"), "evaluate"),
+    **dict.fromkeys(("learn", "fit", "run", "resume", "continue"), "train"),
+    **dict.fromkeys(("doctor", "env", "version", "about"), "info"),
+    **dict.fromkeys(("list", "configs", "ls"), "presets"),
+}
+
+
+def nearest(word: str, words: Collection[str]) -> str | None:
+    """Return the one of `words` that `word` was most likely meant to be, none if nothing is near."""
+    by_lower = {known.lower(): known for known in words}
+    found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[found[0]] if found else None
+
+
+def unknown_word(kind: str, word: str, words: Collection[str], more: str) -> str:
+    """Return the message for a `kind` ("preset") that does not exist: the nearest one, all, and `more`."""
+    near = nearest(word, words)
+    guess = f" Did you mean {near}?" if near else ""
+    return f"there is no {kind} {word!r}.{guess}\n  There are: {', '.join(words)}. {more}"
+
+
+def unknown_command(word: str, commands: Collection[str]) -> str:
+    """Return the message for a command that does not exist."""
+    meant = _COMMANDS.get(word.lower())
+    if meant == "train" and word.lower() in ("resume", "continue"):
+        return f"there is no command {word!r}.\n  Type: fastdqn train --resume RUN"
+    if meant is None and word.startswith("-"):
+        return f"{word} comes after a command.\n  Type: fastdqn train GAME {word}, or fastdqn --help"
+    if meant is None and "-v" in word:  # Pong-v5: a game where the command should be
+        return f"there is no command {word!r}.\n  Type: fastdqn train {word}"
+    if meant:
+        return f"there is no command {word!r}.\n  Type: fastdqn {meant}"
+    return unknown_word("command", word, commands, "`fastdqn --help` explains them.")
+
+
+def unknown_flag(flag: str, value: str | None, flags: Collection[str]) -> str:
+    """Return the message for a flag that does not exist.
+
+    Args:
+        flag: What was typed, with its dashes, without a value.
+        value: The value that followed it, if any.
+        flags: The flags that exist.
+    """
+    name = flag.lstrip("-").lower().replace("_", "-")
+    # Only `train` has the flags that the foreign words are translated to.
+    if name in _FOREIGN and "--total-frames" in flags:
+        ours, why = _FOREIGN[name]
+        return _answer(flag, _fill(ours, value), why)
+    by_name = {known.lstrip("-"): known for known in flags}
+    by_leaf = {known.rpartition(".")[2]: known for known in flags if "." in known}
+    if name in by_leaf:
+        typed = by_leaf[name] if value is None else f"{by_leaf[name]} {value}"
+        return _answer(flag, typed, _PREFIX)
+    near = nearest(name, {**by_leaf, **by_name})
+    if near:
+        meant = by_name.get(near) or by_leaf[near]
+        return f"there is no flag {flag}. Did you mean {meant}?\n  --help lists all flags."
+    return f"there is no flag {flag}.\n  --help lists all flags."
+
+
+def _answer(flag: str, ours: str, why: str) -> str:
+    lines = [f"there is no flag {flag}." + (f" {why}" if why else "")]
+    if ours != "nothing":
+        lines.append(f"  Type: {ours}")
+    return "\n".join(lines)
+
+
+def _fill(ours: str, value: str | None) -> str:
+    if "{frames}" in ours:
+        try:
+            frames = format_count(FRAMES_PER_STEP * parse_count(value or ""))
+        except ValueError:
+            frames = "N, with N 4 times your number"
+        return ours.format(frames=frames)
+    shown = "Pong-v5" if value is None and ours.startswith("fastdqn train {") else value
+    return ours.format(value=shown or "VALUE")

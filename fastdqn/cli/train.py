@@ -1,0 +1,161 @@
+"""`fastdqn train`: play and learn, from nothing, from weights, or from where a run stopped."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from fastdqn.cli import mistakes
+from fastdqn.cli.arguments import Given, parse, scan
+from fastdqn.cli.progress import Mode, check_mode, open_progress
+from fastdqn.cli.stopping import StopRequest
+from fastdqn.config import Config
+from fastdqn.errors import UserError
+from fastdqn.presets import PRESETS
+
+if TYPE_CHECKING:
+    from fastdqn.run_folder import RunFolder
+    from fastdqn.trainer import Summary
+
+_ABOUT = """Train a Deep Q-Network on an Atari game.
+
+The preset is chosen first, and flags change its values; the defaults below are those of --preset.
+Counts can be written 10M, 2.5k or 1_000_000.
+--exploration-max is another name of --exploration.max.
+
+Progress goes to stderr. When the run ends, stdout gets one line of JSON.
+The first Ctrl-C saves a checkpoint and names the command that resumes; a second one stops at once.
+
+  fastdqn train Pong-v5
+  fastdqn train Breakout-v5 --preset nature --total-frames 10M --seed 3
+  fastdqn train --resume runs/Pong-v5-quick-seed1-20260131-120000
+  fastdqn train Pong-v5 --weights runs/Pong-v5-quick-seed1-20260131-120000 --exploration-max 0.1"""
+
+_ALIASES = {"--exploration-max": "--exploration.max", "--exploration-min": "--exploration.min"}
+_WITH_RESUME = {"--resume", "--progress", "--total-frames"}
+
+
+@dataclass(frozen=True)
+class TrainArguments(Config):
+    """What `fastdqn train` takes: a configuration and what to do with it."""
+
+    game: Annotated[str, Positional, arg(metavar="GAME", help_behavior_hint="")] = ""
+    """An Atari game under EnvPool's name, such as Pong-v5."""
+    preset: Annotated[str, arg(metavar="{" + ",".join(PRESETS) + "}")] = "quick"
+    """Where the values come from that no flag sets; `fastdqn presets` compares them."""
+    run_dir: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: a new one in runs/)")
+    ] = None
+    """Folder of the run: configuration, metrics, log, checkpoints."""
+    overwrite: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
+    """Replace the run that is in the folder."""
+    resume: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None
+    """Continue this run with its own configuration; only --total-frames and --progress can be added."""
+    weights: Annotated[Path | None, arg(metavar="RUN_OR_FILE", help_behavior_hint="")] = None
+    """Start from the network of a run or of a .safetensors file."""
+    progress: Mode = "auto"
+    """auto: a dashboard (live) on a terminal, else plain lines; json: one object a line. All on stderr."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command; return the exit code."""
+    words = [_renamed(word) for word in words]
+    given = scan(TrainArguments, words, positional="game")
+    preset = given.values.get("--preset") or "quick"
+    if preset not in PRESETS:
+        more = "`fastdqn presets` compares them."
+        raise UserError("--preset: " + mistakes.unknown_word("preset", preset, PRESETS, more))
+    default = TrainArguments(**{**vars(PRESETS[preset].config), "game": ""})
+    arguments = parse(TrainArguments, words, prog="fastdqn train", about=_ABOUT, default=default)
+    check_mode(arguments.progress)
+    run = _resumed(arguments, given) if arguments.resume else _new(arguments)
+    return _train(run, arguments)
+
+
+def _renamed(word: str) -> str:
+    flag, equals, value = word.partition("=")
+    return _ALIASES.get(flag.replace("_", "-"), flag) + equals + value
+
+
+def _new(arguments: TrainArguments) -> RunFolder:
+    """Make the folder of a new run, after everything that can be wrong was looked at."""
+    if not arguments.game:
+        raise UserError("train needs a game.\n  Type: fastdqn train Pong-v5, or fastdqn train --resume RUN")
+    if arguments.weights and not arguments.weights.exists():
+        raise UserError(f"--weights {arguments.weights}: there is no such run or file.")
+    from fastdqn import build
+    from fastdqn.run_folder import RunFolder, default_run_path
+
+    config = Config(**{field.name: getattr(arguments, field.name) for field in fields(Config)})
+    build.check(config)
+    path = arguments.run_dir or default_run_path(config)
+    return RunFolder.create(path, config, overwrite=arguments.overwrite)
+
+
+def _resumed(arguments: TrainArguments, given: Given) -> RunFolder:
+    """Open the folder of a run that goes on, for longer if --total-frames says so."""
+    assert arguments.resume
+    refused = [*given.words, *(flag for flag in given.values if flag not in _WITH_RESUME)]
+    if refused:
+        raise UserError(
+            f"--resume continues a run with its own configuration, so {', '.join(refused)} cannot be given.\n"
+            f"  Type: fastdqn train --resume {arguments.resume}\n"
+            f"  Or start a new run from its weights: fastdqn train GAME --weights {arguments.resume} ..."
+        )
+    from fastdqn import build
+    from fastdqn.run_folder import RunFolder, write_atomic
+
+    run = RunFolder.open(arguments.resume)
+    if "--total-frames" in given.values:
+        run.config = replace(run.config, total_frames=arguments.total_frames)
+    build.check(run.config)
+    if "--total-frames" in given.values:
+        write_atomic(run.path / "config.json", run.config.to_json())
+    return run
+
+
+def _train(run: RunFolder, arguments: TrainArguments) -> int:
+    from fastdqn import trainer
+
+    config, resume = run.config, arguments.resume is not None
+    title = f"{config.game} {config.preset}, seed {config.seed}"
+    with (
+        open_progress(arguments.progress, title, run.metrics if resume else None) as view,
+        StopRequest(view.say) as stop,
+    ):
+        summary = trainer.train(
+            run,
+            resume=resume,
+            weights=arguments.weights,
+            report=view.report,
+            say=view.say,
+            stop_requested=stop.requested,
+        )
+    print(json.dumps(summary.row()), flush=True)
+    lines = _closing_lines(summary, config)
+    if arguments.progress == "json":
+        lines = [json.dumps({"message": line}) for line in lines]
+    if arguments.progress != "none" or summary.interrupted:
+        print("\n".join(lines), file=sys.stderr, flush=True)
+    return stop.exit_code if summary.interrupted else 0
+
+
+def _closing_lines(summary: Summary, config: Config) -> list[str]:
+    from fastdqn.dashboard import duration
+
+    mean = summary.mean_return_20
+    scores = f"; mean return of the last 20: {mean:.1f}" if mean is not None else ""
+    lines = [
+        f"{config.game}: {summary.frames:,} frames in {duration(summary.seconds)} "
+        f"({summary.frames_per_second:,.0f} frames/s), {summary.updates:,} updates",
+        f"{summary.episodes:,} games{scores}",
+    ]
+    if summary.interrupted:
+        return [*lines, "stopped and saved; to go on, type:", f"  fastdqn train --resume {summary.run}"]
+    return [*lines, "to see how well it plays, type:", f"  fastdqn evaluate {summary.run}"]

@@ -1,0 +1,462 @@
+"""Views of a run's snapshot: a dashboard for a terminal (rich), one plain line, an SVG picture.
+
+Everything but `Dashboard` is a pure function of a snapshot and a history. Lines are laid out by hand, without
+rich's tables: the thread that draws is the one that trains.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from fastdqn.metrics import PHASES, Snapshot
+
+_LABEL, _VALUE, _HEAD = "dim", "bold", "cyan"
+_DONE, _LEFT = "cyan", "bright_black"
+_MEAN, _GAME = "bright_cyan", "bright_black"
+
+_MAX_POINTS = 400
+_PLOT_ROWS = 9
+_LOG_LINES = 3
+_AXIS = 8  # columns of the plot's labels
+_ROOMY = 27  # rows at which all messages and a full plot have room
+
+
+class Curve:
+    """(frames, value) points, thinned out evenly as they become many: that bounds the cost of drawing."""
+
+    def __init__(self) -> None:
+        self._points: list[tuple[int, float]] = []
+        self._stride = 1
+        self._count = 0
+        self._last: tuple[int, float] | None = None
+
+    @property
+    def points(self) -> list[tuple[int, float]]:
+        """What is kept, and always the newest."""
+        fresh = [] if self._last is None or self._last in self._points[-1:] else [self._last]
+        return self._points + fresh
+
+    def add(self, frames: int, value: float) -> None:
+        """Append a point. The frames may jump back: a resumed run repeats what its checkpoint lacks."""
+        while self._points and self._points[-1][0] > frames:
+            self._points.pop()
+        self._last = (frames, value)
+        if self._count % self._stride == 0:
+            self._points.append(self._last)
+        self._count += 1
+        if len(self._points) > _MAX_POINTS:
+            self._points = self._points[::2]
+            self._stride *= 2
+
+
+@dataclass
+class History:
+    """What a dashboard remembers of a run.
+
+    Attributes:
+        title: What is being run.
+        games: Unclipped return of each game, at the frame when it was reported.
+        means: Mean return of the last 20 games.
+        lines: The last messages.
+    """
+
+    title: str
+    games: Curve = field(default_factory=Curve)
+    means: Curve = field(default_factory=Curve)
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LOG_LINES))
+    _episodes: int = 0
+    _updates: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=40))
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Remember a snapshot."""
+        # `returns` may hold games that were seen before: those since the last row of the log.
+        fresh = max(0, min(snapshot.episodes - self._episodes, len(snapshot.returns)))
+        for value in snapshot.returns[len(snapshot.returns) - fresh :]:
+            self.games.add(snapshot.frames, value)
+        if snapshot.return_mean is not None and snapshot.episodes != self._episodes:
+            self.means.add(snapshot.frames, snapshot.return_mean)
+        self._episodes = snapshot.episodes
+        self._updates.append((snapshot.seconds, snapshot.updates))
+
+    @property
+    def updates_per_second(self) -> float:
+        """Updates per second over the last snapshots (10 s at four a second)."""
+        if len(self._updates) < 2:
+            return 0.0
+        (start, first), (end, last) = self._updates[0], self._updates[-1]
+        return max(0.0, (last - first) / (end - start)) if end > start else 0.0
+
+
+def render(
+    snapshot: Snapshot | None, history: History, width: int, height: int | None = None
+) -> RenderableType:
+    """Return the dashboard.
+
+    Args:
+        snapshot: The state now, none before the first.
+        history: What came before it.
+        width: Columns to use.
+        height: Rows to use; as many as are needed if none. First the plot shrinks, then the end is cut.
+    """
+    lines = list(history.lines)[-1:] if height is not None and height < _ROOMY else history.lines
+    log = [_fit(Text(f" · {line}", style=_LABEL), width) for line in lines]
+    if snapshot is None:
+        return Group(_heading(history.title, "starting", width), *log)
+    top = _progress(snapshot, history.title, width)
+    figures = _figures(snapshot, history, width)
+    around = len(top) + len(figures) + len(log) + 3 + 2  # 3 empty lines, 2 beside the plot
+    rows = _PLOT_ROWS if height is None else min(_PLOT_ROWS, height - around)
+    plot = _returns(snapshot, history, width, rows - 1 + rows % 2) if rows >= 3 else []
+    blocks = [block for block in (top, plot, figures, log) if block]
+    stacked = [line for block in blocks for line in [*block, Text()]][:-1]
+    return Group(*stacked[:height])
+
+
+def plain_line(snapshot: Snapshot) -> str:
+    """Return the snapshot as one line for a log."""
+    parts = [
+        duration(snapshot.seconds),
+        f"{snapshot.frames:,} of {snapshot.total_frames:,} frames ({_percent(_done(snapshot))})",
+        f"{snapshot.fps_recent:,.0f} frames/s",
+        f"{duration(snapshot.eta_seconds)} left",
+        f"games {snapshot.episodes:,}",
+        f"mean {_score(snapshot.return_mean)}",
+        f"best {_score(snapshot.return_best)}",
+        f"loss {number(snapshot.loss)}",
+        f"Q {number(snapshot.q_mean)}",
+        f"epsilon {snapshot.epsilon:.3f}",
+    ]
+    return "  ".join(parts) + (f"  ({snapshot.note})" if snapshot.note else "")
+
+
+def to_svg(snapshot: Snapshot, history: History, path: Path, width: int = 100) -> None:
+    """Write a picture of the dashboard."""
+    console = Console(
+        file=io.StringIO(),
+        record=True,
+        width=width,
+        force_terminal=True,
+        color_system="truecolor",
+        no_color=False,
+    )
+    console.print(render(snapshot, history, width))
+    console.save_svg(str(path), title=f"fastdqn train {history.title.split(' ')[0]}")
+
+
+def snapshot_from_row(row: Mapping[str, Any]) -> Snapshot:
+    """Return the snapshot that a row of metrics.jsonl was made from."""
+    values = {**row, **row["timing"]}
+    return Snapshot(**{one.name: values[one.name] for one in fields(Snapshot) if one.name in values})
+
+
+def remember(history: History, metrics: Path) -> Snapshot | None:
+    """Add what a run has logged to a history; return the last snapshot, none if there is nothing to read."""
+    last = None
+    for line in metrics.read_text().splitlines() if metrics.exists() else []:
+        try:
+            last = snapshot_from_row(json.loads(line))
+        except (ValueError, KeyError, TypeError):  # a line cut short by a kill
+            continue
+        history.add(last)
+    return last
+
+
+class Dashboard:
+    """The dashboard on a terminal, drawn when a report comes and never in between: there is no thread.
+
+    Args:
+        history: Title and past of the run.
+        stream: The terminal.
+    """
+
+    def __init__(self, history: History, stream: TextIO) -> None:
+        self._history = history
+        self._snapshot: Snapshot | None = None
+        self._console = _Console(file=stream)
+        self._live: Live | None = Live(
+            console=self._console,
+            auto_refresh=False,
+            # A stray print() would tear the picture; a stdout that goes elsewhere would not.
+            redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=True,
+            vertical_overflow="crop",
+        )
+
+    def __enter__(self) -> Dashboard:
+        self._draw()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the last picture standing."""
+        if self._live:
+            try:
+                self._live.stop()
+            except OSError:
+                self._live = None
+
+    def report(self, snapshot: Snapshot) -> None:
+        """Draw the state of the run."""
+        self._snapshot = snapshot
+        self._history.add(snapshot)
+        self._draw()
+
+    def say(self, line: str) -> None:
+        """Show a message among the last ones."""
+        self._history.lines.append(line)
+        self._draw()
+
+    def _draw(self) -> None:
+        if self._live is None:
+            return
+        size = self._console.size
+        picture = render(self._snapshot, self._history, size.width, size.height - 1)
+        try:
+            self._live.start()
+            self._live.update(picture, refresh=True)
+        except OSError:  # the terminal is gone; the run goes on, its folder has everything
+            self._live = None
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # rich would end the process
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time as 0:42, 12:05 or 3:04:05; `?` where it is not known."""
+    if seconds is None or not math.isfinite(seconds):
+        return "?"
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def number(value: float | None) -> str:
+    """Return a figure with about four digits; `-` where there is none."""
+    if value is None:
+        return "-"
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    if 1e-3 <= abs(value) < 1e5:
+        digits = max(0, 3 - math.floor(math.log10(abs(value))))
+        text = f"{value:,.{min(digits, 4)}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    mantissa, _, exponent = f"{value:.2e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def _heading(title: str, right: str, width: int) -> Text:
+    name, _, rest = title.partition(" ")
+    left = Text.assemble(" ", (name, "bold cyan"), (f" {rest}" if rest else "", _LABEL))
+    return _ends(left, Text.assemble((right, _LABEL), " "), width)
+
+
+def _progress(snapshot: Snapshot, title: str, width: int) -> list[Text]:
+    """Heading, bar, frames and speed."""
+    done = _done(snapshot)
+    percent = f" {_percent(done)} "
+    cells = max(1, width - 1 - len(percent))
+    full = min(cells, int(done * cells))
+    bar = Text.assemble(" ", ("━" * full, _DONE), ("─" * (cells - full), _LEFT), (percent, _VALUE))
+    left = Text.assemble(
+        *(" ", (f"{snapshot.frames:,}", _VALUE), (f" of {snapshot.total_frames:,} frames", _LABEL)),
+        *("   ", (f"{snapshot.fps_recent:,.0f}", _VALUE), (" frames/s", _LABEL)),
+        (f", {snapshot.fps_run:,.0f} over the run", _LABEL) if width >= 76 else "",
+    )
+    right = Text.assemble((duration(snapshot.eta_seconds), _VALUE), (" left ", _LABEL))
+    heading = _heading(title, f"{snapshot.note}   {duration(snapshot.seconds)}".strip(), width)
+    return [heading, _fit(bar, width), _ends(left, right, width)]
+
+
+def _returns(snapshot: Snapshot, history: History, width: int, rows: int) -> list[Text]:
+    """The returns: figures, and a chart of every game (dots) and the mean (line) over the frames."""
+    head = Text.assemble(
+        *(" ", ("return", _HEAD)),
+        *("   ", (_score(snapshot.return_mean), "bold bright_cyan"), (" mean of 20", _LABEL)),
+        *("   ", (_score(snapshot.return_best), _VALUE), (" best", _LABEL)),
+        *("   ", (f"{snapshot.episodes:,}", _VALUE), (" games", _LABEL)),
+    )
+    cells = width - _AXIS - 2
+    if cells < 10:
+        return [_fit(head, width)]
+    games, means = history.games.points, history.means.points
+    if not games and not means:
+        empty = Text(" " * _AXIS + "  the first game has not ended yet", style=_LABEL)
+        return [_fit(head, width), _fit(empty, width)]
+    low, high = _scale([value for _, value in [*games, *means]])
+    chart = _chart(games, means, snapshot.frames, (low, high), cells, rows)
+    labels = {0: high, rows // 2: (low + high) / 2, rows - 1: low}
+    lines = []
+    for row, line in enumerate(chart):
+        label = f"{labels[row]:,.4g}" if row in labels else ""
+        lines.append(Text.assemble((f"{label:>{_AXIS - 1}} ", _LABEL), ("┤" if label else "│", _LEFT), line))
+    right = Text(f"{snapshot.frames:,} frames ", style=_LABEL)
+    return [_fit(head, width), *lines, _ends(Text(f"{'0':>{_AXIS + 2}}", style=_LABEL), right, width)]
+
+
+def _chart(
+    games: Sequence[tuple[int, float]],
+    means: Sequence[tuple[int, float]],
+    frames: int,
+    bounds: tuple[float, float],
+    cells: int,
+    rows: int,
+) -> list[Text]:
+    """Draw in braille: a cell is 2 dots wide and 4 high. Where the line passes, no games are drawn."""
+    across, down = 2 * cells, 4 * rows
+    low, high = bounds
+    wide, tall = (across - 1) / max(frames, 1), (down - 1) / (high - low)
+
+    def place(frame: int, value: float) -> tuple[int, int]:
+        return min(across - 1, int(frame * wide)), round((high - value) * tall)
+
+    dots, line = _Dots(cells, rows), _Dots(cells, rows)
+    for frame, value in games:
+        dots.set(*place(frame, value))
+    before: tuple[int, int] | None = None
+    for frame, value in means:
+        here = place(frame, value)
+        for x, y in _steps(before or here, here):
+            line.set(x, y)
+        before = here
+    return [_coloured(dots.cells[row], line.cells[row]) for row in range(rows)]
+
+
+class _Dots:
+    """Braille cells, as bit patterns."""
+
+    BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+
+    def __init__(self, columns: int, rows: int) -> None:
+        self.cells = [[0] * columns for _ in range(rows)]
+
+    def set(self, x: int, y: int) -> None:
+        self.cells[y >> 2][x >> 1] |= self.BITS[y & 3][x & 1]
+
+
+def _steps(start: tuple[int, int], end: tuple[int, int]) -> Iterable[tuple[int, int]]:
+    """Return the dots of a straight line."""
+    (x, y), (to_x, to_y) = start, end
+    count = max(abs(to_x - x), abs(to_y - y), 1)
+    return ((x + round(i * (to_x - x) / count), y + round(i * (to_y - y) / count)) for i in range(count + 1))
+
+
+def _coloured(dots: Sequence[int], line: Sequence[int]) -> Text:
+    """Join one row of dots and of the line, in as few spans as there are changes of colour."""
+    text = Text(no_wrap=True)
+    run, style = "", _GAME
+    for dot, piece in zip(dots, line, strict=True):
+        wanted = _MEAN if piece else _GAME
+        if wanted != style:
+            text.append(run, style)
+            run, style = "", wanted
+        run += chr(0x2800 | (piece or dot))
+    return text.append(run, style)
+
+
+def _figures(snapshot: Snapshot, history: History, width: int) -> list[Text]:
+    """Three columns: learning, replay and exploration, time per phase."""
+    learning = [
+        ("loss", number(snapshot.loss)),
+        ("mean Q", number(snapshot.q_mean)),
+        ("grad norm", number(snapshot.grad_norm)),
+        ("step size", number(snapshot.learning_rate)),
+        ("updates", f"{snapshot.updates:,}"),
+        ("per second", number(history.updates_per_second)),
+    ]
+    memory = [
+        ("filled", _percent(snapshot.replay_fill)),
+        ("memory", _bytes(snapshot.replay_bytes)),
+        ("transitions", f"{snapshot.replay_transitions:,}"),
+        ("epsilon", f"{snapshot.epsilon:.3f}"),
+        ("steps", f"{snapshot.steps:,}"),
+    ]
+    column = 23 if width < 100 else 30
+    columns = [_pairs("learning", learning, column), _pairs("replay", memory, column)]
+    space = width - 2 * column - 1
+    if width < 2 * column:
+        return columns[0]
+    if space >= 20:
+        columns.append(_shares(snapshot.phase_share, space))
+    rows = max(len(lines) for lines in columns)
+    padded = [[*lines, *[Text(" " * lines[0].cell_len)] * (rows - len(lines))] for lines in columns]
+    return [Text.assemble(*parts) for parts in zip(*padded, strict=True)]
+
+
+def _pairs(head: str, pairs: Sequence[tuple[str, str]], width: int) -> list[Text]:
+    """Lines of a label and its value, each `width` wide."""
+    lines = [_fit(Text.assemble(" ", (head, _HEAD)), width)]
+    for name, value in pairs:
+        lines.append(_fit(Text.assemble((f" {name:<12}", _LABEL), (value, _VALUE)), width))
+    return lines
+
+
+def _shares(shares: Mapping[str, float], width: int) -> list[Text]:
+    """Bars of the time that each phase takes."""
+    lines = [_fit(Text.assemble(("time", _HEAD)), width)]
+    named = {name: shares.get(name, 0.0) for name in PHASES}
+    rest = max(0.0, 1.0 - sum(named.values())) if shares else 0.0
+    cells = width - 8 - 6
+    for name, share in {**named, "other": rest}.items():
+        # Full cells and one of an eighth's precision.
+        eighths = round(min(max(share, 0.0), 1.0) * cells * 8)
+        bar = "█" * (eighths // 8) + (chr(0x2590 - eighths % 8) if eighths % 8 else "")
+        label = (f"{name:<8}", _LABEL)
+        lines.append(Text.assemble(label, (f"{bar:<{cells}}", _DONE), (f"{_percent(share):>5}", _VALUE), " "))
+    return lines
+
+
+def _scale(values: Sequence[float]) -> tuple[float, float]:
+    """Return round numbers that enclose the values."""
+    low, high = min(values), max(values)
+    span = max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-9) if high > low else max(abs(high) * 0.1, 1.0)
+    unit = 10.0 ** math.floor(math.log10(span))
+    step = next(unit * factor for factor in (0.1, 0.2, 0.5) if span <= 25 * unit * factor)
+    bottom, top = math.floor(low / step) * step, math.ceil(high / step) * step
+    return (bottom, top) if top > bottom else (bottom - step, top + step)
+
+
+def _ends(left: Text, right: Text, width: int) -> Text:
+    """Put one text at each end of a line; the right one goes where both do not fit."""
+    space = width - left.cell_len - right.cell_len
+    return _fit(left if space < 1 else Text.assemble(left, " " * space, right), width)
+
+
+def _fit(text: Text, width: int) -> Text:
+    text.truncate(width, overflow="ellipsis", pad=True)
+    return text
+
+
+def _done(snapshot: Snapshot) -> float:
+    return min(1.0, snapshot.frames / max(snapshot.total_frames, 1))
+
+
+def _percent(share: float) -> str:
+    # Rounded down: 100 % is the whole.
+    return f"{math.floor(share * 100)} %"
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f}".removesuffix(".0")
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} B"
