@@ -14,6 +14,7 @@ class Replay:
         stack: int,
         n_step: int,
         gamma: float,
+        alpha: float,
         autoreset: int,
         layout: int,
         guard_frames: int,

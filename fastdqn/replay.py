@@ -202,8 +202,6 @@ class ReplayBuffer:
         self.n_step = _integer("n_step", n_step, 1, 2**31 - 1)
         self.gamma = _number("gamma", gamma)
         self.alpha = _number("alpha", alpha)
-        if self.alpha != 0.0:
-            raise ValueError(f"alpha: only 0 (uniform sampling) is supported, not {alpha}")
         self.autoreset = autoreset
         self.layout = layout
         self.guard_frames = _integer("guard_frames", guard_frames, 0, 2**31 - 1)
@@ -216,6 +214,7 @@ class ReplayBuffer:
             stack=self.stack,
             n_step=self.n_step,
             gamma=self.gamma,
+            alpha=self.alpha,
             autoreset=_choice("autoreset", autoreset, _AUTORESET),
             layout=_choice("layout", layout, _LAYOUT),
             guard_frames=self.guard_frames,

@@ -317,8 +317,8 @@ class PyReplay {
 
 std::unique_ptr<PyReplay> make_replay(std::uint64_t capacity, std::uint64_t num_envs,
                                       const Shape& frame_shape, std::uint32_t stack, std::uint32_t n_step,
-                                      double gamma, int autoreset, int layout, std::uint64_t guard_frames,
-                                      std::uint64_t seed) {
+                                      double gamma, double alpha, int autoreset, int layout,
+                                      std::uint64_t guard_frames, std::uint64_t seed) {
   ReplayOptions options;
   options.capacity = capacity;
   options.num_envs = num_envs;
@@ -327,6 +327,7 @@ std::unique_ptr<PyReplay> make_replay(std::uint64_t capacity, std::uint64_t num_
   options.stack = stack;
   options.n_step = n_step;
   options.gamma = gamma;
+  options.alpha = alpha;
   options.autoreset = static_cast<Autoreset>(autoreset);
   options.layout = static_cast<Layout>(layout);
   options.guard_frames = guard_frames;
@@ -342,13 +343,13 @@ PYBIND11_MODULE(_core, module) {
   py::class_<PyReplay>(module, "Replay")
       .def(py::init([](std::uint64_t capacity, std::uint64_t num_envs,
                        const std::vector<py::ssize_t>& frame_shape, std::uint32_t stack, std::uint32_t n_step,
-                       double gamma, int autoreset, int layout, std::uint64_t guard_frames,
+                       double gamma, double alpha, int autoreset, int layout, std::uint64_t guard_frames,
                        std::uint64_t seed) {
-             return make_replay(capacity, num_envs, frame_shape, stack, n_step, gamma, autoreset, layout,
-                                guard_frames, seed);
+             return make_replay(capacity, num_envs, frame_shape, stack, n_step, gamma, alpha, autoreset,
+                                layout, guard_frames, seed);
            }),
            py::arg("capacity"), py::arg("num_envs"), py::arg("frame_shape"), py::arg("stack"),
-           py::arg("n_step"), py::arg("gamma"), py::arg("autoreset"), py::arg("layout"),
+           py::arg("n_step"), py::arg("gamma"), py::arg("alpha"), py::arg("autoreset"), py::arg("layout"),
            py::arg("guard_frames"), py::arg("seed"))
       .def("begin", &PyReplay::begin, py::arg("observation"), py::arg("env_id"))
       .def("add", &PyReplay::add, py::arg("action"), py::arg("observation"), py::arg("reward"),

@@ -28,4 +28,17 @@ void FrameRing::copy_stack(const StackRef& ref, std::uint32_t stack, std::uint8_
   copy_run(oldest, ref.depth + 1, out);
 }
 
+void FrameRing::prefetch(const StackRef& ref) const noexcept {
+#if defined(__GNUC__)
+  // One line of each page: the address translations are what a random row waits for; the copy itself streams.
+  constexpr std::size_t kPage = 4096;
+  const std::uint8_t* begin = frame(ref.oldest());
+  const std::uint8_t* end =
+      std::min<const std::uint8_t*>(begin + (ref.depth + 1) * frame_bytes_, memory_ + ring_ * frame_bytes_);
+  for (const std::uint8_t* line = begin; line < end; line += kPage) __builtin_prefetch(line);
+#else
+  (void)ref;
+#endif
+}
+
 }  // namespace fastdqn

@@ -34,15 +34,15 @@ void check_ring(const ReplayOptions& o) {
 // Memory is reserved lazily, so that the system would accept nearly any size now and kill the process later.
 void check_memory(const ReplayOptions& o) {
   const double slots = static_cast<double>(o.capacity / o.num_envs) * static_cast<double>(o.num_envs);
-  const double per_slot = static_cast<double>(o.frame_bytes + sizeof(Transition));
+  const double extra = sizeof(Transition) + (o.alpha > 0.0 ? SumTree::kBytesPerLeaf : 0.0);
+  const double per_slot = static_cast<double>(o.frame_bytes) + extra;
   const double available = static_cast<double>(available_memory_bytes());
-  if (slots * per_slot > available) {
-    throw OutOfMemory("capacity: " + std::to_string(o.capacity) + " frames of " +
-                      std::to_string(o.frame_bytes) + " + " + std::to_string(sizeof(Transition)) +
-                      " bytes need " + gigabytes(slots * per_slot) + ", but " + gigabytes(available) +
-                      " of memory are available: capacity can be at most " +
-                      std::to_string(static_cast<std::uint64_t>(available / per_slot)));
-  }
+  if (slots * per_slot <= available) return;
+  throw OutOfMemory("capacity: " + std::to_string(o.capacity) + " frames of " +
+                    std::to_string(o.frame_bytes) + " + " + std::to_string(std::lround(extra)) +
+                    " bytes need " + gigabytes(slots * per_slot) + ", but " + gigabytes(available) +
+                    " of memory are available: capacity can be at most " +
+                    std::to_string(static_cast<std::uint64_t>(available / per_slot)));
 }
 
 const ReplayOptions& checked(const ReplayOptions& o) {
@@ -53,6 +53,7 @@ const ReplayOptions& checked(const ReplayOptions& o) {
   if (o.stack == 0 || o.stack > 255) refuse("stack: must be between 1 and 255");
   if (o.n_step == 0) refuse("n_step: must be at least 1");
   if (o.guard_frames >= (1ULL << 31)) refuse("guard_frames: must be below 2^31");
+  if (!(o.alpha >= 0.0 && o.alpha <= 1.0)) refuse("alpha: must be between 0 and 1");
   if (!(o.gamma >= 0.0 && o.gamma <= 1.0)) refuse("gamma: must be between 0 and 1");
   if (o.layout == Layout::kWindow && o.n_step != 1) {
     refuse(
@@ -82,6 +83,7 @@ Replay::Replay(const ReplayOptions& options)
       frames_(ring_ * options.num_envs * options.frame_bytes),
       transitions_(ring_ * options.num_envs * sizeof(Transition)),
       seen_(options.num_envs, 0) {
+  if (options.alpha > 0.0) priorities_.emplace(options.num_envs, ring_, options.alpha);
   const LaneOptions lane_options{options.stack, options.n_step, options.guard_frames};
   Transition* transitions = reinterpret_cast<Transition*>(transitions_.data());
   lanes_.reserve(options.num_envs);
@@ -173,23 +175,24 @@ void Replay::check_add(const AddRows& rows) {
 }
 
 void Replay::check_add_row(const AddRows& rows, std::size_t row, const Lane& lane) const {
-  const std::string name = row_of_env(row, rows.env_id);
+  const auto name = [&] { return row_of_env(row, rows.env_id); };
   if (lane.phase() == Lane::Phase::kUnbegun) {
-    refuse("env_id: " + name + " has no episode yet: call begin() with its first observation");
+    refuse("env_id: " + name() + " has no episode yet: call begin() with its first observation");
   }
   if (is_reset_row(lane)) {
     if (!done(rows, row)) return;
-    refuse(std::string(rows.terminated[row] ? "terminated" : "truncated") + ": " + name +
+    refuse(std::string(rows.terminated[row] ? "terminated" : "truncated") + ": " + name() +
            " is the autoreset row after a done, which cannot be done itself");
   }
   if (lane.phase() == Lane::Phase::kDone) {
-    refuse("env_id: the episode of " + name + " is over: with autoreset 'disabled' begin() must come first");
+    refuse("env_id: the episode of " + name() +
+           " is over: with autoreset 'disabled' begin() must come first");
   }
   if (rows.action[row] != static_cast<std::int32_t>(rows.action[row])) {
-    refuse("action: " + std::to_string(rows.action[row]) + " of " + name + " does not fit 32 bits");
+    refuse("action: " + std::to_string(rows.action[row]) + " of " + name() + " does not fit 32 bits");
   }
   if (options_.autoreset == Autoreset::kSameStep && done(rows, row) && rows.final_observation == nullptr) {
-    refuse("final_observation: needed with autoreset 'same_step', because " + name + " is done");
+    refuse("final_observation: needed with autoreset 'same_step', because " + name() + " is done");
   }
 }
 
@@ -216,9 +219,11 @@ std::size_t Replay::store_row(const AddRows& rows, std::size_t row, std::vector<
   if (!begins) {
     begins = options_.autoreset == Autoreset::kSameStep && done(rows, row);
     const std::uint8_t* next = begins ? stack_at(rows.final_observation, row) : given;
+    const std::uint64_t first = lane.first(), closed = lane.closed();
     lane.step({static_cast<std::int32_t>(rows.action[row]), rows.reward[row], rows.terminated[row],
                rows.truncated[row]},
               next, intakes.final_observation, written);
+    follow(lane, first, closed);
     label(written, from, lane, row, begins);
     whole += intakes.final_observation.keep == Intake::Keep::kWhole;
   }
@@ -232,10 +237,17 @@ std::size_t Replay::store_row(const AddRows& rows, std::size_t row, std::vector<
 
 std::size_t Replay::begin_episode(Lane& lane, const std::uint8_t* given, const Intake& intake,
                                   std::vector<WrittenFrame>* written) {
+  const std::uint64_t first = lane.first(), closed = lane.closed();
   lane.begin(given, intake, written);
+  follow(lane, first, closed);
   ++episodes_;
   episode_frames_ += intake.frames(options_.stack);
   return intake.keep == Intake::Keep::kWhole;
+}
+
+void Replay::follow(const Lane& lane, std::uint64_t first, std::uint64_t closed) {
+  if (!priorities_) return;
+  priorities_->follow(lane, static_cast<std::uint64_t>(&lane - lanes_.data()), first, closed);
 }
 
 // Completes what a lane reported: its slots become global ones, and the row of the call is filled in.
@@ -262,80 +274,100 @@ std::uint64_t Replay::sampleable() const noexcept {
 void Replay::check_sample(double beta) const {
   if (!(beta >= 0.0 && beta <= 1.0)) refuse("beta: must be between 0 and 1");
   if (sampleable() == 0) {
-    throw std::runtime_error(
-        "nothing can be sampled yet: a transition is complete once " + std::to_string(options_.n_step) +
-        " step(s) of its episode, or the episode's end, have been added after begin(); so far " +
-        std::to_string(sampleable()) + " are");
+    throw std::runtime_error("nothing can be sampled: at least 1 transition is needed, complete once " +
+                             std::to_string(options_.n_step) +
+                             " step(s) of its episode, or the episode's end, have been added after begin()");
+  }
+  if (priorities_ && !priorities_->any()) {
+    throw std::runtime_error("nothing can be sampled: the priorities of all rows are zero");
   }
 }
 
-void Replay::draw(std::size_t batch_size) {
+void Replay::draw(std::size_t batch_size, double beta, float* weights) {
   places_.resize(batch_size);
-  sampler_.draw(lanes_, random_, draws_, places_);
+  if (priorities_) {
+    priorities_->draw(lanes_, random_, draws_, beta, places_, weights);
+  } else {
+    uniform_.draw(lanes_, random_, draws_, places_);
+    std::fill(weights, weights + batch_size, 1.0f);
+  }
   draws_ += batch_size;
 }
 
-StackRef Replay::last_stack(const Place& place, std::uint32_t length) const noexcept {
+Replay::Pick Replay::pick(const Place& place) const noexcept {
   const Lane& lane = lanes_[place.lane];
-  return lane.transitions()[place.sequence + length - 1].next_observation(lane.frames().written());
+  const TransitionRing& transitions = lane.transitions();
+  const std::uint64_t written = lane.frames().written();
+  const Transition& first = transitions[place.sequence];
+  const NStepResult result = n_step_.fold(transitions, place.sequence);
+  const Transition& last = transitions[place.sequence + result.length - 1];
+  return {&lane, first.observation(written), last.next_observation(written), result, first.action};
 }
 
-void Replay::copy_pixels(const Place& place, std::size_t index, const BatchView& batch) const noexcept {
-  const Lane& lane = lanes_[place.lane];
-  const FrameRing& frames = lane.frames();
+// Draws a batch, folds its windows into picks_, and writes the columns that a batch and a plan share.
+template <class View>
+void Replay::pick_batch(std::size_t batch_size, double beta, const View& view) {
+  check_sample(beta);
+  draw(batch_size, beta, view.weight);
+  for (const Place& place : places_) lanes_[place.lane].transitions().prefetch(place.sequence);
+  picks_.clear();
+  for (std::size_t i = 0; i < batch_size; ++i) {
+    picks_.push_back(pick(places_[i]));
+    view.action[i] = picks_[i].action;
+    view.reward[i] = picks_[i].result.reward;
+    view.discount[i] = picks_[i].result.discount;
+    view.row[i] = row_of(places_[i]);
+  }
+}
+
+void Replay::prefetch_pixels(std::size_t index) const noexcept {
+  const Pick& pick = picks_[index];
+  pick.lane->frames().prefetch(pick.obs);
+  pick.lane->frames().prefetch({pick.next.newest, 0});
+}
+
+void Replay::copy_pixels(std::size_t index, const BatchView& batch) const noexcept {
+  const Pick& pick = picks_[index];
+  const FrameRing& frames = pick.lane->frames();
   const std::uint32_t stack = options_.stack;
-  const StackRef obs = lane.transitions()[place.sequence].observation(frames.written());
   if (options_.layout == Layout::kWindow) {
     // One stack of stack + 1 frames: the observation's, then the one frame that the next observation adds.
-    const StackRef window{obs.newest + 1, obs.depth + 1};
+    const StackRef window{pick.next.newest, pick.obs.depth + 1};
     frames.copy_stack(window, stack + 1, batch.window + index * (stack + 1) * options_.frame_bytes);
     return;
   }
-  const std::uint32_t length = n_step_.fold(lane.transitions(), place.sequence).length;
   const std::size_t offset = index * stack * options_.frame_bytes;
-  frames.copy_stack(obs, stack, batch.obs + offset);
-  frames.copy_stack(last_stack(place, length), stack, batch.next_obs + offset);
+  frames.copy_stack(pick.obs, stack, batch.obs + offset);
+  frames.copy_stack(pick.next, stack, batch.next_obs + offset);
+}
+
+// Copies the pixels of picks_, fetching those of the next row ahead.
+void Replay::copy_batch(const BatchView& batch) const noexcept {
+  for (std::size_t i = 0; i < picks_.size(); ++i) {
+    if (i + 1 < picks_.size()) prefetch_pixels(i + 1);
+    copy_pixels(i, batch);
+  }
 }
 
 void Replay::sample(std::size_t batch_size, double beta, const BatchView& batch) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  check_sample(beta);
-  draw(batch_size);
-  for (std::size_t i = 0; i < batch_size; ++i) {
-    const Place& place = places_[i];
-    const TransitionRing& transitions = lanes_[place.lane].transitions();
-    const NStepResult result = n_step_.fold(transitions, place.sequence);
-    batch.action[i] = transitions[place.sequence].action;
-    batch.reward[i] = result.reward;
-    batch.discount[i] = result.discount;
-    batch.weight[i] = 1.0f;
-    batch.row[i] = row_of(place);
-    copy_pixels(place, i, batch);
-  }
+  pick_batch(batch_size, beta, batch);
+  copy_batch(batch);
 }
 
 void Replay::plan(std::size_t batch_size, double beta, const PlanView& plan) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  check_sample(beta);
-  draw(batch_size);
+  pick_batch(batch_size, beta, plan);
   const std::uint32_t stack = options_.stack;
   for (std::size_t i = 0; i < batch_size; ++i) {
-    const Place& place = places_[i];
-    const Lane& lane = lanes_[place.lane];
-    const NStepResult result = n_step_.fold(lane.transitions(), place.sequence);
-    const StackRef obs = lane.transitions()[place.sequence].observation(lane.frames().written());
-    const StackRef next = last_stack(place, result.length);
+    const FrameRing& frames = picks_[i].lane->frames();
+    const std::uint64_t base = places_[i].lane * ring_;
     for (std::uint32_t k = 0; k < stack; ++k) {
-      const std::uint64_t base = place.lane * ring_;
-      plan.obs_frames[i * stack + k] = static_cast<std::int64_t>(base + lane.frames().slot(obs.at(k, stack)));
-      plan.next_frames[i * stack + k] =
-          static_cast<std::int64_t>(base + lane.frames().slot(next.at(k, stack)));
+      const std::uint64_t obs = base + frames.slot(picks_[i].obs.at(k, stack));
+      const std::uint64_t next = base + frames.slot(picks_[i].next.at(k, stack));
+      plan.obs_frames[i * stack + k] = static_cast<std::int64_t>(obs);
+      plan.next_frames[i * stack + k] = static_cast<std::int64_t>(next);
     }
-    plan.action[i] = lane.transitions()[place.sequence].action;
-    plan.reward[i] = result.reward;
-    plan.discount[i] = result.discount;
-    plan.weight[i] = 1.0f;
-    plan.row[i] = row_of(place);
   }
 }
 
@@ -351,6 +383,7 @@ Place Replay::place_of(std::int64_t row) const {
 
 void Replay::gather(Span<const std::int64_t> rows, const BatchView& batch) const {
   const std::lock_guard<std::mutex> lock(mutex_);
+  picks_.clear();
   for (const std::int64_t row : rows) {
     const Place place = place_of(row);
     if (place.sequence < lanes_[place.lane].intact()) {
@@ -358,8 +391,9 @@ void Replay::gather(Span<const std::int64_t> rows, const BatchView& batch) const
           "a frame of row " + std::to_string(row) + " (environment " + std::to_string(place.lane) +
           ") was overwritten since it was planned: gather sooner, or raise guard_frames");
     }
+    picks_.push_back(pick(place));
   }
-  for (std::size_t i = 0; i < rows.size(); ++i) copy_pixels(place_of(rows[i]), i, batch);
+  copy_batch(batch);
 }
 
 std::size_t Replay::update_priorities(Span<const std::int64_t> rows, Span<const double> priorities) {
@@ -368,15 +402,20 @@ std::size_t Replay::update_priorities(Span<const std::int64_t> rows, Span<const 
     refuse("priority: " + std::to_string(priorities.size()) + " values for " + std::to_string(rows.size()) +
            " rows");
   }
-  std::size_t dropped = 0;
+  places_.clear();
+  kept_.clear();
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const Place place = place_of(rows[i]);
-    dropped += !lanes_[place.lane].is_sampleable(place.sequence);
-    if (!std::isfinite(priorities[i]) || priorities[i] < 0.0) {
-      refuse("priority: entry " + std::to_string(i) + " is not a finite number of at least 0");
+    if (!(priorities[i] >= 0.0 && priorities[i] <= PrioritySampler::kLargest)) {
+      refuse("priority: entry " + std::to_string(i) + " is " + std::to_string(priorities[i]) +
+             ", not a number from 0 to 1e100");
     }
+    if (!lanes_[place.lane].is_sampleable(place.sequence)) continue;
+    places_.push_back(place);
+    kept_.push_back(priorities[i]);
   }
-  return dropped;
+  if (priorities_) priorities_->update(places_, kept_);
+  return rows.size() - places_.size();
 }
 
 // ---- telling ----
@@ -399,8 +438,10 @@ ReplayStats Replay::stats() const {
   stats.episode_frames = episode_frames_;
   stats.episodes = episodes_;
   stats.whole_stacks = whole_stacks_;
-  stats.allocated_bytes = frames_.size() + transitions_.size() + lanes_.capacity() * sizeof(Lane) +
-                          seen_.capacity() * sizeof(seen_[0]) + sizeof(Replay);
+  const std::uint64_t tree_bytes = priorities_ ? priorities_->tree().allocated_bytes() : 0;
+  stats.allocated_bytes = frames_.size() + transitions_.size() + tree_bytes +
+                          lanes_.capacity() * sizeof(Lane) + seen_.capacity() * sizeof(seen_[0]) +
+                          sizeof(Replay);
   return stats;
 }
 
@@ -410,6 +451,7 @@ std::string Replay::invariant_violation() const {
     const std::string reason = lanes_[env].invariant_violation();
     if (!reason.empty()) return "environment " + std::to_string(env) + ": " + reason;
   }
+  if (priorities_) return priorities_->invariant_violation(lanes_);
   return "";
 }
 

@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include "check.hpp"
 #include "fastdqn/replay.hpp"
 #include "replay_fixture.hpp"
@@ -181,6 +183,42 @@ TEST(priorities_of_lost_rows_are_dropped_and_counted) {
                "row: ", replay.update_priorities(std::vector<std::int64_t>{9}, std::vector<double>{1.0}));
   CHECK_THROWS(std::invalid_argument, "priority: ",
                replay.update_priorities(std::vector<std::int64_t>{8}, std::vector<double>{-1.0}));
+}
+
+TEST(prioritised_sampling_follows_updates) {
+  ReplayOptions o = options(12);
+  o.alpha = 1.0;
+  Replay replay(o);
+  begin(replay, Rows().row(0, 0, {1, 1}));
+  for (std::uint8_t k = 1; k < 30; ++k) {
+    add(replay, Rows().row(0, k, {k, static_cast<std::uint8_t>(k + 1)}));
+    const Batch batch = sample(replay, 16);
+    std::vector<double> priorities;
+    for (const std::int64_t row : batch.row) priorities.push_back(static_cast<double>(row % 3));
+    CHECK_EQ(replay.update_priorities(batch.row, priorities), 0u);
+    CHECK_EQ(replay.invariant_violation(), "");
+  }
+  std::vector<std::int64_t> rows;
+  for (std::int64_t row = 0; row < 29; ++row) rows.push_back(row);
+  CHECK_EQ(replay.update_priorities(rows, std::vector<double>(29, 0.0)), 29 - replay.size());
+  CHECK_THROWS(std::runtime_error, "zero", sample(replay, 1));
+  CHECK_EQ(replay.update_priorities({&rows[25], 1}, std::vector<double>{0.5}), 0u);
+  for (const std::int64_t row : sample(replay, 50).row) CHECK_EQ(row, 25);
+}
+
+TEST(a_bad_priority_changes_nothing) {
+  ReplayOptions o = options(12);
+  o.alpha = 0.5;
+  Replay replay(o);
+  begin(replay, Rows().row(0, 0, {1, 1}));
+  for (std::uint8_t k = 1; k < 5; ++k) add(replay, Rows().row(0, k, {k, static_cast<std::uint8_t>(k + 1)}));
+  const std::vector<std::int64_t> rows{1, 2};
+  for (const double bad : {-1.0, static_cast<double>(NAN), static_cast<double>(INFINITY), 1e101}) {
+    CHECK_THROWS(std::invalid_argument, "priority: entry 1",
+                 replay.update_priorities(rows, std::vector<double>{0.0, bad}));
+  }
+  for (const float weight : sample(replay).weight) CHECK_EQ(weight, 1.0f);  // row 1 did not become zero
+  CHECK(find(sample(replay), 1) < 64);
 }
 
 TEST(a_wrong_call_changes_nothing) {

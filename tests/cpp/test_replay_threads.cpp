@@ -18,6 +18,7 @@ ReplayOptions thread_options() {
   ReplayOptions o = fixture::options(200 * kEnvs, kEnvs);
   o.frame_bytes = kFrame;
   o.guard_frames = 8;
+  o.alpha = 0.5;
   return o;
 }
 

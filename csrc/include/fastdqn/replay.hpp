@@ -32,6 +32,7 @@
 
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -65,6 +66,7 @@ struct ReplayOptions {
   std::uint32_t stack = 4;   // frames an observation, 1 to 255
   std::uint32_t n_step = 1;  // steps a return, at least 1
   double gamma = 0.99;       // discount a step, 0 to 1
+  double alpha = 0.0;        // exponent of the priorities, 0 to 1; 0 is uniform sampling
   Autoreset autoreset = Autoreset::kNextStep;
   Layout layout = Layout::kSeparate;
   std::uint64_t guard_frames =
@@ -102,7 +104,7 @@ struct BatchView {
   std::int64_t* action = nullptr;
   float* reward = nullptr;
   float* discount = nullptr;
-  float* weight = nullptr;  // importance weights; 1 under uniform sampling
+  float* weight = nullptr;  // importance weights, the batch's largest 1; all 1 under uniform sampling
   std::int64_t* row = nullptr;
 };
 
@@ -177,6 +179,14 @@ class Replay {
     Intake observation;
     Intake final_observation;
   };
+  // A transition with its n-step window folded.
+  struct Pick {
+    const Lane* lane;
+    StackRef obs;
+    StackRef next;
+    NStepResult result;
+    std::int32_t action;
+  };
 
   Lane& lane_of(const std::int64_t* env_id, std::size_t row) noexcept {
     return lanes_[env_id == nullptr ? row : static_cast<std::size_t>(env_id[row])];
@@ -196,6 +206,7 @@ class Replay {
   std::size_t store_row(const AddRows& rows, std::size_t row, std::vector<WrittenFrame>* written);
   std::size_t begin_episode(Lane& lane, const std::uint8_t* given, const Intake& intake,
                             std::vector<WrittenFrame>* written);
+  void follow(const Lane& lane, std::uint64_t first, std::uint64_t closed);
   void label(std::vector<WrittenFrame>* written, std::size_t from, const Lane& lane, std::size_t row,
              bool final_observation) const noexcept;
 
@@ -204,9 +215,13 @@ class Replay {
   }
   Place place_of(std::int64_t row) const;
   std::uint64_t sampleable() const noexcept;
-  void draw(std::size_t batch_size);
-  StackRef last_stack(const Place& place, std::uint32_t length) const noexcept;
-  void copy_pixels(const Place& place, std::size_t index, const BatchView& batch) const noexcept;
+  void draw(std::size_t batch_size, double beta, float* weights);
+  Pick pick(const Place& place) const noexcept;
+  template <class View>
+  void pick_batch(std::size_t batch_size, double beta, const View& view);
+  void prefetch_pixels(std::size_t index) const noexcept;
+  void copy_pixels(std::size_t index, const BatchView& batch) const noexcept;
+  void copy_batch(const BatchView& batch) const noexcept;
 
   const ReplayOptions options_;
   const std::uint64_t ring_;
@@ -215,14 +230,17 @@ class Replay {
   Pages frames_;
   Pages transitions_;
   std::vector<Lane> lanes_;
-  UniformSampler sampler_;
+  UniformSampler uniform_;
+  std::optional<PrioritySampler> priorities_;  // where alpha > 0
 
   mutable std::mutex mutex_;
   std::uint64_t draws_ = 0;  // random numbers used: the whole state of the random stream
   std::uint64_t episodes_ = 0;
   std::uint64_t episode_frames_ = 0;
   std::uint64_t whole_stacks_ = 0;
-  std::vector<Place> places_;        // scratch of sample() and plan()
+  std::vector<Place> places_;        // scratch of sample(), plan() and update_priorities()
+  mutable std::vector<Pick> picks_;  // scratch of sample(), plan() and gather()
+  std::vector<double> kept_;         // scratch of update_priorities()
   std::vector<Intakes> intakes_;     // scratch of begin() and add(): one a row
   std::vector<std::uint64_t> seen_;  // per environment, the last call that named it
   std::uint64_t calls_ = 0;

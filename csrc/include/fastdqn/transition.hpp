@@ -52,6 +52,15 @@ class TransitionRing {
   Transition& operator[](std::uint64_t sequence) noexcept { return memory_[sequence % ring_]; }
   const Transition& operator[](std::uint64_t sequence) const noexcept { return memory_[sequence % ring_]; }
 
+  // Asks the processor to fetch a transition that will be read soon. Changes nothing but speed.
+  void prefetch(std::uint64_t sequence) const noexcept {
+#if defined(__GNUC__)
+    __builtin_prefetch(memory_ + sequence % ring_);
+#else
+    (void)sequence;
+#endif
+  }
+
  private:
   Transition* memory_;
   std::uint64_t ring_;
