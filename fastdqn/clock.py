@@ -36,6 +36,11 @@ class Clock:
         """Emulator frames played: steps times `frame_skip`."""
         return self.steps * self.frame_skip
 
+    @property
+    def warmup_frames(self) -> int:
+        """Emulator frames in a warm-up."""
+        return self.warmup_steps * self.frame_skip
+
     def add_steps(self, steps: int) -> None:
         """Count `steps` more steps."""
         self.steps += steps

@@ -90,8 +90,9 @@ class LearnerConfig:
     """Step size at the start of learning."""
     learning_rate_final: float | None = None
     """Step size at the end of the run, reached linearly; none keeps it constant."""
-    epsilon: float = 0.01
-    """The optimizer's epsilon (not the exploration's)."""
+    epsilon: float = 0.01 / 32**2
+    """The optimizer's epsilon (not the exploration's). The paper's 0.01 is for a loss summed over 32; ours is
+    a mean."""
     beta1: float = 0.9
     """Adam: decay of the gradient's mean."""
     beta2: float = 0.999
@@ -106,14 +107,14 @@ class LearnerConfig:
 
 @dataclass(frozen=True)
 class ExplorationConfig:
-    """Epsilon-greedy: epsilon falls linearly from max to min."""
+    """Epsilon-greedy: max during warm-up, then falling linearly to min."""
 
     max: float = 1.0
     """Probability of a random action at the start."""
     min: float = 0.1
-    """Probability of a random action from `decay_frames` on."""
+    """Probability of a random action at the end."""
     decay_frames: int = 4_000_000
-    """Frames over which epsilon falls."""
+    """Frames after warm-up over which epsilon falls."""
 
 
 @dataclass(frozen=True)

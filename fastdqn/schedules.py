@@ -23,6 +23,6 @@ def linear(frame: int, start: float, end: float, first_frame: int, last_frame: i
     return start + (end - start) * (frame - first_frame) / (last_frame - first_frame)
 
 
-def epsilon(frame: int, maximum: float, minimum: float, decay_frames: int) -> float:
-    """Exploration after `frame` frames (Mnih et al. 2015: 1 to 0.1 over the first million steps)."""
-    return linear(frame, maximum, minimum, 0, decay_frames)
+def epsilon(frame: int, maximum: float, minimum: float, warmup_frames: int, decay_frames: int) -> float:
+    """Exploration after `frame` frames (Mnih et al. 2015): it falls from the end of warm-up on."""
+    return linear(frame, maximum, minimum, warmup_frames, warmup_frames + decay_frames)

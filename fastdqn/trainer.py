@@ -141,7 +141,11 @@ class _Training:
     def epsilon(self) -> float:
         exploration = self.config.exploration
         return schedules.epsilon(
-            self.clock.frames, exploration.max, exploration.min, exploration.decay_frames
+            self.clock.frames,
+            exploration.max,
+            exploration.min,
+            self.clock.warmup_frames,
+            exploration.decay_frames,
         )
 
     @property

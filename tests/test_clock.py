@@ -50,8 +50,9 @@ def test_linear_goes_from_end_to_end_and_stays():
     assert values == [1.0, 1.0, pytest.approx(0.55), 0.1, 0.1]
 
 
-def test_epsilon_is_a_schedule_and_no_constant():
-    values = [epsilon(frame, 1.0, 0.01, 200_000) for frame in range(0, 200_001, 10_000)]
-    assert values[0] == 1.0
-    assert values[-1] == 0.01
-    assert all(late < early for early, late in itertools.pairwise(values))
+def test_epsilon_waits_for_warmup_and_then_falls():
+    """Fails when a schedule silently becomes a constant."""
+    values = [epsilon(frame, 1.0, 0.01, 20_000, 200_000) for frame in range(0, 230_001, 10_000)]
+    assert values[:3] == [1.0, 1.0, 1.0]
+    assert values[22:] == [0.01, 0.01]
+    assert all(late < early for early, late in itertools.pairwise(values[2:23]))
