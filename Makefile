@@ -7,9 +7,10 @@ ARGS ?=
 
 BIN := .venv/bin
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.txt
-PYTHON_FILES := fastdqn benchmarks tests docs
+PYTHON_FILES := fastdqn benchmarks tests
+MODULES := $(sort $(shell find fastdqn -name '*.py'))
 
-.PHONY: setup train test lint format bench test-cpp help
+.PHONY: setup train test lint format bench test-cpp help FORCE
 
 help:
 	@echo "make train [GAME=Breakout-v5] [ARGS='--preset nature --seed 2']   set up and train"
@@ -18,8 +19,13 @@ help:
 
 setup: .venv/.installed
 
-# Built again whenever the C++ sources or the requirements change.
-.venv/.installed: $(SOURCES)
+# An editable install knows the modules that were there when it was made: written only when the list changes.
+.venv/.modules: FORCE
+	@mkdir -p .venv
+	@echo '$(MODULES)' | cmp -s - $@ || echo '$(MODULES)' > $@
+
+# Built again whenever the C++ sources, the requirements or the list of modules change.
+.venv/.installed: $(SOURCES) .venv/.modules
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Setting up .venv: PyTorch and EnvPool are downloaded once, then the C++ extension is built."
