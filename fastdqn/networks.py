@@ -128,11 +128,12 @@ class QNetwork(nn.Module):
                 weight.uniform_(-bound, bound, generator=generator)
                 bias.uniform_(-bound, bound, generator=generator)
 
-    def forward(self, obs: Tensor) -> Tensor:
+    def forward(self, obs: Tensor, *, prepared: bool = False) -> Tensor:
         """Return the value of each action.
 
         Args:
             obs: uint8 [B, stack, 84, 84], grey levels 0 to 255; they are scaled to [0, 1] inside.
+            prepared: Whether `obs` is the result of `prepare` instead, which several networks can share.
 
         Returns:
             float32 [B, num_actions], discounted return in units of the (clipped) reward.
@@ -141,16 +142,30 @@ class QNetwork(nn.Module):
             TypeError: The dtype is not uint8.
             ValueError: The shape is another.
         """
-        self._check(obs)
-        weight = self.conv1.weight
+        pixels = obs if prepared else self.prepare(obs)
         # Scaling the weight is less work than scaling the pixels, and 0 to 255 is exact in every float type.
-        pixels = obs.to(weight.dtype, memory_format=torch.channels_last)
-        features = _convolve(pixels, weight * (1 / 255), self.conv1.bias, 4)
+        features = _convolve(pixels, self.conv1.weight * (1 / 255), self.conv1.bias, 4)
         features = _convolve(features, self.conv2.weight, self.conv2.bias, 2)
         features = _convolve(features, self.conv3.weight, self.conv3.bias, 1)
         # Channels-last memory makes this order a view; flattening channels first would copy.
         hidden = functional.relu(_linear(features.permute(0, 2, 3, 1).flatten(1), self.hidden))
         return self._head(hidden)
+
+    def prepare(self, obs: Tensor) -> Tensor:
+        """Return the grey levels as the first convolution reads them.
+
+        Args:
+            obs: uint8 [B, stack, 84, 84].
+
+        Returns:
+            float32 [B, stack, 84, 84], 0 to 255, channels last in memory.
+
+        Raises:
+            TypeError: The dtype is not uint8.
+            ValueError: The shape is another.
+        """
+        self._check(obs)
+        return obs.to(self.conv1.weight.dtype, memory_format=torch.channels_last)
 
     def _head(self, hidden: Tensor) -> Tensor:
         if self.value is None:

@@ -61,8 +61,7 @@ class Adam:
         square.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
         # In float64: 1 - beta2 keeps only four digits in float32.
         bias1, bias2 = self._missing(self.beta1, step), self._missing(self.beta2, step)
-        scale = (learning_rate / bias1).to(weights.dtype)
-        root = bias2.rsqrt().to(weights.dtype)
+        scale, root = settled(learning_rate / bias1, bias2.rsqrt(), dtype=weights.dtype)
         weights.sub_(scale * (mean / (square.sqrt() * root + self.epsilon)))
 
     @staticmethod
@@ -136,7 +135,21 @@ def clip_by_norm(gradient: Tensor, limit: float = math.inf) -> tuple[Tensor, Ten
         The gradient, float [P], and its norm before, no dimensions.
     """
     norm = gradient.square().sum().sqrt()
-    return gradient * (limit / norm).clamp(max=1.0), norm
+    (factor,) = settled((limit / norm).clamp(max=1.0), dtype=gradient.dtype)
+    return gradient * factor, norm
+
+
+def settled(*scalars: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Return the same scalars, out of memory of their own.
+
+    Inductor would otherwise write their arithmetic, powers and divisions, into the loop over the weights and
+    do it again for every 16 of them: more work than the step itself.
+
+    Args:
+        scalars: Without dimensions.
+        dtype: Of the result.
+    """
+    return torch.stack([scalar.to(dtype) for scalar in scalars]).unbind()
 
 
 OPTIMIZERS: dict[str, Callable[[LearnerConfig], Optimizer]] = {
