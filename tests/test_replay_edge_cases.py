@@ -117,28 +117,27 @@ def test_case_1_autoreset_row_is_never_sampled() -> None:
 
 
 def test_case_1_autoreset_row_belongs_to_the_env_that_was_done() -> None:
-    """Fault: the reset row looked for at the position in the call, or in the next call, not by env id."""
-    replay = make(num_envs=2)
-    begin(replay, [1, 1, 1, 1], [101, 101, 101, 101])
-    flags = {"reward": np.zeros(2, np.float32), "terminated": np.zeros(2, bool)}
-    one = np.array([1, 0])
+    """Fault: the reset row looked for at a position in the call, or in the next call, not by env id."""
+    replay = make(num_envs=3)
+    begin(replay, [1, 1, 1, 1], [101, 101, 101, 101], [201, 201, 201, 201])
+    flags = {"reward": np.zeros(3, np.float32), "terminated": np.zeros(3, bool)}
     replay.add(
-        np.array([20, 10]),
-        stacks([101, 101, 101, 102], [1, 1, 1, 2]),
-        truncated=np.array([True, False]),  # env 1, first in this call
-        env_id=one,
+        np.array([20, 10, 30]),
+        stacks([101, 101, 101, 102], [1, 1, 1, 2], [201, 201, 201, 202]),
+        truncated=np.array([True, False, False]),  # env 1, first in this call
+        env_id=np.array([1, 0, 2]),
         **flags,
     )
-    add(replay, 11, [1, 1, 2, 3], env=0)  # the next call is of the other env
+    add(replay, 11, [1, 1, 2, 3], env=0)  # the next call is of another env
     replay.add(
-        np.array([12, 99]),
-        stacks([1, 2, 3, 4], [150, 150, 150, 150]),  # env 1's reset row, second in this call
-        truncated=np.zeros(2, bool),
-        env_id=one[::-1],
+        np.array([31, 12, 99]),
+        stacks([201, 201, 202, 203], [1, 2, 3, 4], [150, 150, 150, 150]),
+        truncated=np.zeros(3, bool),
+        env_id=np.array([2, 0, 1]),  # env 1's reset row, last in this one
         **flags,
     )
     add(replay, 21, [150, 150, 150, 151], env=1)
-    assert sorted(actions(replay)) == [10, 11, 12, 20, 21]
+    assert sorted(actions(replay)) == [10, 11, 12, 20, 21, 30, 31]
 
 
 # 2 --------------------------------------------------------------------------------------------------------

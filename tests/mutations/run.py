@@ -1,0 +1,437 @@
+"""Takes each fix of the replay's edge cases out of the C++ core and demands that the edge case's test fails.
+
+    python tests/mutations/run.py              every mutation: some ten seconds each
+    python tests/mutations/run.py -k 'case 5'  those whose text contains "case 5"
+    python tests/mutations/run.py --oracle     also asks whether the random test beside the oracle notices
+
+It copies the sources to a temporary folder, builds the extension there once and runs the tests on it, which
+must pass. Then, one mutation at a time, it replaces pieces of the copy (each piece must occur exactly once,
+so a mutation that no longer fits the code is reported rather than skipped), builds again and runs the one
+test. The repository itself is only read. The exit status is 1 if any mutation survives.
+
+A test that fails, crashes or runs past its time limit has noticed the mutation. One that cannot be collected
+has not: that is an error of this script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EDGE_CASES = "tests/test_replay_edge_cases.py"
+ORACLE = "tests/test_replay_oracle.py"
+TEST_LIMIT_S = 60
+ORACLE_LIMIT_S = 300
+
+# Runs pytest on the extension of the copy: an editable install would otherwise be found before PYTHONPATH.
+BOOTSTRAP = """
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "ScikitBuild" not in type(finder).__name__]
+sys.path.insert(0, sys.argv[1])
+import fastdqn._core
+if not fastdqn._core.__file__.startswith(sys.argv[1]):
+    sys.exit(f"wrong extension: {fastdqn._core.__file__}")
+import pytest
+sys.exit(pytest.main(sys.argv[2:]))
+"""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One replacement in one file of csrc/; `old` must occur exactly once."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """What is taken out, by which edits, and the test that must notice."""
+
+    case: str
+    fault: str
+    edits: tuple[Edit, ...]
+    test: str
+
+
+def one(case: str, fault: str, test: str, file: str, old: str, new: str) -> Mutation:
+    return Mutation(case, fault, (Edit(file, old, new),), test)
+
+
+LANE, REPLAY, N_STEP = "src/lane.cpp", "src/replay.cpp", "src/n_step.cpp"
+RING, SAMPLER = "src/frame_ring.cpp", "src/sampler.cpp"
+
+FLAGS = "(step.terminated ? Transition::kTerminated : 0)"
+NEXT_DISTANCE = "record.next_distance = static_cast<std::uint8_t>(current().newest - from.newest);"
+RANK = "const std::uint64_t rank = random.below(counter + i, total);"
+
+MUTATIONS = [
+    Mutation(
+        "case 1",
+        "autoreset rows are stored as transitions",
+        (
+            Edit(REPLAY, "bool begins = is_reset_row(lane);", "bool begins = false;"),
+            Edit(
+                LANE,
+                "if (record.ends_episode()) cursors_.phase = Phase::kDone;",
+                "cursors_.phase = record.ends_episode() ? Phase::kDone : Phase::kOpen;",
+            ),
+        ),
+        "test_case_1_autoreset_row_is_never_sampled",
+    ),
+    one(
+        "case 1",
+        "the autoreset row is found by its position in the call",
+        "test_case_1_autoreset_row_belongs_to_the_env_that_was_done",
+        REPLAY,
+        "bool begins = is_reset_row(lane);",
+        "bool begins = is_reset_row(lanes_[row]);",
+    ),
+    one(
+        "case 2",
+        "missing older frames are zero-filled",
+        "test_case_2_stacks_at_boundaries_are_the_ones_given",
+        RING,
+        "std::memcpy(out, frame(oldest), frame_bytes_);",
+        "std::memset(out, 0, frame_bytes_);",
+    ),
+    one(
+        "case 2",
+        "every new episode repeats its first frame",
+        "test_case_2_stacks_at_boundaries_are_the_ones_given",
+        LANE,
+        "  store(given, intake, written);\n  cursors_.phase = Phase::kOpen;",
+        "  store(given, intake, written);\n  cursors_.depth = 0;\n  cursors_.phase = Phase::kOpen;",
+    ),
+    one(
+        "case 2",
+        "a stack is taken to continue the last one unseen",
+        "test_case_2_stacks_of_any_wrapper_are_kept_as_given",
+        LANE,
+        "if (has_previous && older_match()) {",
+        "if (has_previous) {",
+    ),
+    one(
+        "case 2",
+        "only the newest older frame is compared",
+        "test_case_2_stacks_of_any_wrapper_are_kept_as_given",
+        LANE,
+        "for (std::uint32_t i = 0; i + 1 < stack; ++i) {",
+        "for (std::uint32_t i = stack - 2; i + 1 < stack; ++i) {",
+    ),
+    one(
+        "case 3",
+        "a truncated row bootstraps from the reset frame",
+        "test_case_3_truncation_bootstraps_from_the_true_last_observation",
+        LANE,
+        NEXT_DISTANCE,
+        NEXT_DISTANCE.replace("from.newest)", "from.newest + (step.truncated ? 1 : 0))"),
+    ),
+    one(
+        "case 3",
+        "a truncated row's next observation is its observation",
+        "test_case_3_truncation_bootstraps_from_the_true_last_observation",
+        LANE,
+        NEXT_DISTANCE,
+        NEXT_DISTANCE.replace("from.newest)", "from.newest - (step.truncated ? 1 : 0))"),
+    ),
+    one(
+        "case 3",
+        "a truncation counts as terminal",
+        "test_case_3_truncation_bootstraps_from_the_true_last_observation",
+        N_STEP,
+        "step.terminated() ? 0.0",
+        "step.ends_episode() ? 0.0",
+    ),
+    one(
+        "case 3",
+        "same_step: the reset observation is the next observation",
+        "test_case_3_same_step_truncation_bootstraps_from_the_final_observation",
+        REPLAY,
+        "const std::uint8_t* next = begins ? stack_at(rows.final_observation, row) : given;",
+        "const std::uint8_t* next = given;",
+    ),
+    one(
+        "case 3",
+        "begin leaves an open episode open",
+        "test_case_3_begin_on_an_open_episode_truncates_it",
+        LANE,
+        "if (cursors_.transitions > 0 && !transitions_",
+        "if (false && !transitions_",
+    ),
+    one(
+        "case 3",
+        "terminated and truncated at once counts as truncated",
+        "test_case_3_game_over_at_the_step_limit_is_terminal",
+        LANE,
+        FLAGS,
+        FLAGS.replace("step.terminated ?", "step.terminated && !step.truncated ?"),
+    ),
+    one(
+        "case 4",
+        "rows with open windows are sampled",
+        "test_case_4_open_windows_are_not_sampled",
+        LANE,
+        "count >= options_.n_step ? count - options_.n_step + 1 : 0;\n  cursors_.closed =",
+        "count;\n  cursors_.closed =",
+    ),
+    one(
+        "case 4",
+        "the newest row is withheld",
+        "test_case_4_open_windows_are_not_sampled",
+        LANE,
+        "count >= options_.n_step ? count - options_.n_step + 1 : 0;\n  cursors_.closed =",
+        "count >= options_.n_step ? count - options_.n_step : 0;\n  cursors_.closed =",
+    ),
+    one(
+        "case 5",
+        "rows stay when their frames are overwritten",
+        "test_case_5_rows_leave_before_their_frames_are_overwritten",
+        LANE,
+        "observation(cursors_.first).oldest() < guarded",
+        "observation(cursors_.first).oldest() + 4 < guarded",
+    ),
+    one(
+        "case 5",
+        "only the newest frame of a stack must survive",
+        "test_case_5_rows_leave_before_their_frames_are_overwritten",
+        LANE,
+        "observation(cursors_.first).oldest() < guarded",
+        "observation(cursors_.first).newest < guarded",
+    ),
+    one(
+        "case 5",
+        "rows stay one frame too long",
+        "test_case_5_rows_leave_before_their_frames_are_overwritten",
+        LANE,
+        "observation(cursors_.first).oldest() < guarded",
+        "observation(cursors_.first).oldest() + 1 < guarded",
+    ),
+    one(
+        "case 5",
+        "guard frames are not kept",
+        "test_case_5_rows_leave_before_their_frames_are_overwritten",
+        LANE,
+        "frames_.horizon(options_.guard_frames);\n  cursors_.first = std::max",
+        "frames_.horizon();\n  cursors_.first = std::max",
+    ),
+    one(
+        "case 5",
+        "a run of frames does not wrap at the ring's end",
+        "test_case_5_rows_leave_before_their_frames_are_overwritten",
+        RING,
+        "memory_, (count - before_wrap) * frame_bytes_",
+        "memory_ + frame_bytes_, (count - before_wrap) * frame_bytes_",
+    ),
+    one(
+        "case 5",
+        "gather does not ask whether frames were overwritten",
+        "test_case_5_a_plan_outlived_by_its_frames_is_refused",
+        REPLAY,
+        "if (place.sequence < lanes_[place.lane].intact()) {",
+        "if (false && place.sequence < lanes_[place.lane].intact()) {",
+    ),
+    one(
+        "case 6",
+        "the last n - 1 starts of an episode are dropped",
+        "test_case_6_n_step_windows_at_an_episode_end",
+        LANE,
+        "cursors_.closed = episode_ended ? count : std::max(cursors_.closed, whole);",
+        "(void)episode_ended;\n  cursors_.closed = std::max(cursors_.closed, whole);",
+    ),
+    one(
+        "case 6",
+        "an episode shorter than n leaves nothing",
+        "test_case_6_an_episode_shorter_than_n",
+        LANE,
+        "cursors_.closed = episode_ended ? count : std::max(cursors_.closed, whole);",
+        "cursors_.closed = episode_ended && whole > 0 ? count : std::max(cursors_.closed, whole);",
+    ),
+    one(
+        "case 6",
+        "windows run on into the next episode",
+        "test_case_6_n_step_windows_at_an_episode_end",
+        N_STEP,
+        "if (k + 1 == n() || step.ends_episode()) {",
+        "if (k + 1 == n()) {",
+    ),
+    one(
+        "case 6",
+        "windows run on past a truncation alone",
+        "test_case_6_n_step_windows_at_an_episode_end",
+        N_STEP,
+        "if (k + 1 == n() || step.ends_episode()) {",
+        "if (k + 1 == n() || step.terminated()) {",
+    ),
+    one(
+        "case 6",
+        "a shorter window is discounted by gamma^n",
+        "test_case_6_n_step_windows_at_an_episode_end",
+        N_STEP,
+        "0.0 : powers_[k + 1];",
+        "0.0 : powers_[n()];",
+    ),
+    one(
+        "case 6",
+        "the last reward of an episode is lost",
+        "test_case_6_n_step_windows_at_an_episode_end",
+        N_STEP,
+        "reward += powers_[k] * static_cast<double>(step.reward);",
+        "if (!step.ends_episode()) reward += powers_[k] * static_cast<double>(step.reward);",
+    ),
+    one(
+        "case 8",
+        "a batch larger than the rows there are is refused",
+        "test_case_8_one_valid_row_fills_any_batch",
+        REPLAY,
+        "  places_.resize(batch_size);",
+        '  if (batch_size > sampleable()) throw std::runtime_error("few");\n  places_.resize(batch_size);',
+    ),
+    Mutation(
+        "case 8",
+        "slots are tried until one is good, even where none is",
+        (
+            Edit(REPLAY, "if (sampleable() == 0) {", "if (false) {"),
+            Edit(
+                SAMPLER,
+                RANK,
+                """for (std::uint64_t tried = 0;; ++tried) {
+      const std::uint64_t at = random.below(counter + i + tried, lanes.size());
+      if (lanes[at].sampleable() > 0) break;
+    }
+    """
+                + RANK,
+            ),
+        ),
+        "test_case_8_one_valid_row_fills_any_batch",
+    ),
+    one(
+        "case 10",
+        "an env is chosen first, then one of its rows",
+        "test_case_10_a_lagging_env_is_sampled_by_its_rows",
+        SAMPLER,
+        RANK,
+        """std::uint64_t chosen = random.below(3 * (counter + i) + (1ULL << 40), lanes.size());
+    while (lanes[chosen].sampleable() == 0) chosen = (chosen + 1) % lanes.size();
+    const std::uint64_t rank = ends_[chosen] - 1 - random.below(counter + i, lanes[chosen].sampleable());""",
+    ),
+]
+
+
+class Copy:
+    """A copy of the sources, with its own build folder."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        for name in ("csrc", "fastdqn"):
+            shutil.copytree(
+                REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("*.so", "__pycache__", "build")
+            )
+        shutil.copy(REPOSITORY / "CMakeLists.txt", root)
+        pybind11 = run([sys.executable, "-m", "pybind11", "--cmakedir"]).stdout.strip()
+        cmake = Path(sys.executable).with_name("cmake")
+        self.cmake = str(cmake) if cmake.exists() else "cmake"
+        configure = [self.cmake, "-S", str(root), "-B", str(root / "build"), "-DSKBUILD=2"]
+        configure += ["-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}"]
+        run([*configure, f"-Dpybind11_DIR={pybind11}"])
+
+    def build(self) -> None:
+        """Build the extension and put it where the package of this copy finds it."""
+        run([self.cmake, "--build", str(self.root / "build"), "-j", str(os.cpu_count() or 1)])
+        (library,) = (self.root / "build").rglob("_core*.so")
+        shutil.copy(library, self.root / "fastdqn")
+
+    def apply(self, mutation: Mutation) -> None:
+        """Make the mutation's edits in this copy."""
+        for edit in mutation.edits:
+            path = self.root / "csrc" / edit.file
+            text = path.read_text()
+            if text.count(edit.old) != 1:
+                raise SystemExit(
+                    f"{mutation.case}, {mutation.fault}: expected once in {edit.file}, "
+                    f"found {text.count(edit.old)} times:\n{edit.old}"
+                )
+            path.write_text(text.replace(edit.old, edit.new))
+
+    def revert(self, mutation: Mutation) -> None:
+        """Take the mutation's files from the repository again."""
+        for edit in mutation.edits:
+            shutil.copyfile(REPOSITORY / "csrc" / edit.file, self.root / "csrc" / edit.file)
+
+    def verdict(self, test: str, limit_s: int) -> str:
+        """Run a test on this copy's extension: "passed", "failed", "crashed" or "hung"."""
+        command = [sys.executable, "-c", BOOTSTRAP, str(self.root)]
+        command += ["-q", "-x", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
+        command += [f"--rootdir={REPOSITORY}", f"--config-file={REPOSITORY / 'pyproject.toml'}"]
+        try:
+            done = subprocess.run(
+                [*command, str(REPOSITORY / test)],
+                capture_output=True,
+                text=True,
+                timeout=limit_s,
+                cwd=self.root,
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return "hung"
+        if done.returncode < 0:
+            return "crashed"
+        if done.returncode not in (0, 1) or (done.returncode == 1 and "failed" not in done.stdout.lower()):
+            raise SystemExit(f"{test} did not run:\n{done.stdout}{done.stderr}")
+        return "failed" if done.returncode else "passed"
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command that must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        "-k", default="", metavar="TEXT", help="only mutations whose description contains TEXT"
+    )
+    parser.add_argument("--oracle", action="store_true", help="also run the random test beside the oracle")
+    options = parser.parse_args()
+    chosen = [m for m in MUTATIONS if options.k in f"{m.case} {m.fault} {m.test}"]
+    survivors = 0
+    with tempfile.TemporaryDirectory(prefix="fastdqn-mutations-") as folder:
+        copy = Copy(Path(folder).resolve())
+        copy.build()
+        if copy.verdict(EDGE_CASES, TEST_LIMIT_S) != "passed":
+            raise SystemExit(f"{EDGE_CASES} fails without any mutation")
+        print("| edge case | taken out | test | noticed |" + (" oracle |" if options.oracle else ""))
+        print("|---|---|---|---|" + ("---|" if options.oracle else ""))
+        for mutation in chosen:
+            copy.apply(mutation)
+            copy.build()
+            verdict = copy.verdict(f"{EDGE_CASES}::{mutation.test}", TEST_LIMIT_S)
+            survivors += verdict == "passed"
+            row = f"| {mutation.case} | {mutation.fault} | {mutation.test} | {shown(verdict)} |"
+            if options.oracle:
+                row += f" {shown(copy.verdict(ORACLE, ORACLE_LIMIT_S))} |"
+            print(row, flush=True)
+            copy.revert(mutation)
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutations noticed")
+    return 1 if survivors else 0
+
+
+def shown(verdict: str) -> str:
+    """A verdict as the table says it."""
+    return "NO" if verdict == "passed" else "yes" if verdict == "failed" else f"yes ({verdict})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
