@@ -224,7 +224,8 @@ class Dashboard:
         if self._live is None:
             return
         size = self._console.size
-        picture = render(self._snapshot, self._history, size.width, size.height - 1)
+        # Two columns stay free for the ^C that a terminal echoes: a broken line would shift the picture.
+        picture = render(self._snapshot, self._history, size.width - 2, size.height - 1)
         try:
             self._live.start()
             self._live.update(picture, refresh=True)

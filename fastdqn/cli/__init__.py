@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 1 if it failed while running, 2 if the user can mend it, 128 + n after signal n.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_missing_streams()
     try:
         code = _run(words)
         sys.stdout.flush()
@@ -84,14 +85,26 @@ def _run(words: list[str]) -> int:
     if first not in COMMANDS:
         from fastdqn.cli import mistakes
 
-        raise UserError(mistakes.unknown_command(first, COMMANDS))
+        raise UserError(mistakes.unknown_command(words, COMMANDS))
     command = importlib.import_module(f"fastdqn.cli.{first}")
-    code: int = command.main(words[1:])
+    try:
+        code: int = command.main(words[1:])
+    except SystemExit as done:  # tyro, after a help text
+        return done.code if isinstance(done.code, int) else 1
     return code
+
+
+def _open_missing_streams() -> None:
+    """Give a process that was started without stdout or stderr (`>&-`) something to write to."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
 def _fail(words: Sequence[str], message: str, code: int) -> int:
     """Write a message to stderr, if anyone is there to read it."""
+    first, *more = message.splitlines()
+    message = "\n".join([first, *(f"  {line.strip()}" for line in more)])
     command = f" {words[0]}" if words and words[0] in COMMANDS else ""
     with contextlib.suppress(OSError, ValueError):
         print(f"fastdqn{command}: {message}", file=sys.stderr, flush=True)

@@ -11,7 +11,6 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import tyro
@@ -85,13 +84,13 @@ def parse(cls: type[T], words: Sequence[str], *, prog: str, about: str, default:
         cls: The dataclass of the command's arguments.
         words: The command line after the command.
         prog: What the help calls the command.
-        about: The help's first paragraph.
+        about: Stands above the help.
         default: The values where no flag is given; those of the fields if none.
     """
+    if any(word in _HELP for word in words):
+        print(f"{about}\n")  # tyro would join its lines
     keywords: dict[str, Any] = {} if default is None else {"default": default}
-    result: T = tyro.cli(
-        cls, args=list(words), prog=prog, description=about, registry=_registry(), **keywords
-    )
+    result: T = tyro.cli(cls, args=list(words), prog=prog, description="", registry=_registry(), **keywords)
     return result
 
 
@@ -149,8 +148,8 @@ def _convert(text: str, hint: Any) -> object:
         choices: tuple[str, ...] = typing.get_args(hint)
         if text not in choices:
             near = mistakes.nearest(text, choices)
-            guess = f"; did you mean {near}?" if near else ""
-            raise ValueError(f"one of {', '.join(choices)} is wanted{guess}".rstrip("?"))
+            guess = f" (did you mean {near}?)" if near else ""
+            raise ValueError(f"one of {', '.join(choices)} is wanted{guess}")
         return text
     if isinstance(hint, types.UnionType):
         inner = next(part for part in typing.get_args(hint) if part is not types.NoneType)
@@ -161,7 +160,7 @@ def _convert(text: str, hint: Any) -> object:
         return _parse_float(text)
     if not text:
         raise ValueError("a value is wanted, not nothing")
-    return Path(text) if hint is Path else text
+    return text
 
 
 def _parse_float(text: str) -> float:

@@ -6,7 +6,7 @@ import re
 from decimal import Decimal
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
-_COUNT = re.compile(r"([+-]?\d[\d_]*(?:\.\d+)?(?:e[+-]?\d{1,2})?)([kmgb]?)", re.IGNORECASE)
+_COUNT = re.compile(r"([+-]?[0-9][0-9_]*(?:\.[0-9]+)?(?:e[+-]?[0-9]{1,2})?)([kmgb]?)", re.IGNORECASE)
 
 
 def parse_count(text: str) -> int:

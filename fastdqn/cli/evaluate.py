@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from fastdqn.cli import extras
 from fastdqn.cli.arguments import parse, scan
+from fastdqn.cli.progress import loading
 from fastdqn.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 _ABOUT = """Play whole games with the newest checkpoint of a run. Scores are not clipped.
 
-  fastdqn evaluate runs/Pong-v5-quick-seed1-20260131-120000 --episodes 10 --epsilon 0.01"""
+  fastdqn evaluate RUN --episodes 10 --epsilon 0.01"""
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,15 @@ def main(words: Sequence[str]) -> int:
     arguments = parse(EvaluateArguments, words, prog="fastdqn evaluate", about=_ABOUT)
     if not arguments.run:
         raise UserError("evaluate needs the folder of a run.\n  Type: fastdqn evaluate RUN")
-    from fastdqn.evaluate import evaluate
+    extras.require()
     from fastdqn.run_folder import RunFolder
 
+    run = RunFolder.open(Path(arguments.run))
+    with loading("PyTorch and EnvPool"):
+        from fastdqn.evaluate import evaluate
+
     result = evaluate(
-        RunFolder.open(Path(arguments.run)),
+        run,
         episodes=arguments.episodes,
         epsilon=arguments.epsilon,
         seed=arguments.seed,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 
 from fastdqn.cli.counts import format_count, parse_count
 
@@ -83,10 +84,15 @@ _FOREIGN: dict[str, tuple[str, str]] = {
 
 _COMMANDS = {
     **dict.fromkeys(("test", "eval", "enjoy", "play", "score"), "evaluate"),
-    **dict.fromkeys(("learn", "fit", "run", "resume", "continue"), "train"),
+    **dict.fromkeys(("learn", "fit", "run"), "train"),
+    **dict.fromkeys(("resume", "continue"), "train --resume"),
     **dict.fromkeys(("doctor", "env", "version", "about"), "info"),
     **dict.fromkeys(("list", "configs", "ls"), "presets"),
 }
+
+
+# BreakoutNoFrameskip-v4, ALE/Breakout-v5, Breakout-v4: Gym's names of what EnvPool calls Breakout-v5.
+_OTHER_NAMES = re.compile(r"^ALE/|(NoFrameskip|Deterministic)?-v\d$")
 
 
 def nearest(word: str, words: Collection[str]) -> str | None:
@@ -103,18 +109,17 @@ def unknown_word(kind: str, word: str, words: Collection[str], more: str) -> str
     return f"there is no {kind} {word!r}.{guess}\n  There are: {', '.join(words)}. {more}"
 
 
-def unknown_command(word: str, commands: Collection[str]) -> str:
-    """Return the message for a command that does not exist."""
-    meant = _COMMANDS.get(word.lower())
-    if meant == "train" and word.lower() in ("resume", "continue"):
-        return f"there is no command {word!r}.\n  Type: fastdqn train --resume RUN"
-    if meant is None and word.startswith("-"):
-        return f"{word} comes after a command.\n  Type: fastdqn train GAME {word}, or fastdqn --help"
-    if meant is None and "-v" in word:  # Pong-v5: a game where the command should be
-        return f"there is no command {word!r}.\n  Type: fastdqn train {word}"
+def unknown_command(words: Sequence[str], commands: Collection[str]) -> str:
+    """Return the message for a command line whose first word is no command."""
+    first, rest = words[0], " ".join(words[1:])
+    meant = _COMMANDS.get(first.lower())
     if meant:
-        return f"there is no command {word!r}.\n  Type: fastdqn {meant}"
-    return unknown_word("command", word, commands, "`fastdqn --help` explains them.")
+        return f"there is no command {first!r}.\n  Type: fastdqn {meant} {rest}".rstrip()
+    if first.startswith("-"):
+        return f"{first} comes after a command.\n  Type: fastdqn train GAME {first} {rest}".rstrip()
+    if _OTHER_NAMES.search(first):  # a game where the command should be
+        return f"there is no command {first!r}.\n  Type: fastdqn train {first} {rest}".rstrip()
+    return unknown_word("command", first, commands, "`fastdqn --help` explains them.")
 
 
 def unknown_flag(flag: str, value: str | None, flags: Collection[str]) -> str:
@@ -143,10 +148,8 @@ def unknown_flag(flag: str, value: str | None, flags: Collection[str]) -> str:
 
 
 def _answer(flag: str, ours: str, why: str) -> str:
-    lines = [f"there is no flag {flag}." + (f" {why}" if why else "")]
-    if ours != "nothing":
-        lines.append(f"  Type: {ours}")
-    return "\n".join(lines)
+    lines = [f"there is no flag {flag}.", why, "" if ours == "nothing" else f"Type: {ours}"]
+    return "\n  ".join(line for line in lines if line)
 
 
 def _fill(ours: str, value: str | None) -> str:
@@ -156,5 +159,6 @@ def _fill(ours: str, value: str | None) -> str:
         except ValueError:
             frames = "N, with N 4 times your number"
         return ours.format(frames=frames)
-    shown = "Pong-v5" if value is None and ours.startswith("fastdqn train {") else value
-    return ours.format(value=shown or "VALUE")
+    if ours.startswith("fastdqn train {"):
+        return ours.format(value=_OTHER_NAMES.sub("", value or "Pong") + "-v5")
+    return ours.format(value=value or "VALUE")

@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, TextIO
@@ -163,6 +164,22 @@ def open_progress(mode: Mode, title: str, past: Path | None = None, stream: Text
     if past:
         remember(history, past)
     return Dashboard(history, stream)
+
+
+@contextmanager
+def loading(what: str, stream: TextIO | None = None) -> Iterator[None]:
+    """Say on a terminal, while the block runs, what takes seconds; leave no trace of it."""
+    stream = stream or sys.stderr
+    if not _can_draw(stream, forced=False):
+        yield
+        return
+    with suppress(OSError):
+        print(f"loading {what} ...", end="", file=stream, flush=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            print("\r\033[K", end="", file=stream, flush=True)
 
 
 def _can_draw(stream: TextIO, forced: bool) -> bool:

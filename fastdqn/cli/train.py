@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from fastdqn.cli import mistakes
+from fastdqn.cli import extras, mistakes
 from fastdqn.cli.arguments import Given, parse, scan
-from fastdqn.cli.progress import Mode, check_mode, open_progress
+from fastdqn.cli.progress import Mode, check_mode, loading, open_progress
 from fastdqn.cli.stopping import StopRequest
 from fastdqn.config import Config
 from fastdqn.errors import UserError
@@ -25,18 +25,20 @@ if TYPE_CHECKING:
 
 _ABOUT = """Train a Deep Q-Network on an Atari game.
 
-The preset is chosen first, and flags change its values; the defaults below are those of --preset.
-Counts can be written 10M, 2.5k or 1_000_000.
---exploration-max is another name of --exploration.max.
-
-Progress goes to stderr. When the run ends, stdout gets one line of JSON.
-The first Ctrl-C saves a checkpoint and names the command that resumes; a second one stops at once.
-
   fastdqn train Pong-v5
   fastdqn train Breakout-v5 --preset nature --total-frames 10M --seed 3
-  fastdqn train --resume runs/Pong-v5-quick-seed1-20260131-120000
-  fastdqn train Pong-v5 --weights runs/Pong-v5-quick-seed1-20260131-120000 --exploration-max 0.1"""
+  fastdqn train --resume RUN
+  fastdqn train Pong-v5 --weights RUN --exploration-max 0.1
 
+The preset is chosen first, and flags change its values; the defaults below are
+those of --preset. Counts can be written 10M, 2.5k or 1_000_000.
+--exploration-max is another name of --exploration.max.
+
+Progress goes to stderr; when the run ends, stdout gets one line of JSON.
+The first Ctrl-C saves a checkpoint and names the command that resumes; a
+second one stops at once."""
+
+_HEAVY = "PyTorch and EnvPool"
 _ALIASES = {"--exploration-max": "--exploration.max", "--exploration-min": "--exploration.min"}
 _WITH_RESUME = {"--resume", "--progress", "--total-frames"}
 
@@ -49,15 +51,13 @@ class TrainArguments(Config):
     """An Atari game under EnvPool's name, such as Pong-v5."""
     preset: Annotated[str, arg(metavar="{" + ",".join(PRESETS) + "}")] = "quick"
     """Where the values come from that no flag sets; `fastdqn presets` compares them."""
-    run_dir: Annotated[
-        Path | None, arg(metavar="DIR", help_behavior_hint="(default: a new one in runs/)")
-    ] = None
+    run_dir: Annotated[str, arg(metavar="DIR", help_behavior_hint="(default: a new one in runs/)")] = ""
     """Folder of the run: configuration, metrics, log, checkpoints."""
     overwrite: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """Replace the run that is in the folder."""
-    resume: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None
+    resume: Annotated[str, arg(metavar="RUN", help_behavior_hint="")] = ""
     """Continue this run with its own configuration; only --total-frames and --progress can be added."""
-    weights: Annotated[Path | None, arg(metavar="RUN_OR_FILE", help_behavior_hint="")] = None
+    weights: Annotated[str, arg(metavar="RUN_OR_FILE", help_behavior_hint="")] = ""
     """Start from the network of a run or of a .safetensors file."""
     progress: Mode = "auto"
     """auto: a dashboard (live) on a terminal, else plain lines; json: one object a line. All on stderr."""
@@ -74,6 +74,7 @@ def main(words: Sequence[str]) -> int:
     default = TrainArguments(**{**vars(PRESETS[preset].config), "game": ""})
     arguments = parse(TrainArguments, words, prog="fastdqn train", about=_ABOUT, default=default)
     check_mode(arguments.progress)
+    extras.require()
     run = _resumed(arguments, given) if arguments.resume else _new(arguments)
     return _train(run, arguments)
 
@@ -87,20 +88,21 @@ def _new(arguments: TrainArguments) -> RunFolder:
     """Make the folder of a new run, after everything that can be wrong was looked at."""
     if not arguments.game:
         raise UserError("train needs a game.\n  Type: fastdqn train Pong-v5, or fastdqn train --resume RUN")
-    if arguments.weights and not arguments.weights.exists():
+    if arguments.weights and not Path(arguments.weights).exists():
         raise UserError(f"--weights {arguments.weights}: there is no such run or file.")
-    from fastdqn import build
     from fastdqn.run_folder import RunFolder, default_run_path
+
+    with loading(_HEAVY):
+        from fastdqn import build
 
     config = Config(**{field.name: getattr(arguments, field.name) for field in fields(Config)})
     build.check(config)
-    path = arguments.run_dir or default_run_path(config)
+    path = Path(arguments.run_dir) if arguments.run_dir else default_run_path(config)
     return RunFolder.create(path, config, overwrite=arguments.overwrite)
 
 
 def _resumed(arguments: TrainArguments, given: Given) -> RunFolder:
     """Open the folder of a run that goes on, for longer if --total-frames says so."""
-    assert arguments.resume
     refused = [*given.words, *(flag for flag in given.values if flag not in _WITH_RESUME)]
     if refused:
         raise UserError(
@@ -108,10 +110,11 @@ def _resumed(arguments: TrainArguments, given: Given) -> RunFolder:
             f"  Type: fastdqn train --resume {arguments.resume}\n"
             f"  Or start a new run from its weights: fastdqn train GAME --weights {arguments.resume} ..."
         )
-    from fastdqn import build
     from fastdqn.run_folder import RunFolder, write_atomic
 
-    run = RunFolder.open(arguments.resume)
+    run = RunFolder.open(Path(arguments.resume))
+    with loading(_HEAVY):
+        from fastdqn import build
     if "--total-frames" in given.values:
         run.config = replace(run.config, total_frames=arguments.total_frames)
     build.check(run.config)
@@ -123,7 +126,7 @@ def _resumed(arguments: TrainArguments, given: Given) -> RunFolder:
 def _train(run: RunFolder, arguments: TrainArguments) -> int:
     from fastdqn import trainer
 
-    config, resume = run.config, arguments.resume is not None
+    config, resume = run.config, bool(arguments.resume)
     title = f"{config.game} {config.preset}, seed {config.seed}"
     with (
         open_progress(arguments.progress, title, run.metrics if resume else None) as view,
@@ -132,7 +135,7 @@ def _train(run: RunFolder, arguments: TrainArguments) -> int:
         summary = trainer.train(
             run,
             resume=resume,
-            weights=arguments.weights,
+            weights=Path(arguments.weights) if arguments.weights else None,
             report=view.report,
             say=view.say,
             stop_requested=stop.requested,
