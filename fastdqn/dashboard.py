@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from fastdqn.metrics import PHASES, Snapshot
@@ -60,6 +61,16 @@ class Curve:
         if len(self._points) > _MAX_POINTS:
             self._points = self._points[::2]
             self._stride *= 2
+
+
+# Colours of the picture; a terminal has its own. Black, red, green, yellow, blue, magenta, cyan, white.
+_HUES = [(224, 108, 117), (152, 195, 121), (229, 192, 123), (97, 175, 239), (198, 120, 221)]
+_PAPER = TerminalTheme(
+    (24, 26, 31),
+    (205, 210, 218),
+    [(24, 26, 31), *_HUES, (72, 165, 190), (171, 178, 191)],
+    [(92, 99, 112), *_HUES, (86, 214, 244), (255, 255, 255)],
+)
 
 
 @dataclass
@@ -112,7 +123,7 @@ def render(
         height: Rows to use; as many as are needed if none. First the plot shrinks, then the end is cut.
     """
     lines = list(history.lines)[-1:] if height is not None and height < _ROOMY else history.lines
-    log = [_fit(Text(f" · {line}", style=_LABEL), width) for line in lines]
+    log = [_fit(Text.assemble(" ", (f"· {line}", _LABEL)), width) for line in lines]
     if snapshot is None:
         return Group(_heading(history.title, "starting", width), *log)
     top = _progress(snapshot, history.title, width)
@@ -153,7 +164,7 @@ def to_svg(snapshot: Snapshot, history: History, path: Path, width: int = 100) -
         no_color=False,
     )
     console.print(render(snapshot, history, width))
-    console.save_svg(str(path), title=f"fastdqn train {history.title.split(' ')[0]}")
+    console.save_svg(str(path), title=f"fastdqn train {history.title.split(' ')[0]}", theme=_PAPER)
 
 
 def snapshot_from_row(row: Mapping[str, Any]) -> Snapshot:
@@ -263,23 +274,23 @@ def number(value: float | None) -> str:
 
 def _heading(title: str, right: str, width: int) -> Text:
     name, _, rest = title.partition(" ")
-    left = Text.assemble(" ", (name, "bold cyan"), (f" {rest}" if rest else "", _LABEL))
+    left = Text.assemble(" ", (name, "bold cyan"), " ", (rest, _LABEL))
     return _ends(left, Text.assemble((right, _LABEL), " "), width)
 
 
 def _progress(snapshot: Snapshot, title: str, width: int) -> list[Text]:
     """Heading, bar, frames and speed."""
     done = _done(snapshot)
-    percent = f" {_percent(done)} "
-    cells = max(1, width - 1 - len(percent))
+    percent = _percent(done)
+    cells = max(1, width - 3 - len(percent))
     full = min(cells, int(done * cells))
-    bar = Text.assemble(" ", ("━" * full, _DONE), ("─" * (cells - full), _LEFT), (percent, _VALUE))
+    bar = Text.assemble(" ", ("━" * full, _DONE), ("─" * (cells - full), _LEFT), " ", (percent, _VALUE), " ")
+    over_run = f", {snapshot.fps_run:,.0f} over the run" if width >= 76 else ""
     left = Text.assemble(
-        *(" ", (f"{snapshot.frames:,}", _VALUE), (f" of {snapshot.total_frames:,} frames", _LABEL)),
-        *("   ", (f"{snapshot.fps_recent:,.0f}", _VALUE), (" frames/s", _LABEL)),
-        (f", {snapshot.fps_run:,.0f} over the run", _LABEL) if width >= 76 else "",
+        *(" ", (f"{snapshot.frames:,}", _VALUE), " ", (f"of {snapshot.total_frames:,} frames", _LABEL)),
+        *("   ", (f"{snapshot.fps_recent:,.0f}", _VALUE), " ", (f"frames/s{over_run}", _LABEL)),
     )
-    right = Text.assemble((duration(snapshot.eta_seconds), _VALUE), (" left ", _LABEL))
+    right = Text.assemble((duration(snapshot.eta_seconds), _VALUE), " ", ("left", _LABEL), " ")
     heading = _heading(title, f"{snapshot.note}   {duration(snapshot.seconds)}".strip(), width)
     return [heading, _fit(bar, width), _ends(left, right, width)]
 
@@ -288,14 +299,16 @@ def _returns(snapshot: Snapshot, history: History, width: int, rows: int) -> lis
     """The returns: figures, and a chart of every game (dots) and the mean (line) over the frames."""
     head = Text.assemble(
         *(" ", ("return", _HEAD)),
-        *("   ", (_score(snapshot.return_mean), "bold bright_cyan"), (" mean of 20", _LABEL)),
-        *("   ", (_score(snapshot.return_best), _VALUE), (" best", _LABEL)),
-        *("   ", (f"{snapshot.episodes:,}", _VALUE), (" games", _LABEL)),
+        *("   ", (_score(snapshot.return_mean), "bold bright_cyan"), " ", ("mean of 20", _LABEL)),
+        *("   ", (_score(snapshot.return_best), _VALUE), " ", ("best", _LABEL)),
+        *("   ", (f"{snapshot.episodes:,}", _VALUE), " ", ("games", _LABEL)),
     )
     cells = width - _AXIS - 2
     if cells < 10:
         return [_fit(head, width)]
     games, means = history.games.points, history.means.points
+    if means:  # the mean stands until the next game ends
+        means.append((snapshot.frames, means[-1][1]))
     if not games and not means:
         empty = Text(" " * _AXIS + "  the first game has not ended yet", style=_LABEL)
         return [_fit(head, width), _fit(empty, width)]
@@ -305,9 +318,11 @@ def _returns(snapshot: Snapshot, history: History, width: int, rows: int) -> lis
     lines = []
     for row, line in enumerate(chart):
         label = f"{labels[row]:,.4g}" if row in labels else ""
-        lines.append(Text.assemble((f"{label:>{_AXIS - 1}} ", _LABEL), ("┤" if label else "│", _LEFT), line))
-    right = Text(f"{snapshot.frames:,} frames ", style=_LABEL)
-    return [_fit(head, width), *lines, _ends(Text(f"{'0':>{_AXIS + 2}}", style=_LABEL), right, width)]
+        space = " " * (_AXIS - 1 - len(label))
+        lines.append(Text.assemble(space, (label, _LABEL), " ", ("┤" if label else "│", _LEFT), line))
+    start = Text.assemble(" " * (_AXIS + 1), ("0", _LABEL))
+    end = Text.assemble((f"{snapshot.frames:,} frames", _LABEL), " ")
+    return [_fit(head, width), *lines, _ends(start, end, width)]
 
 
 def _chart(
@@ -378,7 +393,7 @@ def _figures(snapshot: Snapshot, history: History, width: int) -> list[Text]:
         ("grad norm", number(snapshot.grad_norm)),
         ("step size", number(snapshot.learning_rate)),
         ("updates", f"{snapshot.updates:,}"),
-        ("per second", number(history.updates_per_second)),
+        ("updates/s", number(history.updates_per_second)),
     ]
     memory = [
         ("filled", _percent(snapshot.replay_fill)),
@@ -403,7 +418,7 @@ def _pairs(head: str, pairs: Sequence[tuple[str, str]], width: int) -> list[Text
     """Lines of a label and its value, each `width` wide."""
     lines = [_fit(Text.assemble(" ", (head, _HEAD)), width)]
     for name, value in pairs:
-        lines.append(_fit(Text.assemble((f" {name:<12}", _LABEL), (value, _VALUE)), width))
+        lines.append(_fit(Text.assemble(" ", (f"{name:<12}", _LABEL), (value, _VALUE)), width))
     return lines
 
 
@@ -417,19 +432,21 @@ def _shares(shares: Mapping[str, float], width: int) -> list[Text]:
         # Full cells and one of an eighth's precision.
         eighths = round(min(max(share, 0.0), 1.0) * cells * 8)
         bar = "█" * (eighths // 8) + (chr(0x2590 - eighths % 8) if eighths % 8 else "")
-        label = (f"{name:<8}", _LABEL)
-        lines.append(Text.assemble(label, (f"{bar:<{cells}}", _DONE), (f"{_percent(share):>5}", _VALUE), " "))
+        percent = _percent(share)
+        space = " " * (cells - len(bar) + 5 - len(percent))
+        lines.append(Text.assemble((f"{name:<8}", _LABEL), (bar, _DONE), space, (percent, _VALUE), " "))
     return lines
 
 
 def _scale(values: Sequence[float]) -> tuple[float, float]:
     """Return round numbers that enclose the values."""
     low, high = min(values), max(values)
-    span = max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-9) if high > low else max(abs(high) * 0.1, 1.0)
+    if high - low < 2.0:  # scores are whole numbers
+        low, high = (low + high) / 2 - 1, (low + high) / 2 + 1
+    span = high - low
     unit = 10.0 ** math.floor(math.log10(span))
     step = next(unit * factor for factor in (0.1, 0.2, 0.5) if span <= 25 * unit * factor)
-    bottom, top = math.floor(low / step) * step, math.ceil(high / step) * step
-    return (bottom, top) if top > bottom else (bottom - step, top + step)
+    return math.floor(low / step) * step, math.ceil(high / step) * step
 
 
 def _ends(left: Text, right: Text, width: int) -> Text:

@@ -81,8 +81,10 @@ def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTrainer:
     return fake
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, weights: Path | None = None) -> None:
     problems = config.validate()
+    if weights and weights.stat().st_size == 0:
+        problems.append(f"{weights} is cut short")
     if problems:
         raise UserError("\n".join(problems))
 
@@ -260,7 +262,7 @@ def test_none_can_be_written(trainer: FakeTrainer) -> None:
 
 @pytest.mark.parametrize("flag", ["--exploration-max", "--exploration.max", "--exploration_max"])
 def test_weights_and_the_exploration_maximum(flag: str, trainer: FakeTrainer, tmp_path: Path) -> None:
-    (tmp_path / "w.safetensors").touch()
+    (tmp_path / "w.safetensors").write_text("weights")
     assert main(["train", "Pong-v5", "--weights", "w.safetensors", flag, "0.1"]) == 0
     assert trainer.config.exploration.max == 0.1
     assert trainer.calls[0]["weights"] == Path("w.safetensors")
@@ -549,6 +551,17 @@ def test_a_run_folder_that_exists_is_refused(
     err = refused(capsys, "train", "Pong-v5", "--run-dir", "r")
     assert "--resume r" in err
     assert main(["train", "Pong-v5", "--run-dir", "r", "--overwrite"]) == 0
+
+
+def test_overwrite_keeps_the_old_run_when_the_new_one_cannot_start(
+    trainer: FakeTrainer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["train", "Pong-v5", "--run-dir", "r", "--seed", "5"])
+    capsys.readouterr()
+    Path("bad.safetensors").touch()
+    words = ["train", "Pong-v5", "--run-dir", "r", "--overwrite", "--weights", "bad.safetensors"]
+    assert "bad.safetensors is cut short" in refused(capsys, *words)
+    assert json.loads(Path("r/config.json").read_text())["seed"] == 5
 
 
 def test_messages_of_several_lines_are_indented(

@@ -88,7 +88,8 @@ def _new(arguments: TrainArguments) -> RunFolder:
     """Make the folder of a new run, after everything that can be wrong was looked at."""
     if not arguments.game:
         raise UserError("train needs a game.\n  Type: fastdqn train Pong-v5, or fastdqn train --resume RUN")
-    if arguments.weights and not Path(arguments.weights).exists():
+    weights = Path(arguments.weights) if arguments.weights else None
+    if weights and not weights.exists():
         raise UserError(f"--weights {arguments.weights}: there is no such run or file.")
     from fastdqn.run_folder import RunFolder, default_run_path
 
@@ -96,7 +97,7 @@ def _new(arguments: TrainArguments) -> RunFolder:
         from fastdqn import build
 
     config = Config(**{field.name: getattr(arguments, field.name) for field in fields(Config)})
-    build.check(config)
+    build.check(config, weights)  # all of it before a run that --overwrite replaces is gone
     path = Path(arguments.run_dir) if arguments.run_dir else default_run_path(config)
     return RunFolder.create(path, config, overwrite=arguments.overwrite)
 
