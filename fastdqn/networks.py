@@ -110,12 +110,13 @@ class QNetwork(nn.Module):
         self.num_actions = num_actions
         self.stack = stack
         self.dueling = dueling
-        self.conv1 = nn.Conv2d(stack, narrow, 8, stride=4)
-        self.conv2 = nn.Conv2d(narrow, wide, 4, stride=2)
-        self.conv3 = nn.Conv2d(wide, wide, 3)
-        self.hidden = nn.Linear(7 * 7 * wide, hidden * (2 if dueling else 1))
-        self.value = nn.Linear(hidden, 1) if dueling else None
-        self.advantage = nn.Linear(hidden, num_actions)
+        with torch.random.fork_rng(devices=[]):  # their own initial weights are drawn for nothing
+            self.conv1 = nn.Conv2d(stack, narrow, 8, stride=4)
+            self.conv2 = nn.Conv2d(narrow, wide, 4, stride=2)
+            self.conv3 = nn.Conv2d(wide, wide, 3)
+            self.hidden = nn.Linear(7 * 7 * wide, hidden * (2 if dueling else 1))
+            self.value = nn.Linear(hidden, 1) if dueling else None
+            self.advantage = nn.Linear(hidden, num_actions)
         self._initialize(generator)
 
     def _initialize(self, generator: torch.Generator | None) -> None:

@@ -1,0 +1,406 @@
+"""The update beside plain float64 PyTorch; compiled beside eager; bits, target copies, state in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+
+from fastdqn.config import LearnerConfig, NetworkConfig
+from fastdqn.learner import Batch, Learner, UpdateResult, resolve_accelerate
+from fastdqn.objectives import LOSSES
+from tests.reference import learning as reference
+
+ACTIONS = 4
+ROWS = 8
+NARROW = NetworkConfig(width=0.125)
+
+# Each value of loss, bootstrap, optimizer, head and norm limit is in at least one of them.
+FEW = [
+    ("huber", "max", "rmsprop", False, None),
+    ("squared", "double", "adagrad", True, 0.05),
+    ("huber", "double", "adam", True, 0.05),
+]
+ALL = [
+    (loss, bootstrap, optimizer, bootstrap == "double", limit)
+    for loss, bootstrap, optimizer, limit in itertools.product(
+        ["huber", "squared"], ["max", "double"], ["adam", "rmsprop", "adagrad"], [0.05]
+    )
+]
+Rules = tuple[str, str, str, bool, float | None]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> None:
+    """Each learner's step is compiled anew; PyTorch refuses after eight versions of one function."""
+    torch.compiler.reset()
+
+
+def batch(seed: int, rows: int = ROWS, *, window: bool = False) -> Batch:
+    """Random transitions, a quarter of them terminal, with weights."""
+    generator = torch.Generator().manual_seed(seed)
+    frames = torch.randint(0, 256, (rows, 8, 84, 84), dtype=torch.uint8, generator=generator)
+    obs, next_obs = frames[:, :4], frames[:, 1:5]
+    if not window:
+        obs, next_obs = obs.contiguous(), next_obs.contiguous()
+    going = torch.rand(rows, generator=generator) < 0.75
+    return Batch(
+        obs=obs,
+        action=torch.randint(0, ACTIONS, (rows,), generator=generator),
+        reward=3 * torch.randn(rows, generator=generator),
+        discount=0.97 * going.float(),
+        next_obs=next_obs,
+        weight=torch.rand(rows, generator=generator) + 0.1,
+    )
+
+
+def learner(rules: Rules = FEW[2], accelerate: str = "eager", *, seed: int = 0, period: int = 3) -> Learner:
+    loss, bootstrap, optimizer, dueling, limit = rules
+    config = LearnerConfig(
+        loss=loss,  # type: ignore[arg-type]
+        bootstrap=bootstrap,  # type: ignore[arg-type]
+        optimizer=optimizer,  # type: ignore[arg-type]
+        learning_rate=1e-3,
+        epsilon=1e-4,
+        max_grad_norm=limit,
+        target_period_updates=period,
+    )
+    network = dataclasses.replace(NARROW, dueling=dueling)
+    return Learner(network, config, ACTIONS, seed=seed, accelerate=accelerate)  # type: ignore[arg-type]
+
+
+def copy_of(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in state.items()}
+
+
+def assert_same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def differs(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], prefix: str) -> bool:
+    names = [name for name in first if name.startswith(prefix)]
+    assert names
+    return any(not torch.equal(first[name], second[name]) for name in names)
+
+
+class PlainLearner:
+    """The same rules in plain float64 PyTorch, weight tensor by weight tensor."""
+
+    def __init__(self, like: Learner, rules: Rules) -> None:
+        self.loss, self.bootstrap, optimizer, _, self.limit = rules
+        state = like.state_tensors()
+        self.online = self._part(state, "online.")
+        self.target = self._part(state, "target.")
+        self.optimizer = optimizer
+        self.slots: dict[str, dict[str, torch.Tensor]] = {
+            name: {slot: torch.zeros_like(value) for slot in ("mean", "square")}
+            for name, value in self.online.items()
+        }
+        self.steps = 0
+
+    @staticmethod
+    def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+        return {n.removeprefix(prefix): v.double() for n, v in state.items() if n.startswith(prefix)}
+
+    def update(self, rows: Batch, rate: float) -> tuple[float, float, float, list[float]]:
+        weights = {name: value.clone().requires_grad_() for name, value in self.online.items()}
+        values = reference.torch_q_values(weights, rows.obs)
+        targets = [
+            reference.td_target(self.bootstrap, r, d, t, o)
+            for r, d, t, o in zip(
+                rows.reward.tolist(),
+                rows.discount.tolist(),
+                reference.torch_q_values(self.target, rows.next_obs).numpy(),
+                reference.torch_q_values(self.online, rows.next_obs).numpy(),
+                strict=True,
+            )
+        ]
+        error = torch.tensor(targets).double() - values[torch.arange(len(targets)), rows.action]
+        pure = {"huber": functional.huber_loss, "squared": lambda d, z, reduction: 0.5 * (d - z) ** 2}
+        losses = pure[self.loss](error, torch.zeros_like(error), reduction="none")
+        loss = (losses * rows.weight.double()).mean()
+        loss.backward()
+        gradients = {name: value.grad for name, value in weights.items() if value.grad is not None}
+        norm = float(torch.cat([g.flatten() for g in gradients.values()]).norm())
+        scale = 1.0 if self.limit is None else min(1.0, self.limit / norm)
+        self.steps += 1
+        for name, gradient in gradients.items():
+            self._step(name, scale * gradient, rate)
+        return loss.item(), values.mean().item(), norm, error.tolist()
+
+    def _step(self, name: str, g: torch.Tensor, rate: float) -> None:
+        slot, epsilon = self.slots[name], 1e-4
+        first, second = {"adam": (0.9, 0.999), "rmsprop": (0.95, 0.95), "adagrad": (0, 1)}[self.optimizer]
+        slot["mean"] = first * slot["mean"] + (1 - first) * g
+        slot["square"] = second * slot["square"] + (1 - second if second < 1 else 1) * g**2
+        mean, square = slot["mean"], slot["square"]
+        move = {
+            "adam": lambda: (
+                mean / (1 - first**self.steps) / ((square / (1 - second**self.steps)).sqrt() + epsilon)
+            ),
+            "rmsprop": lambda: g / (square - mean**2 + epsilon).sqrt(),
+            "adagrad": lambda: g / (square.sqrt() + epsilon),
+        }[self.optimizer]()
+        self.online[name] = self.online[name] - rate * move
+
+
+@pytest.mark.parametrize("rules", ALL + FEW, ids=str)
+def test_eager_updates_are_those_of_plain_pytorch(rules: Rules) -> None:
+    ours = learner(rules, period=10**6)
+    plain = PlainLearner(ours, rules)
+    before = copy_of(ours.state_tensors())
+    for seed in range(4):
+        rows = batch(seed)
+        got = ours.update(rows)
+        loss, q_mean, norm, error = plain.update(rows, 1e-3)
+        # Weights of 0.1 to 0.5 that have moved by up to 4e-3, so that values agree to a few 1e-6.
+        assert got.loss.item() == pytest.approx(loss, rel=1e-5)
+        assert got.q_mean.item() == pytest.approx(q_mean, abs=1e-5)
+        assert got.grad_norm.item() == pytest.approx(norm, rel=1e-4)
+        assert got.td_error.tolist() == pytest.approx(error, abs=3e-5)
+    after = ours.state_tensors()
+    assert differs(before, after, "online.")
+    for name, want in plain.online.items():
+        moved = (want - before[f"online.{name}"].double()).abs().max()
+        torch.testing.assert_close(after[f"online.{name}"].double(), want, rtol=0, atol=0.01 * moved.item())
+
+
+def check_compiled_equals_eager(rules: Rules) -> None:
+    """The bound: weights within 1e-5 of eager after five updates that moved them by about 1e-3 each."""
+    eager, compiled = learner(rules), learner(rules, "compile")
+    for seed in range(5):
+        want, got = eager.update(batch(seed)), compiled.update(batch(seed))
+        for name, value in want._asdict().items():
+            torch.testing.assert_close(getattr(got, name), value, rtol=2e-5, atol=2e-5)
+    for name, value in eager.state_tensors().items():
+        torch.testing.assert_close(compiled.state_tensors()[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rules", FEW[:2], ids=str)
+def test_compiled_equals_eager(rules: Rules) -> None:
+    check_compiled_equals_eager(rules)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rules", ALL, ids=str)
+def test_compiled_equals_eager_for_every_rule(rules: Rules) -> None:
+    check_compiled_equals_eager(rules)
+
+
+def test_one_compilation_serves_a_whole_run() -> None:
+    """Warm-up changes nothing; then rates, target copies and restored states need no other compilation.
+
+    Two learners hold the same bits; action values of another number of rows run eagerly.
+    """
+    rules = FEW[2]
+    first = learner(rules, "compile")
+    before = copy_of(first.state_tensors())
+    first.warm_up(ROWS, 3)
+    assert_same_bits(before, first.state_tensors())
+    assert first.updates == 0
+
+    eager, second = learner(rules), learner(rules, "compile")
+    second.warm_up(ROWS, 3)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for seed in range(5):
+            rate = 1e-3 / (1 + seed)
+            for one in (first, second, eager):
+                one.update(batch(seed), rate)
+        first.load_state_tensors(copy_of(first.state_tensors()))
+        obs = batch(9).obs
+        for rows in (3, 8, 1, 3):
+            values = first.q_values(obs[:rows])
+            assert not values.requires_grad
+            torch.testing.assert_close(values, eager.q_values(obs[:rows]), rtol=0, atol=2e-5)
+    assert_same_bits(first.state_tensors(), second.state_tensors())
+    assert differs(before, first.state_tensors(), "online.")
+    for name, value in eager.state_tensors().items():
+        torch.testing.assert_close(first.state_tensors()[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_the_window_layout_gives_the_same_update() -> None:
+    apart, window = learner(), learner()
+    window.warm_up(ROWS, window=True)
+    for seed in range(3):
+        first = batch(seed)
+        second = batch(seed, window=True)
+        assert second.obs.stride() != first.obs.stride()
+        torch.testing.assert_close(window.update(second).td_error, apart.update(first).td_error)
+
+
+def test_the_same_seed_and_batches_give_the_same_bits_and_another_seed_does_not() -> None:
+    first, second, other = learner(seed=1), learner(seed=1), learner(seed=2)
+    assert differs(first.state_tensors(), other.state_tensors(), "online.")
+    for seed in range(4):
+        results = [one.update(batch(seed)) for one in (first, second)]
+        assert torch.equal(results[0].td_error, results[1].td_error)
+    assert_same_bits(first.state_tensors(), second.state_tensors())
+
+
+def test_warm_up_leaves_all_state_as_it_was() -> None:
+    one = learner()
+    one.update(batch(0))
+    before = copy_of(one.state_tensors())
+    one.warm_up(ROWS, 3)
+    assert_same_bits(before, one.state_tensors())
+    assert one.updates == 1
+
+
+@pytest.mark.parametrize("period", [1, 2, 5])
+def test_the_target_is_copied_after_exactly_the_period(period: int) -> None:
+    one = learner(period=period)
+    for count in range(1, 11):
+        before = copy_of(one.state_tensors())
+        one.update(batch(count))
+        after = one.state_tensors()
+        same_as_online = all(
+            torch.equal(value, after[name.replace("target.", "online.")])
+            for name, value in after.items()
+            if name.startswith("target.")
+        )
+        assert same_as_online == (count % period == 0)
+        assert differs(before, after, "target.") == (count % period == 0)
+
+
+def test_a_resumed_count_keeps_the_targets_rhythm() -> None:
+    one = learner(period=5)
+    one.updates = 3
+    before = copy_of(one.state_tensors())
+    one.update(batch(0))
+    assert not differs(before, one.state_tensors(), "target.")
+    one.update(batch(1))
+    assert one.updates == 5
+    assert differs(before, one.state_tensors(), "target.")
+
+
+def test_a_saved_state_continues_with_the_same_bits(tmp_path: Path) -> None:
+    whole, half = learner(), learner()
+    for seed in range(4):
+        whole.update(batch(seed))
+        if seed < 2:
+            half.update(batch(seed))
+    save_file(half.state_tensors(), tmp_path / "state.safetensors")
+    resumed = learner(seed=77)
+    resumed.load_state_tensors(load_file(tmp_path / "state.safetensors"))
+    resumed.updates = half.updates
+    for seed in (2, 3):
+        resumed.update(batch(seed))
+    assert_same_bits(whole.state_tensors(), resumed.state_tensors())
+
+
+def test_state_tensors_are_live_contiguous_and_named_after_the_module() -> None:
+    one = learner()
+    state = one.state_tensors()
+    assert all(value.is_contiguous() for value in state.values())
+    assert tuple(state["online.conv2.weight"].shape) == (8, 4, 4, 4)
+    assert {name.split(".")[0] for name in state} == {"online", "target", "optimizer"}
+    obs = batch(0).obs
+    state["online.advantage.bias"][0] += 1000
+    assert (one.q_values(obs).argmax(dim=1) == 0).all()
+    online = sum(value.numel() for name, value in state.items() if name.startswith("online."))
+    assert one.num_parameters == online
+
+
+def test_loading_copies_in_place() -> None:
+    one, other = learner(seed=1), learner(seed=2)
+    places = {name: value.data_ptr() for name, value in one.state_tensors().items()}
+    one.load_state_tensors(other.state_tensors())
+    assert {name: value.data_ptr() for name, value in one.state_tensors().items()} == places
+    assert_same_bits(one.state_tensors(), other.state_tensors())
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda s: s.pop("optimizer.step"), KeyError, r"optimizer\.step: missing"),
+        (
+            lambda s: s.update({"online.extra": torch.zeros(2)}),
+            KeyError,
+            r"online\.extra: not a tensor .*\[2\]",
+        ),
+        (
+            lambda s: s.update({"target.value.bias": torch.zeros(3)}),
+            ValueError,
+            r"target\.value\.bias: shape \[1\] is wanted, not \[3\]",
+        ),
+        (
+            lambda s: s.update({"online.value.bias": torch.zeros(1).double()}),
+            ValueError,
+            r"online\.value\.bias: dtype torch\.float32 is wanted, not torch\.float64",
+        ),
+    ],
+)
+def test_a_state_that_does_not_fit_changes_nothing(change, error, message) -> None:  # type: ignore[no-untyped-def]
+    one = learner()
+    before, given = copy_of(one.state_tensors()), copy_of(learner(seed=2).state_tensors())
+    change(given)
+    with pytest.raises(error, match=message):
+        one.load_state_tensors(given)
+    assert_same_bits(before, one.state_tensors())
+
+
+def test_trained_weights_go_into_both_networks_and_nowhere_else() -> None:
+    one, trained = learner(seed=1), learner(seed=2)
+    trained.update(batch(0))
+    before, given = copy_of(one.state_tensors()), trained.state_tensors()
+    one.load_online(given)
+    after = one.state_tensors()
+    for name, value in given.items():
+        if name.startswith("online."):
+            assert torch.equal(after[name], value)
+            assert torch.equal(after[name.replace("online.", "target.")], value)
+    assert not differs(before, after, "optimizer.")
+
+
+def test_trained_weights_of_another_network_change_nothing() -> None:
+    one = learner()
+    before = copy_of(one.state_tensors())
+    with pytest.raises(
+        ValueError, match=r"online\.hidden\.weight: shape \[128, 392\] is wanted, not \[64, 392\]"
+    ):
+        one.load_online(learner(FEW[0]).state_tensors())
+    assert_same_bits(before, one.state_tensors())
+
+
+def test_the_learning_rate_is_that_of_the_call_or_the_last_one() -> None:
+    one = learner()
+    before = copy_of(one.state_tensors())
+    one.update(batch(0), 0.0)
+    one.update(batch(1))
+    assert not differs(before, one.state_tensors(), "online.")
+    one.update(batch(2), 1e-3)
+    assert differs(before, one.state_tensors(), "online.")
+
+
+def test_results_are_values_without_gradient_of_the_stated_shape() -> None:
+    result = learner().update(batch(0))
+    assert isinstance(result, UpdateResult)
+    assert [value.shape for value in result] == [(), (), (), (ROWS,)]
+    assert all(value.dtype == torch.float32 and not value.requires_grad for value in result)
+
+
+def test_a_batch_that_is_not_uint8_is_refused_and_not_counted() -> None:
+    one = learner()
+    with pytest.raises(TypeError, match="uint8"):
+        one.update(dataclasses.replace(batch(0), obs=batch(0).obs.float()))
+    assert one.updates == 0
+
+
+def test_auto_is_a_rule_of_device_and_length() -> None:
+    assert resolve_accelerate("auto", "cpu", 4_999) == "eager"
+    assert resolve_accelerate("auto", "cpu", 5_000) == "compile"
+    assert resolve_accelerate("auto", "cuda:0", 49_999) == "eager"
+    assert resolve_accelerate("auto", "cuda", 50_000) == "compile"
+    assert resolve_accelerate("eager", "cpu", 10**9) == "eager"
+    assert resolve_accelerate("compile", "cpu", 1) == "compile"
+
+
+def test_every_loss_is_compared() -> None:
+    assert {rules[0] for rules in FEW} == set(LOSSES)

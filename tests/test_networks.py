@@ -1,0 +1,128 @@
+"""The network beside a slow one in numpy, its shape, its initial weights and its errors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fastdqn.networks import QNetwork
+from tests.reference import learning as reference
+
+
+def frames(rows: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (rows, 4, 84, 84), dtype=torch.uint8, generator=generator)
+
+
+def network(**options: float | bool) -> QNetwork:
+    generator = torch.Generator().manual_seed(1)
+    return QNetwork(5, generator=generator, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dueling", [False, True])
+def test_values_are_those_of_the_slow_network(dueling: bool) -> None:
+    module = network(width=0.25, dueling=dueling)
+    weights = {name: value.detach().double().numpy() for name, value in module.named_parameters()}
+    obs = frames(3)
+    want = reference.q_values(weights, obs.numpy())
+    assert np.abs(want).max() > 1e-2
+    np.testing.assert_allclose(module(obs).detach().numpy(), want, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("dueling", [False, True])
+def test_gradients_are_those_of_plain_pytorch(dueling: bool) -> None:
+    """In float64 PyTorch without channels-last or operators of our own."""
+    module, obs = network(width=0.25, dueling=dueling), frames(4)
+    weights = {n: v.detach().double().requires_grad_() for n, v in module.named_parameters()}
+    target = torch.linspace(-1, 2, 20).view(4, 5)
+    module(obs).mul(target).sum().backward()
+    reference.torch_q_values(weights, obs).mul(target.double()).sum().backward()
+    for name, value in module.named_parameters():
+        want, got = weights[name].grad, value.grad
+        assert want is not None
+        assert got is not None
+        assert want.abs().max() > 0
+        torch.testing.assert_close(got.double(), want, rtol=0, atol=1e-5 * want.abs().max().item())
+
+
+def test_the_papers_network_has_the_papers_layers() -> None:
+    shapes = {name: tuple(value.shape) for name, value in network().named_parameters()}
+    assert shapes == {
+        "conv1.weight": (32, 4, 8, 8),
+        "conv1.bias": (32,),
+        "conv2.weight": (64, 32, 4, 4),
+        "conv2.bias": (64,),
+        "conv3.weight": (64, 64, 3, 3),
+        "conv3.bias": (64,),
+        "hidden.weight": (512, 3136),
+        "hidden.bias": (512,),
+        "advantage.weight": (5, 512),
+        "advantage.bias": (5,),
+    }
+
+
+def test_dueling_has_two_streams_and_width_multiplies_all() -> None:
+    shapes = {n: tuple(v.shape) for n, v in network(width=0.5, dueling=True).named_parameters()}
+    assert shapes["conv1.weight"] == (16, 4, 8, 8)
+    assert shapes["hidden.weight"] == (2 * 256, 49 * 32)
+    assert shapes["value.weight"] == (1, 256)
+    assert shapes["advantage.weight"] == (5, 256)
+
+
+def test_the_narrowest_network_still_has_a_unit_everywhere() -> None:
+    assert network(width=1 / 1024)(frames(2)).shape == (2, 5)
+
+
+def test_a_dueling_networks_mean_value_is_the_states_value() -> None:
+    module = network(width=0.25, dueling=True)
+    assert module.value is not None
+    before = module(frames(2)).mean(dim=1)
+    with torch.no_grad():
+        module.value.bias += 2.0
+        module.advantage.bias += 3.0
+    torch.testing.assert_close(module(frames(2)).mean(dim=1), before + 2.0, rtol=0, atol=1e-5)
+
+
+def test_initial_weights_follow_the_generator_and_the_bound() -> None:
+    first, again = network(), network()
+    other = QNetwork(5, generator=torch.Generator().manual_seed(2))
+    for (name, a), b, c in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b), name
+        assert not torch.equal(a, c), name
+    bound = 1 / math.sqrt(64 * 9)
+    assert 0.99 * bound < first.conv3.weight.abs().max() <= bound
+    assert 0.9 * bound < first.conv3.bias.abs().max() <= bound
+
+
+def test_building_a_network_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(0)
+    want = torch.rand(3)
+    torch.manual_seed(0)
+    network()
+    assert torch.equal(torch.rand(3), want)
+
+
+@pytest.mark.parametrize("strided", ["window", "transposed", "sliced"])
+def test_strides_do_not_change_values(strided: str) -> None:
+    module, obs = network(width=0.25), frames(2)
+    views = {
+        "window": torch.cat([obs, obs[:, :1]], dim=1)[:, :4],
+        "transposed": obs.transpose(2, 3).contiguous().transpose(2, 3),
+        "sliced": torch.stack([obs, obs], dim=1)[:, 1],
+    }
+    assert torch.equal(views[strided], obs)
+    torch.testing.assert_close(module(views[strided]), module(obs), rtol=0, atol=1e-6)
+
+
+def test_frames_that_are_not_uint8_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"obs: uint8 grey levels are wanted, not torch.float32"):
+        network()(frames(1).float())
+
+
+@pytest.mark.parametrize("shape", [(4, 84, 84), (1, 3, 84, 84), (1, 4, 84, 83), (1, 84, 84, 4)])
+def test_frames_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"obs: shape \[B, 4, 84, 84\] is wanted, not \["):
+        network()(torch.zeros(shape, dtype=torch.uint8))
