@@ -11,7 +11,7 @@ import json
 import math
 import sys
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
@@ -22,45 +22,16 @@ from rich.live import Live
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
+from fastdqn.chart import Curve, draw, scale
 from fastdqn.metrics import PHASES, Snapshot
 
 _LABEL, _VALUE, _HEAD = "dim", "bold", "cyan"
 _DONE, _LEFT = "cyan", "bright_black"
-_MEAN, _GAME = "bright_cyan", "bright_black"
 
-_MAX_POINTS = 400
 _PLOT_ROWS = 9
 _LOG_LINES = 3
 _AXIS = 8  # columns of the plot's labels
 _ROOMY = 27  # rows at which all messages and a full plot have room
-
-
-class Curve:
-    """(frames, value) points, thinned out evenly as they become many: that bounds the cost of drawing."""
-
-    def __init__(self) -> None:
-        self._points: list[tuple[int, float]] = []
-        self._stride = 1
-        self._count = 0
-        self._last: tuple[int, float] | None = None
-
-    @property
-    def points(self) -> list[tuple[int, float]]:
-        """What is kept, and always the newest."""
-        fresh = [] if self._last is None or self._last in self._points[-1:] else [self._last]
-        return self._points + fresh
-
-    def add(self, frames: int, value: float) -> None:
-        """Append a point. The frames may jump back: a resumed run repeats what its checkpoint lacks."""
-        while self._points and self._points[-1][0] > frames:
-            self._points.pop()
-        self._last = (frames, value)
-        if self._count % self._stride == 0:
-            self._points.append(self._last)
-        self._count += 1
-        if len(self._points) > _MAX_POINTS:
-            self._points = self._points[::2]
-            self._stride *= 2
 
 
 # Colours of the picture; a terminal has its own. Black, red, green, yellow, blue, magenta, cyan, white.
@@ -101,6 +72,10 @@ class History:
             self.means.add(snapshot.frames, snapshot.return_mean)
         self._episodes = snapshot.episodes
         self._updates.append((snapshot.seconds, snapshot.updates))
+
+    def forget_speed(self) -> None:
+        """Begin to measure anew: another process goes on."""
+        self._updates.clear()
 
     @property
     def updates_per_second(self) -> float:
@@ -182,6 +157,7 @@ def remember(history: History, metrics: Path) -> Snapshot | None:
         except (ValueError, KeyError, TypeError):  # a line cut short by a kill
             continue
         history.add(last)
+    history.forget_speed()
     return last
 
 
@@ -312,8 +288,8 @@ def _returns(snapshot: Snapshot, history: History, width: int, rows: int) -> lis
     if not games and not means:
         empty = Text(" " * _AXIS + "  the first game has not ended yet", style=_LABEL)
         return [_fit(head, width), _fit(empty, width)]
-    low, high = _scale([value for _, value in [*games, *means]])
-    chart = _chart(games, means, snapshot.frames, (low, high), cells, rows)
+    low, high = scale([value for _, value in [*games, *means]])
+    chart = draw(games, means, snapshot.frames, (low, high), cells, rows)
     labels = {0: high, rows // 2: (low + high) / 2, rows - 1: low}
     lines = []
     for row, line in enumerate(chart):
@@ -323,66 +299,6 @@ def _returns(snapshot: Snapshot, history: History, width: int, rows: int) -> lis
     start = Text.assemble(" " * (_AXIS + 1), ("0", _LABEL))
     end = Text.assemble((f"{snapshot.frames:,} frames", _LABEL), " ")
     return [_fit(head, width), *lines, _ends(start, end, width)]
-
-
-def _chart(
-    games: Sequence[tuple[int, float]],
-    means: Sequence[tuple[int, float]],
-    frames: int,
-    bounds: tuple[float, float],
-    cells: int,
-    rows: int,
-) -> list[Text]:
-    """Draw in braille: a cell is 2 dots wide and 4 high. Where the line passes, no games are drawn."""
-    across, down = 2 * cells, 4 * rows
-    low, high = bounds
-    wide, tall = (across - 1) / max(frames, 1), (down - 1) / (high - low)
-
-    def place(frame: int, value: float) -> tuple[int, int]:
-        return min(across - 1, int(frame * wide)), round((high - value) * tall)
-
-    dots, line = _Dots(cells, rows), _Dots(cells, rows)
-    for frame, value in games:
-        dots.set(*place(frame, value))
-    before: tuple[int, int] | None = None
-    for frame, value in means:
-        here = place(frame, value)
-        for x, y in _steps(before or here, here):
-            line.set(x, y)
-        before = here
-    return [_coloured(dots.cells[row], line.cells[row]) for row in range(rows)]
-
-
-class _Dots:
-    """Braille cells, as bit patterns."""
-
-    BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-
-    def __init__(self, columns: int, rows: int) -> None:
-        self.cells = [[0] * columns for _ in range(rows)]
-
-    def set(self, x: int, y: int) -> None:
-        self.cells[y >> 2][x >> 1] |= self.BITS[y & 3][x & 1]
-
-
-def _steps(start: tuple[int, int], end: tuple[int, int]) -> Iterable[tuple[int, int]]:
-    """Return the dots of a straight line."""
-    (x, y), (to_x, to_y) = start, end
-    count = max(abs(to_x - x), abs(to_y - y), 1)
-    return ((x + round(i * (to_x - x) / count), y + round(i * (to_y - y) / count)) for i in range(count + 1))
-
-
-def _coloured(dots: Sequence[int], line: Sequence[int]) -> Text:
-    """Join one row of dots and of the line, in as few spans as there are changes of colour."""
-    text = Text(no_wrap=True)
-    run, style = "", _GAME
-    for dot, piece in zip(dots, line, strict=True):
-        wanted = _MEAN if piece else _GAME
-        if wanted != style:
-            text.append(run, style)
-            run, style = "", wanted
-        run += chr(0x2800 | (piece or dot))
-    return text.append(run, style)
 
 
 def _figures(snapshot: Snapshot, history: History, width: int) -> list[Text]:
@@ -436,17 +352,6 @@ def _shares(shares: Mapping[str, float], width: int) -> list[Text]:
         space = " " * (cells - len(bar) + 5 - len(percent))
         lines.append(Text.assemble((f"{name:<8}", _LABEL), (bar, _DONE), space, (percent, _VALUE), " "))
     return lines
-
-
-def _scale(values: Sequence[float]) -> tuple[float, float]:
-    """Return round numbers that enclose the values."""
-    low, high = min(values), max(values)
-    if high - low < 2.0:  # scores are whole numbers
-        low, high = (low + high) / 2 - 1, (low + high) / 2 + 1
-    span = high - low
-    unit = 10.0 ** math.floor(math.log10(span))
-    step = next(unit * factor for factor in (0.1, 0.2, 0.5) if span <= 25 * unit * factor)
-    return math.floor(low / step) * step, math.ceil(high / step) * step
 
 
 def _ends(left: Text, right: Text, width: int) -> Text:

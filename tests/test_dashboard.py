@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fastdqn import dashboard
+from fastdqn import chart, dashboard
 from fastdqn.dashboard import Dashboard, History, duration, number, plain_line, remember, render
 from fastdqn.metrics import Snapshot
 
@@ -169,12 +169,19 @@ def test_returns_seen_before_are_not_counted_again() -> None:
     assert [value for _, value in past.games.points] == [1.0, 2.0, 3.0, 4.0]
 
 
+def test_updates_per_second_are_those_of_the_last_ten_seconds() -> None:
+    past = History("Pong-v5")
+    for i in range(100):
+        past.add(replace(LATE, seconds=i / 4, updates=10 * i if i < 50 else 490 + 25 * (i - 49)))
+    assert past.updates_per_second == pytest.approx(100.0)
+
+
 def test_memory_and_drawing_stay_bounded() -> None:
     past = History("Pong-v5")
     for i in range(1, 20_001):
         past.add(replace(LATE, frames=i, episodes=i, returns=[float(i)], return_mean=float(i)))
     for curve in (past.games, past.means):
-        assert len(curve.points) <= dashboard._MAX_POINTS + 1
+        assert len(curve.points) <= chart._MAX_POINTS + 1
         assert curve.points[0] == (1, 1.0)
         assert curve.points[-1] == (20_000, 20_000.0)
 
@@ -196,6 +203,7 @@ def test_rows_of_the_metrics_file_rebuild_the_snapshot(tmp_path: Path) -> None:
     last = remember(past, file)
     assert last == rows[-1]
     assert past.games.points == [(i * 1000, float(i)) for i in range(1, 6)]
+    assert past.updates_per_second == 0.0
     assert remember(past, tmp_path / "none.jsonl") is None
 
 
