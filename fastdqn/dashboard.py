@@ -10,8 +10,9 @@ import io
 import json
 import math
 import sys
+import textwrap
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
@@ -29,9 +30,9 @@ _LABEL, _VALUE, _HEAD = "dim", "bold", "cyan"
 _DONE, _LEFT = "cyan", "bright_black"
 
 _PLOT_ROWS = 9
-_LOG_LINES = 3
+_LOG_LINES = 4
 _AXIS = 8  # columns of the plot's labels
-_ROOMY = 27  # rows at which all messages and a full plot have room
+_ROOMY = 28  # rows at which all messages and a full plot have room
 
 
 # Colours of the picture; a terminal has its own. Black, red, green, yellow, blue, magenta, cyan, white.
@@ -97,8 +98,7 @@ def render(
         width: Columns to use.
         height: Rows to use; as many as are needed if none. First the plot shrinks, then the end is cut.
     """
-    lines = list(history.lines)[-1:] if height is not None and height < _ROOMY else history.lines
-    log = [_fit(Text.assemble(" ", (f"· {line}", _LABEL)), width) for line in lines]
+    log = _log(history.lines, width, _LOG_LINES if height is None or height >= _ROOMY else 1)
     if snapshot is None:
         return Group(_heading(history.title, "starting", width), *log)
     top = _progress(snapshot, history.title, width)
@@ -352,6 +352,15 @@ def _shares(shares: Mapping[str, float], width: int) -> list[Text]:
         space = " " * (cells - len(bar) + 5 - len(percent))
         lines.append(Text.assemble((f"{name:<8}", _LABEL), (bar, _DONE), space, (percent, _VALUE), " "))
     return lines
+
+
+def _log(messages: Iterable[str], width: int, rows: int) -> list[Text]:
+    """The last messages, long ones broken, in `rows` lines at most."""
+    lines = []
+    for message in messages:
+        parts = textwrap.wrap(message, max(width - 4, 10)) if rows > 1 else [message]
+        lines += ["· " + parts[0], *("  " + part for part in parts[1:])] if parts else []
+    return [_fit(Text.assemble(" ", (line, _LABEL)), width) for line in lines[-rows:]]
 
 
 def _ends(left: Text, right: Text, width: int) -> Text:
