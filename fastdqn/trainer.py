@@ -206,9 +206,9 @@ class _Training:
 
     def _finish(self) -> Summary:
         self.speed.mark(self.clock.frames, self.phase.seconds, learning=self.clock.updates > 0)
+        self._report(self._snapshot(""))
         if self.clock.frames > self._logged_frames:
             self._log_row()
-        self._report(self._snapshot(""))
         self._save()
         summary = Summary(
             frames=self.clock.frames,

@@ -1,0 +1,92 @@
+"""Make the README's table from the JSON files in benchmarks/results.
+
+python benchmarks/table.py          # writes it between the README's two table marks
+python benchmarks/table.py --check  # exit code 1 if the README says something else
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+START, END = "<!-- table: made by benchmarks/table.py -->", "<!-- end of table -->"
+
+
+def load(name: str) -> dict[str, Any]:
+    """Read one result file."""
+    data: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return data
+
+
+def rows() -> list[tuple[str, str, str]]:
+    """Return what was measured, the figure, and the command."""
+    table = []
+    pong = load("pong-quick")
+    for result in pong["results"]:
+        scores = ", ".join(f"{e['mean']:.1f} (ε {e['epsilon']:g})" for e in result["evaluations"])
+        table.append(
+            (
+                f"Pong from nothing, `quick`, seed {result['seed']}: mean of {pong['settings']['episodes']} games",
+                f"{scores} after {result['minutes']:.0f} min, {result['frames'] / 1e6:.1f}M frames",
+                "`python benchmarks/learn.py --seeds 1 2 --out benchmarks/results/pong-quick`",
+            )
+        )
+    for preset in ("quick", "nature"):
+        train = load(f"train-{preset}")["results"]
+        table.append(
+            (
+                f"Training, `{preset}` (width {train['width']:g}, batch {train['batch_size']}, one update per "
+                f"{train['frames_per_update']} frames)",
+                f"{train['frames_per_second']:,.0f} frames/s, {train['updates_per_second']:.0f} updates/s",
+                f"`python benchmarks/train.py --preset {preset}`",
+            )
+        )
+    for row in load("update")["results"]:
+        if row["batch_size"] == 32:
+            table.append(
+                (
+                    f"Update of 32, width {row['width']:g}: time over a plain PyTorch step's",
+                    f"{row['compiled_over_plain']:.2f} compiled, {row['eager_over_plain']:.2f} eager",
+                    "`python benchmarks/update.py`",
+                )
+            )
+    env = load("env")["results"]
+    table.append(
+        (
+            "Loop with random actions, every frame stored: steps/s over raw EnvPool's",
+            f"{env['ours_over_raw']['median']:.2f}",
+            "`python benchmarks/env.py`",
+        )
+    )
+    return table
+
+
+def text() -> str:
+    """Return the table in Markdown."""
+    machine = load("train-quick")["machine"]
+    lines = ["| measured | figure | command |", "|---|---|---|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows()]
+    lines += ["", f"Two cores of an {machine['cpu']} in a virtual machine, no GPU; medians, taken in one go."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write the table into the README, or compare."""
+    readme = ROOT / "README.md"
+    old = readme.read_text()
+    before, _, rest = old.partition(START)
+    _, _, after = rest.partition(END)
+    new = f"{before}{START}\n{text()}\n{END}{after}"
+    if "--check" in sys.argv:
+        sys.exit(
+            0 if new == old else "README.md: the table is not what benchmarks/results says; run table.py"
+        )
+    readme.write_text(new)
+
+
+if __name__ == "__main__":
+    main()
