@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -53,19 +54,21 @@ def main(words: Sequence[str]) -> int:
     with loading("PyTorch and EnvPool"):
         from fastdqn.evaluate import evaluate
 
+    _say(f"playing {arguments.episodes} games of {run.config.game}")
     result = evaluate(
         run,
         episodes=arguments.episodes,
         epsilon=arguments.epsilon,
         seed=arguments.seed,
-        on_episode=lambda game, value: _tell(game, arguments.episodes, value),
+        on_episode=lambda game, value: _say(f"game {game} of {arguments.episodes}: {value:g}"),
     )
     print(json.dumps(result.row()) if arguments.json else "\n".join(_table(result)))
     return 0
 
 
-def _tell(game: int, games: int, value: float) -> None:
-    print(f"game {game} of {games}: {value:g}", file=sys.stderr, flush=True)
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # stderr may be gone; the result goes to stdout
+        print(line, file=sys.stderr, flush=True)
 
 
 def _table(result: Evaluation) -> list[str]:
