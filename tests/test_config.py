@@ -74,7 +74,8 @@ def test_nature_has_the_papers_numbers():
     assert config.learner.target_period_updates == 10_000
     assert (config.learner.optimizer, config.learner.learning_rate) == ("rmsprop", 0.00025)
     assert config.learner.decay == 0.95
-    assert config.learner.epsilon * config.learner.batch_size**2 == 0.01  # the paper's loss is a sum, ours a mean
+    # The paper's loss is a sum over the batch, ours a mean.
+    assert config.learner.epsilon * config.learner.batch_size**2 == 0.01
     assert (config.exploration.max, config.exploration.min) == (1.0, 0.1)
     assert config.exploration.decay_frames == 4 * 1_000_000
     assert (config.env.noop_max, config.env.frame_skip, config.learner.gamma) == (30, 4, 0.99)
