@@ -113,6 +113,10 @@ def assert_same_buffers(one: ReplayBuffer, other: ReplayBuffer) -> None:
         ("gamma", 1.1, ValueError),
         ("gamma", float("nan"), ValueError),
         ("gamma", "high", TypeError),
+        ("alpha", -0.1, ValueError),
+        ("alpha", 1.5, ValueError),
+        ("alpha", float("nan"), ValueError),
+        ("alpha", None, TypeError),
         ("autoreset", "nextstep", ValueError),
         ("autoreset", True, ValueError),
         ("layout", "windows", ValueError),
@@ -126,11 +130,6 @@ def test_a_wrong_option_is_refused_by_name(argument: str, value: Any, error: typ
     options: dict[str, Any] = {"capacity": 120, "num_envs": NUM_ENVS, "frame_shape": FRAME_SHAPE}
     with pytest.raises(error, match=rf"^{argument}\b"):
         ReplayBuffer(**{**options, argument: value})
-
-
-def test_prioritised_sampling_is_refused_for_now() -> None:
-    with pytest.raises(ValueError, match=r"^alpha\b"):
-        make(alpha=0.5)
 
 
 def test_a_window_needs_one_step_returns() -> None:
@@ -161,9 +160,10 @@ def test_more_memory_than_the_machine_has() -> None:
         ReplayBuffer(4 * 10**9, 8)
 
 
-def test_memory_per_frame_slot() -> None:
+@pytest.mark.parametrize("alpha", [0.0, 0.6])
+def test_memory_per_frame_slot(alpha: float) -> None:
     """At most 7,090 bytes for each frame of 7,056: a second copy of anything large would show."""
-    stats = ReplayBuffer(8_000, 8).stats()
+    stats = ReplayBuffer(8_000, 8, alpha=alpha).stats()
     assert 7_056 * 8_000 < stats.allocated_bytes <= 7_090 * 8_000
 
 
@@ -421,9 +421,10 @@ def test_stats_count() -> None:
 
 
 @pytest.mark.parametrize("layout", ["separate", "window"])
-def test_sample_is_plan_and_gather(layout: str) -> None:
+@pytest.mark.parametrize("alpha", [0.0, 0.6])
+def test_sample_is_plan_and_gather(layout: str, alpha: float) -> None:
     """From one state both draw the same rows and deliver the same bytes, call after call."""
-    one, other = filled(layout=layout), filled(layout=layout)
+    one, other = filled(layout=layout, alpha=alpha), filled(layout=layout, alpha=alpha)
     for batch_size in (1, 7, 32, 500):
         assert_same_values(one.sample(batch_size), other.gather(other.plan(batch_size)))
 
@@ -615,9 +616,10 @@ def test_a_stale_plan_writes_nothing() -> None:
     assert_same_values(out, before)
 
 
-def test_priorities_of_rows_that_left_are_dropped() -> None:
+@pytest.mark.parametrize("alpha", [0.0, 0.6])
+def test_priorities_of_rows_that_left_are_dropped(alpha: float) -> None:
     """Uniform sampling takes priorities and counts the dropped ones: a loop need not know which it uses."""
-    replay = make(capacity=3 * 12)
+    replay = make(capacity=3 * 12, alpha=alpha)
     replay.begin(observations())
     for _ in range(20):
         replay.add(**step())
@@ -649,9 +651,12 @@ def test_priorities_of_rows_that_left_are_dropped() -> None:
         ("priority", np.array([1, -0.5, 1, 1]), ValueError),
     ],
 )
-def test_a_refused_priority_changes_nothing(argument: str, value: Any, error: type[Exception]) -> None:
-    replay, twin = filled(), filled()
-    call = {"row": np.full(4, 150), "priority": np.ones(4), argument: value}
+@pytest.mark.parametrize("alpha", [0.0, 0.6])
+def test_a_refused_priority_changes_nothing(
+    argument: str, value: Any, error: type[Exception], alpha: float
+) -> None:
+    replay, twin = filled(alpha=alpha), filled(alpha=alpha)
+    call = {"row": np.full(4, 150), "priority": np.full(4, 7.0), argument: value}
     with pytest.raises(error, match=rf"^{argument}\b"):
         replay.update_priorities(**call)
     assert_same_buffers(replay, twin)

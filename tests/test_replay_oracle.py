@@ -42,6 +42,7 @@ class ReplayMachine(RuleBasedStateMachine):
         autoreset=st.sampled_from(["next_step", "same_step", "disabled"]),
         layout=st.sampled_from(["separate", "window"]),
         jump=st.sampled_from([0.0, 0.0, 0.1, 0.5]),
+        alpha=st.sampled_from([0.0, 0.0, 0.5, 1.0]),
         seed=st.integers(0, 2**32 - 1),
     )
     def start(
@@ -56,6 +57,7 @@ class ReplayMachine(RuleBasedStateMachine):
         autoreset: str,
         layout: str,
         jump: float,
+        alpha: float,
         seed: int,
     ) -> None:
         if layout == "window":
@@ -69,6 +71,7 @@ class ReplayMachine(RuleBasedStateMachine):
             stack=stack,
             n_step=n_step,
             gamma=gamma,
+            alpha=alpha,
             autoreset=autoreset,
             layout=layout,
             guard_frames=guard_frames,
@@ -80,6 +83,7 @@ class ReplayMachine(RuleBasedStateMachine):
         self.rng = np.random.default_rng(seed + 1)
         self.begun = np.zeros(num_envs, bool)
         self.plans: list[Any] = []
+        self.drawn = np.empty(0, np.int64)  # rows that were drawn once, now overwritten or not
 
     @rule(partly=st.booleans())
     def begin(self, partly: bool) -> None:
@@ -103,13 +107,23 @@ class ReplayMachine(RuleBasedStateMachine):
             self.comparison.add(**call, env_id=None if self._everything(ids) else ids)
             self.comparison.check()
 
-    @precondition(lambda self: len(self.comparison.buffer))
+    @precondition(lambda self: any(self.comparison.oracle.priorities.values()))
     @rule(batch_size=st.integers(1, 9))
     def hold_plan(self, batch_size: int) -> None:
         """Plan now, gather later."""
         plan = self.comparison.buffer.plan(batch_size)
         rows = self.comparison.oracle.rows()
         self.plans.append((plan, [rows[row] for row in plan.row.tolist()]))
+        self.drawn = np.concatenate([self.drawn[-50:], plan.row])
+
+    @precondition(lambda self: len(self.drawn))
+    @rule(count=st.integers(0, 30), zeros=st.booleans())
+    def update_priorities(self, count: int, zeros: bool) -> None:
+        """New priorities for rows drawn earlier: repeated ones, ones that left, all in one call."""
+        rows = self.rng.choice(self.drawn, count)
+        priorities = self.rng.choice(np.float32([0, 0.25, 1, 3] if zeros else [0.25, 1, 3]), count)
+        self.comparison.update_priorities(rows, priorities)
+        self.comparison.check()
 
     @precondition(lambda self: self.plans)
     @rule()
@@ -189,7 +203,7 @@ def _run(examples: int, steps: int) -> None:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # whole stacks are what this test is about
 def test_random_operations_match_the_oracle() -> None:
     """Fault caught: any row, byte, reward or discount that differs after any sequence of calls."""
-    _run(examples=250, steps=40)
+    _run(examples=200, steps=40)
 
 
 @pytest.mark.slow
@@ -217,6 +231,7 @@ def test_long_streams_wrap_many_times(autoreset: str, n_step: int, jump: float) 
         stack=stack,
         n_step=n_step,
         gamma=0.9,
+        alpha=0.7 if n_step % 2 else 0.0,
         autoreset=autoreset,
         guard_frames=2,
         seed=n_step,
@@ -234,6 +249,9 @@ def test_long_streams_wrap_many_times(autoreset: str, n_step: int, jump: float) 
             comparison.begin(env.reset(ids), ids)
         else:
             comparison.add(**env.step(ids, end=0.12), env_id=ids)
+        if rng.random() < 0.2 and len(comparison.buffer):
+            rows = comparison.buffer.sample(20).row
+            comparison.update_priorities(rows, rng.uniform(0.5, 2, 20))
         if rng.random() < 0.2:
             comparison.check()
     comparison.check()

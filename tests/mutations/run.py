@@ -67,10 +67,28 @@ def one(case: str, fault: str, test: str, file: str, old: str, new: str) -> Muta
 
 
 LANE, REPLAY, N_STEP = "src/lane.cpp", "src/replay.cpp", "src/n_step.cpp"
-RING, SAMPLER = "src/frame_ring.cpp", "src/sampler.cpp"
+RING, SAMPLER, TREE = "src/frame_ring.cpp", "src/sampler.cpp", "src/sum_tree.cpp"
 
 FLAGS = "(step.terminated ? Transition::kTerminated : 0)"
 NEXT_DISTANCE = "record.next_distance = static_cast<std::uint8_t>(current().newest - from.newest);"
+TREE_SET = """  for (std::size_t i = 0; i < indices.size(); ++i) leaves()[indices[i]] = weights[i];
+  std::uint64_t span = kArity;  // leaves below a node
+  for (std::size_t level = 1; level < levels_.size(); ++level, span *= kArity) {
+    for (std::size_t i = 0; i < indices.size(); ++i) {
+      const std::uint64_t node = indices[i] / span;
+      if (i == 0 || node != indices[i - 1] / span) recompute(level, node);
+    }
+  }
+"""
+TREE_SET_BY_DIFFERENCE = """  for (std::size_t i = 0; i < indices.size(); ++i) {
+    const double difference = weights[i] - leaves()[indices[i]];
+    leaves()[indices[i]] = weights[i];
+    std::uint64_t span = kArity;
+    for (std::size_t level = 1; level < levels_.size(); ++level, span *= kArity) {
+      sums(level)[indices[i] / span] += difference;
+    }
+  }
+"""
 RANK = "const std::uint64_t rank = random.below(counter + i, total);"
 
 MUTATIONS = [
@@ -288,6 +306,14 @@ MUTATIONS = [
         "if (!step.ends_episode()) reward += powers_[k] * static_cast<double>(step.reward);",
     ),
     one(
+        "case 7",
+        "a late priority goes to the row that has the slot now",
+        "test_case_7_a_priority_for_an_overwritten_row_is_dropped",
+        REPLAY,
+        "if (!lanes_[place.lane].is_sampleable(place.sequence)) continue;",
+        "",
+    ),
+    one(
         "case 8",
         "a batch larger than the rows there are is refused",
         "test_case_8_one_valid_row_fills_any_batch",
@@ -312,6 +338,54 @@ MUTATIONS = [
             ),
         ),
         "test_case_8_one_valid_row_fills_any_batch",
+    ),
+    one(
+        "case 9",
+        "alpha is left out",
+        "test_case_9_draws_are_in_proportion_to_priority_to_the_alpha",
+        SAMPLER,
+        "weights_.push_back(std::pow(priorities[i], alpha_));",
+        "weights_.push_back(priorities[i]);",
+    ),
+    one(
+        "case 9",
+        "draws are stratified",
+        "test_case_9_draws_are_in_proportion_to_priority_to_the_alpha",
+        SAMPLER,
+        "random.uniform(counter + i) * total",
+        "(static_cast<double>(i) + random.uniform(counter + i)) / static_cast<double>(out.size()) * total",
+    ),
+    one(
+        "case 9",
+        "a zero priority gets a floor",
+        "test_case_9_zero_priority_is_never_drawn",
+        SAMPLER,
+        "weights_.push_back(std::pow(priorities[i], alpha_));",
+        "weights_.push_back(std::pow(priorities[i], alpha_) + 1e-6);",
+    ),
+    one(
+        "case 9",
+        "of a repeated row the first priority counts",
+        "test_case_9_the_last_of_a_repeated_row_counts",
+        TREE,
+        "for (std::size_t i = 0; i < indices.size(); ++i) leaves()[indices[i]] = weights[i];",
+        "for (std::size_t i = indices.size(); i-- > 0;) leaves()[indices[i]] = weights[i];",
+    ),
+    one(
+        "case 9",
+        "sums are kept by adding differences",
+        "test_case_9_sums_do_not_drift",
+        TREE,
+        TREE_SET,
+        TREE_SET_BY_DIFFERENCE,
+    ),
+    one(
+        "case 9",
+        "the largest priority never falls",
+        "test_case_9_the_largest_priority_can_fall",
+        TREE,
+        "most[4] = {0.0, 0.0, 0.0, 0.0};",
+        "most[4] = {maxima(level)[node], 0.0, 0.0, 0.0};",
     ),
     one(
         "case 10",

@@ -3,7 +3,7 @@
 `ReplayOracle` stores the whole stacks that it was given, twice if they overlap, and searches nothing: what a
 row should contain is read off a list. Only one thing cannot be read off, namely when a row leaves the buffer,
 because that depends on how many frames a frame ring would have written. `_EnvLog.write` counts them by
-the documented rule and stores no pixel.
+the documented rule and stores no pixel. Priorities are a dictionary by row.
 
 It is written from the documented contract and imports nothing from the package. It expects valid calls.
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 Stack = NDArray[np.uint8]  # [stack, H, W], oldest frame first
@@ -55,6 +56,7 @@ class Row:
 class _EnvLog:
     """All that happened in one environment, and how many frames a ring would have written."""
 
+    env_id: int
     stack: int
     frames_written: int = 0
     depth: int = 0  # distinct frames of the last stack before its newest one
@@ -97,6 +99,7 @@ class ReplayOracle:
         stack: int = 4,
         n_step: int = 1,
         gamma: float = 0.99,
+        alpha: float = 0.0,
         autoreset: str = "next_step",
         guard_frames: int = 0,
     ):
@@ -104,9 +107,11 @@ class ReplayOracle:
         self.ring = capacity // num_envs
         self.n_step = n_step
         self.gamma = gamma
+        self.alpha = alpha
+        self.priorities: dict[int, float] = {}  # priority^alpha of each row that may be sampled
         self.autoreset = autoreset
         self.guard_frames = guard_frames
-        self.envs = [_EnvLog(stack) for _ in range(num_envs)]
+        self.envs = [_EnvLog(env_id, stack) for env_id in range(num_envs)]
 
     # -- storing -------------------------------------------------------------------------------------------
 
@@ -120,7 +125,7 @@ class ReplayOracle:
             env.write(stack)
             env.in_episode = True
             env.awaits_reset = False
-            self._forget_overwritten(env)
+            self._settle(env)
 
     def add(
         self,
@@ -156,28 +161,42 @@ class ReplayOracle:
                         oldest_frame=oldest,
                     )
                 )
+                self._settle(env)
                 if final:
                     env.write(observation[i])
                 env.in_episode = not done or final
                 env.awaits_reset = done and self.autoreset == "next_step"
-            self._forget_overwritten(env)
+            self._settle(env)
+
+    def update_priorities(self, row: Sequence[int], priority: Sequence[float]) -> int:
+        """Set priorities in order: the last of a repeated row counts. Returns how many were dropped."""
+        dropped = 0
+        for name, value in zip(row, priority, strict=True):
+            if name in self.priorities:
+                self.priorities[name] = value**self.alpha
+            else:
+                dropped += 1
+        return dropped
 
     # -- what may be sampled -------------------------------------------------------------------------------
 
     def rows(self) -> dict[int, Row]:
         """Every row that may be sampled now, with its contents."""
-        found = {}
-        for env_id, env in enumerate(self.envs):
-            limit = env.frames_written - self.ring + self.guard_frames
-            for i, transition in enumerate(env.transitions):
-                window = self._window(env, i)
-                if window and transition.oldest_frame >= limit:
-                    found[(env.first_sequence + i) * self.num_envs + env_id] = self._row(window)
-        return found
+        return {row: self._row(window) for env in self.envs for row, window in self._windows(env).items()}
 
     def is_overwritten(self, row: int) -> bool:
         """Whether a frame of that row's observation is gone, so that nobody can gather it any more."""
         return row // self.num_envs < self.envs[row % self.num_envs].first_sequence
+
+    def _windows(self, env: _EnvLog) -> dict[int, list[Transition]]:
+        """The rows of one env that may be sampled, with their n-step windows."""
+        limit = env.frames_written - self.ring + self.guard_frames
+        windows = {
+            (env.first_sequence + i) * self.num_envs + env.env_id: self._window(env, i)
+            for i, transition in enumerate(env.transitions)
+            if transition.oldest_frame >= limit
+        }
+        return {row: window for row, window in windows.items() if window}
 
     def _window(self, env: _EnvLog, start: int) -> list[Transition]:
         """The n-step window from `start`, cut at its episode's end; empty while it is still open."""
@@ -213,11 +232,17 @@ class ReplayOracle:
     def _select(self, env_id: Sequence[int] | None) -> list[_EnvLog]:
         return self.envs if env_id is None else [self.envs[int(i)] for i in env_id]
 
-    def _forget_overwritten(self, env: _EnvLog) -> None:
-        """Drop what can never come back, so that a long test does not fill the memory."""
+    def _settle(self, env: _EnvLog) -> None:
+        """Follow a change of `env`: forget what can never come back, give new rows the largest priority."""
         while env.transitions and env.transitions[0].oldest_frame < env.frames_written - self.ring:
             env.transitions.popleft()
             env.first_sequence += 1
+        windows = self._windows(env)
+        for row in [r for r in self.priorities if r % self.num_envs == env.env_id and r not in windows]:
+            del self.priorities[row]
+        entering = max(self.priorities.values(), default=0.0) or 1.0
+        for row in windows:
+            self.priorities.setdefault(row, entering)
 
 
 class Comparison:
@@ -226,6 +251,8 @@ class Comparison:
     Also keeps the pixels a second time in `mirror`, filled from nothing but what `begin` and `add` answer, as
     a store on another device would be: a plan's frame indices must find the same stacks there.
     """
+
+    BETA = 0.6
 
     def __init__(self, make_buffer: Callable[..., Any], capacity: int, num_envs: int, **options: Any):
         self.buffer = make_buffer(capacity, num_envs, **options)
@@ -259,6 +286,11 @@ class Comparison:
         self.oracle.add(*call)
         self._scatter(added, before, observation, final_observation)
 
+    def update_priorities(self, row: NDArray[np.int64], priority: NDArray[Any]) -> None:
+        """Update in both, which must drop the same number."""
+        dropped = self.buffer.update_priorities(row, priority)
+        assert dropped == self.oracle.update_priorities(row.tolist(), priority.tolist())
+
     def _scatter(
         self,
         added: Any,
@@ -284,33 +316,41 @@ class Comparison:
     def check(self) -> None:
         """Compare every row that may be sampled, and that no other is.
 
-        The draws needed to see all N rows: each is missed with probability (1 - 1/N)^draws, so
-        N (ln N + 18) draws miss any with probability below e^-18. Pixels are compared once per row, and for
-        64 draws of `sample`.
+        The draws needed to see all N rows: one of probability p is missed with (1 - p)^draws, so
+        (ln N + 18) / p draws, p the least, miss any with probability below e^-18. Pixels are compared once
+        per row, and for 64 draws of `sample`. Importance weights show every drawn row's priority.
         """
         assert self.buffer.invariant_violation() == ""
         rows = self.oracle.rows()
         assert len(self.buffer) == len(rows)
         if not rows:
             return
-        expected = _stacked(rows)
-        plan = self.buffer.plan(math.ceil(len(rows) * (math.log(len(rows)) + 18)))
+        weights = {row: self.oracle.priorities[row] for row in rows}
+        likely = {row for row, weight in weights.items() if weight > 0}
+        if not likely:
+            with pytest.raises(RuntimeError, match="zero"):
+                self.buffer.plan(1)
+            return
+        least = min(weights[row] for row in likely) / sum(weights.values())
+        plan = self.buffer.plan(math.ceil((math.log(len(rows)) + 18) / least), self.BETA)
         drawn, first = np.unique(plan.row, return_index=True)
-        wrong = set(drawn.tolist()) - set(rows)
-        assert not wrong, f"drawn, but not sampleable: {sorted(wrong)}"
-        missing = set(rows) - set(drawn.tolist())
-        assert not missing, f"sampleable, but never drawn: {sorted(missing)}"
+        wrong = set(drawn.tolist()) - likely
+        assert not wrong, f"drawn, but not to be sampled: {sorted(wrong)}"
+        missing = likely - set(drawn.tolist())
+        assert not missing, f"to be sampled, but never drawn: {sorted(missing)}"
+        expected = _stacked(rows) | {"priority": np.array([weights[row] for row in sorted(rows)])}
         self._compare_values(plan, expected)
         once = type(plan)(*(getattr(plan, field.name)[first] for field in fields(plan)))
         self._compare_pixels(self.buffer.gather(once), once, expected)
-        self._compare_pixels(self.buffer.sample(64), None, expected)
+        self._compare_pixels(self.buffer.sample(64, self.BETA), None, expected)
 
     def _compare_values(self, values: Any, expected: dict[str, NDArray[Any]]) -> NDArray[np.intp]:
         """Compare the columns of a plan or batch; returns where its rows are in `expected`."""
         at = np.searchsorted(expected["row"], values.row)
         np.testing.assert_array_equal(expected["row"].take(at, mode="clip"), values.row)
         np.testing.assert_array_equal(values.action, expected["action"][at])
-        np.testing.assert_array_equal(values.weight, np.ones(len(at), np.float32))
+        priority = expected["priority"][at]
+        np.testing.assert_allclose(values.weight, (priority.min() / priority) ** self.BETA, rtol=1e-6)
         # Sums in float64 rounded to float32: the order of summation may move the last bit, no more.
         np.testing.assert_allclose(values.reward, expected["reward"][at], rtol=1.2e-7, atol=1e-12)
         np.testing.assert_allclose(values.discount, expected["discount"][at], rtol=1.2e-7)
