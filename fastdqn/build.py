@@ -89,6 +89,7 @@ def build(config: Config, *, resumed_at: int = 0) -> Parts:
             stack=STACK,
             n_step=config.learner.n_step,
             gamma=config.learner.gamma,
+            alpha=config.replay.alpha,
             seed=replay_seed,
         )
     except MemoryError as error:

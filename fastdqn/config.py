@@ -54,6 +54,11 @@ class ReplayConfig:
     """Frame slots, divided evenly over the environments; about 7.1 kB each."""
     warmup_steps: int = 50_000
     """Steps before the first update."""
+    alpha: float = 0.0
+    """Exponent of the priorities (Schaul et al. 2016); 0 samples uniformly."""
+    beta: float = 0.4
+    """Exponent of the importance weights at the start; it grows linearly to 1 over the run. Without effect
+    where alpha is 0."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,7 @@ class Config:
 
 _COUNT = (1, 2**62, "a whole number above 0")
 _NATURAL = (0, 2**62, "0 or a whole number above it")
-_PROBABILITY = (0.0, 1.0, "a probability from 0 to 1")
+_PROBABILITY = (0.0, 1.0, "from 0 to 1")
 _POSITIVE = (math.ulp(0.0), math.inf, "above 0")
 _FRACTION = (0.0, 1.0 - 2**-53, "at least 0 and below 1")
 
@@ -208,6 +213,8 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "env.max_episode_frames": _COUNT,
     "replay.capacity": _COUNT,
     "replay.warmup_steps": _COUNT,
+    "replay.alpha": (0.0, 10.0, "from 0 to 10"),
+    "replay.beta": _PROBABILITY,
     "network.width": (1 / 32, 16, "from 0.03125 to 16"),
     "learner.batch_size": (1, 65_536, "a whole number from 1 to 65536"),
     "learner.steps_per_update": _COUNT,

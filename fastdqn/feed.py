@@ -1,11 +1,14 @@
-"""Batches from the replay to the learner."""
+"""Batches from the replay to the learner, and priorities back."""
 
 from __future__ import annotations
 
 import torch
 
-from fastdqn.learner import Batch
+from fastdqn.learner import Batch, UpdateResult
 from fastdqn.replay import ReplayBuffer
+
+PRIORITY_FLOOR = 1e-6
+"""Added to |TD error|, so that no transition becomes unreachable (Schaul et al. 2016, section 3.3)."""
 
 
 class HostFeed:
@@ -28,9 +31,22 @@ class HostFeed:
             **{name: torch.from_numpy(getattr(self._arrays, name)) for name in Batch.__dataclass_fields__}
         )
 
-    def next(self) -> Batch:
-        """Return the next batch, as tensors on the learner's device."""
-        self._replay.sample(self._size, out=self._arrays)
+    def next(self, beta: float) -> Batch:
+        """Return the next batch, as tensors on the learner's device.
+
+        Args:
+            beta: Exponent of the importance weights; without effect under uniform sampling.
+        """
+        self._replay.sample(self._size, beta=beta, out=self._arrays)
         if self._device == "cpu":
             return self._tensors
         return Batch(**{name: tensor.to(self._device) for name, tensor in vars(self._tensors).items()})
+
+    def report(self, result: UpdateResult) -> None:
+        """Give the rows of the last batch their new priorities, |TD error| and a little.
+
+        Under uniform sampling nobody asks for them, and a GPU is not waited for.
+        """
+        if self._replay.alpha > 0:
+            priority = result.td_error.abs().add_(PRIORITY_FLOOR).cpu().numpy()
+            self._replay.update_priorities(self._arrays.row, priority)

@@ -39,6 +39,13 @@ _DOUBLE = replace(
     exploration=replace(_NATURE.exploration, min=0.01),
 )
 
+_PER = replace(
+    _DOUBLE,
+    preset="per",
+    replay=replace(_DOUBLE.replay, alpha=0.5, beta=0.4),
+    learner=replace(_DOUBLE.learner, learning_rate=_DOUBLE.learner.learning_rate / 4),
+)
+
 _DUELING = replace(
     _DOUBLE,
     preset="dueling",
@@ -85,5 +92,10 @@ PRESETS: dict[str, Preset] = {
         "double with a dueling head and gradient norm clipped at 10",
         "Wang et al. 2016",
         _DUELING,
+    ),
+    "per": Preset(
+        "double with proportional prioritised replay, alpha 0.5, beta 0.4 to 1, a quarter of the step size",
+        "Schaul et al. 2016",
+        _PER,
     ),
 }

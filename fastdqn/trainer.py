@@ -122,9 +122,10 @@ class _Training:
                 envs.send(action)  # the emulator's threads work from here on
             for _ in range(clock.updates_due()):
                 with self.phase("sample"):
-                    batch = feed.next()
+                    batch = feed.next(self.beta)
                 with self.phase("learn"):
                     result = learner.update(batch, self.learning_rate)
+                    feed.report(result)
                     clock.add_update()
                     self.means.add(loss=result.loss, q_mean=result.q_mean, grad_norm=result.grad_norm)
             with self.phase("env"):
@@ -155,6 +156,12 @@ class _Training:
             return learner.learning_rate
         return schedules.linear(
             self.clock.frames, learner.learning_rate, learner.learning_rate_final, 0, self.config.total_frames
+        )
+
+    @property
+    def beta(self) -> float:
+        return schedules.linear(
+            self.clock.frames, self.config.replay.beta, 1.0, self.clock.warmup_frames, self.config.total_frames
         )
 
     def say(self, line: str) -> None:

@@ -101,6 +101,15 @@ def test_weights_move_and_another_seed_differs(finished, tmp_path):
     assert rows(other)[0]["loss"] != rows(finished)[0]["loss"]
 
 
+def test_a_prioritised_run_is_reproducible_and_not_the_uniform_one(finished, tmp_path):
+    config = small(total_frames=4_000)
+    config = replace(config, replay=replace(config.replay, alpha=0.5))
+    first, second = go(tmp_path / "p", config), go(tmp_path / "q", config)
+    assert rows(first) == rows(second)
+    assert equal(weights(first), weights(second))
+    assert rows(first)[-1]["loss"] != rows(finished)[1]["loss"]
+
+
 @pytest.mark.slow
 def test_one_seed_gives_one_compiled_run(finished, tmp_path):
     config = small()
