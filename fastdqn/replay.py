@@ -151,7 +151,8 @@ class ReplayBuffer:
 
     A transition can be sampled once its n-step window is closed (n steps from it on were added, or its
     episode ended) and until the oldest frame of its observation is within `guard_frames` frames of being
-    overwritten. Sampling is uniform over all such transitions, with replacement.
+    overwritten. Sampling is uniform over all such transitions, or with ``alpha > 0`` in proportion to
+    priority^alpha; always with replacement.
 
     Args:
         capacity: Frame slots over all environments, split evenly: each has a ring of ``capacity //
@@ -161,7 +162,8 @@ class ReplayBuffer:
         stack: Frames of an observation, 1 to 255.
         n_step: Steps of a return.
         gamma: Discount per step, 0 to 1.
-        alpha: Exponent of the priorities; 0 samples uniformly, the only value supported so far.
+        alpha: Exponent of the priorities, 0 to 1; 0 samples uniformly, at no cost. A new row enters with the
+            largest priority that a row has, or 1.
         autoreset: What the vector environment does after an episode ends, by Gymnasium's names.
             ``"next_step"`` (EnvPool): the next row brings the new episode's first observation, its action is
             ignored. ``"same_step"``: the same row does, and the true last observation is passed as
@@ -196,6 +198,7 @@ class ReplayBuffer:
     ) -> None:
         self.capacity = _integer("capacity", capacity, 1)
         self.num_envs = _integer("num_envs", num_envs, 1, 2**31 - 1)
+        _instance("frame_shape", frame_shape, Sequence)
         self.frame_shape = tuple(_integer("frame_shape", extent, 1) for extent in frame_shape)
         _integer("frame_shape", math.prod(self.frame_shape), 1, 2**31 - 1)
         self.stack = _integer("stack", stack, 1, 255)
@@ -298,6 +301,7 @@ class ReplayBuffer:
         batch_size = _integer("batch_size", batch_size, 1)
         beta = _number("beta", beta)
         batch = self.make_batch(batch_size) if out is None else out
+        _instance("out", batch, Batch)
         self._core.sample(
             batch_size,
             beta,
@@ -354,7 +358,9 @@ class ReplayBuffer:
         Raises:
             RuntimeError: A frame of it was overwritten since; nothing was written to `out`.
         """
+        _instance("plan", plan, Plan)
         batch = self.make_batch(len(plan.row)) if out is None else out
+        _instance("out", batch, Batch)
         columns = ("action", "reward", "discount", "weight", "row")
         pairs = [(getattr(batch, name), getattr(plan, name)) for name in columns]
         for name, (target, source) in zip(columns, pairs, strict=True):
@@ -440,6 +446,11 @@ def _integer(name: str, value: SupportsIndex, least: int, most: int = 2**64 - 1)
     if not least <= integer <= most:
         raise ValueError(f"{name}: must be at least {least} and at most {most}, not {integer}")
     return integer
+
+
+def _instance(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: must be a {kind.__name__}, not {value!r:.80}")
 
 
 def _number(name: str, value: float) -> float:

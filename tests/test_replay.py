@@ -99,6 +99,8 @@ def assert_same_buffers(one: ReplayBuffer, other: ReplayBuffer) -> None:
         ("num_envs", 0, ValueError),
         ("num_envs", -8, ValueError),
         ("num_envs", 2.0, TypeError),
+        ("frame_shape", 84, TypeError),
+        ("frame_shape", None, TypeError),
         ("frame_shape", (0, 5), ValueError),
         ("frame_shape", (-3, 5), ValueError),
         ("frame_shape", (3.0, 5), TypeError),
@@ -581,6 +583,16 @@ def test_a_refused_draw_changes_nothing(call: str, argument: str, value: Any, er
     replay, twin = filled(), filled()
     with pytest.raises(error, match=rf"^{argument}\b"):
         getattr(replay, call)(**{"batch_size": 4, argument: value})
+    assert_same_buffers(replay, twin)
+
+
+def test_what_is_no_batch_or_plan_is_refused() -> None:
+    replay, twin = filled(), filled()
+    with pytest.raises(TypeError, match=r"^out\b"):
+        replay.sample(4, out=np.empty((4, STACK, *FRAME_SHAPE), np.uint8))
+    for not_a_plan in (None, replay.make_batch(4), np.arange(4)):
+        with pytest.raises(TypeError, match=r"^plan\b"):
+            replay.gather(not_a_plan)
     assert_same_buffers(replay, twin)
 
 
