@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class Batch:
         action: int64 [B].
         reward: float32 [B], the n-step return of the window's rewards.
         discount: float32 [B], gamma^m * (1 - terminated); m <= n is the window's true length in steps.
-        weight: float32 [B], importance weights; 1 under uniform sampling.
+        weight: float32 [B], importance weights, the largest of the batch 1; all 1 under uniform sampling.
         row: int64 [B], the rows' names.
         window: uint8 [B, stack + 1, *frame_shape], of which `obs` and `next_obs` are views; None under
             ``layout="separate"``.
@@ -162,8 +163,9 @@ class ReplayBuffer:
         stack: Frames of an observation, 1 to 255.
         n_step: Steps of a return.
         gamma: Discount per step, 0 to 1.
-        alpha: Exponent of the priorities, 0 to 1; 0 samples uniformly, at no cost. A new row enters with the
-            largest priority that a row has, or 1.
+        alpha: Exponent of the priorities, 0 to 1; 0 samples uniformly, more draws in proportion to
+            ``priority ** alpha`` (Schaul et al. 2016), with independent draws. A transition enters with the
+            largest priority among those that can be sampled, or 1 where that is zero.
         autoreset: What the vector environment does after an episode ends, by Gymnasium's names.
             ``"next_step"`` (EnvPool): the next row brings the new episode's first observation, its action is
             ignored. ``"same_step"``: the same row does, and the true last observation is passed as
@@ -296,7 +298,7 @@ class ReplayBuffer:
             The batch: `out` if it was given.
 
         Raises:
-            RuntimeError: Nothing can be sampled yet.
+            RuntimeError: Nothing can be sampled yet, or all priorities are zero.
         """
         batch_size = _integer("batch_size", batch_size, 1)
         beta = _number("beta", beta)
@@ -327,7 +329,7 @@ class ReplayBuffer:
             The plan. Its frames stay in their slots until the environment stores `guard_frames` more of them.
 
         Raises:
-            RuntimeError: Nothing can be sampled yet.
+            RuntimeError: Nothing can be sampled yet, or all priorities are zero.
         """
         batch_size = _integer("batch_size", batch_size, 1)
         slots = (batch_size, self.stack)
@@ -371,14 +373,28 @@ class ReplayBuffer:
             np.copyto(target, source)
         return batch
 
+    def read_frames(self, first_slot: int, out: Bytes) -> Bytes:
+        """Copy the frames of consecutive global slots: to fill a mirror of the store as a whole.
+
+        Args:
+            first_slot: The first global slot, env * ring + slot.
+            out: uint8 [K, *frame_shape], filled with slots first_slot to first_slot + K - 1; those that were
+                never written are zero.
+
+        Returns:
+            `out`.
+        """
+        self._core.read_frames(_integer("first_slot", first_slot, 0), out)
+        return out
+
     def update_priorities(self, row: Integers, priority: npt.NDArray[Any]) -> int:
         """Set the priorities of rows that were sampled.
 
         With ``alpha=0`` this checks its arguments and changes nothing.
 
         Args:
-            row: int64 [K], as sampled, however long ago.
-            priority: float32 or float64 [K], finite and not negative.
+            row: int64 [K], as sampled, however long ago. Where a row repeats, its last priority counts.
+            priority: float32 or float64 [K], 0 to 1e100. A row of priority 0 is not drawn.
 
         Returns:
             How many rows were dropped because they can no longer be sampled.
@@ -401,6 +417,57 @@ class ReplayBuffer:
             return Batch(window[:, :-1], window[:, 1:], *columns, window=window)
         shape = (batch_size, self.stack, *self.frame_shape)
         return Batch(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8), *columns)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole state to a file: contents, priorities and the state of the sampling.
+
+        The file has the safetensors layout and appears whole or not at all. Pixels are written from where they
+        are, without a copy; the other methods wait meanwhile.
+
+        Args:
+            path: The file; one that exists is replaced.
+
+        Raises:
+            OSError: What the system reports.
+        """
+        self._core.save(os.fspath(path))
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Read a file of `save` into this buffer, which then gives the batches that the saved one would have.
+
+        The file is read twice, so that a bad one is found before anything changes.
+
+        Args:
+            path: A file that a buffer with the same options wrote.
+
+        Raises:
+            ValueError: The file is truncated, foreign, damaged, newer than this version, or of a buffer with
+                other options; the buffer is unchanged.
+            OSError: What the system reports. If the disk fails in the second reading the buffer is empty.
+        """
+        self._core.load(os.fspath(path))
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> ReplayBuffer:
+        """Make the buffer that a file of `save` holds.
+
+        Args:
+            path: The file.
+
+        Returns:
+            A buffer with the options and the state of the one that was saved.
+
+        Raises:
+            ValueError: As in `load`.
+            OSError: As in `load`.
+            MemoryError: The buffer would not fit the memory that is available.
+        """
+        options = _core.saved_options(os.fspath(path))
+        options["autoreset"] = _AUTORESET[options["autoreset"]]
+        options["layout"] = _LAYOUT[options["layout"]]
+        replay = cls(**options)
+        replay.load(path)
+        return replay
 
     def stats(self) -> ReplayStats:
         """Return what the buffer holds. Costs microseconds."""

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <type_traits>
 #include <vector>
 
@@ -186,6 +187,14 @@ class PyReplay {
     run([&] { core_.gather({rows, count}, view); });
   }
 
+  void read_frames(std::uint64_t first_slot, const py::object& out) const {
+    const std::size_t count = rows_of(out, "out");
+    Shape shape = frame_shape_;
+    shape.insert(shape.begin(), static_cast<py::ssize_t>(count));
+    std::uint8_t* pixels = output_of<std::uint8_t>(out, "out", "uint8", shape);
+    run([&] { core_.read_frames(first_slot, count, pixels); });
+  }
+
   std::size_t update_priorities(const py::object& row, const py::object& priority) {
     std::vector<py::object> keep;
     std::vector<std::int64_t> row_copy;
@@ -196,6 +205,13 @@ class PyReplay {
     const double* priorities =
         column_of<double, float>(priority, "priority", "float32 or float64", count, keep, priority_copy);
     return run([&] { return core_.update_priorities({rows, count}, {priorities, count}); });
+  }
+
+  void save(const std::string& path) const {
+    run([&] { core_.save(path); });
+  }
+  void load(const std::string& path) {
+    run([&] { core_.load(path); });
   }
 
   std::uint64_t ring() const { return core_.ring(); }
@@ -264,7 +280,7 @@ class PyReplay {
                          py::ssize_t batch, py::ssize_t offset) const {
     const py::array array = as_array(object, name);
     const std::uint32_t stack = core_.options().stack;
-    const py::ssize_t frame = static_cast<py::ssize_t>(core_.options().frame_bytes);
+    const py::ssize_t frame = static_cast<py::ssize_t>(core_.options().frame_bytes());
     const bool same = holds<std::uint8_t>(array) && shape_of(array) == pixel_shape(batch, stack) &&
                       static_cast<const std::uint8_t*>(array.data()) == window + offset * frame &&
                       array.strides(0) == frame * (stack + 1) && array.strides(1) == frame;
@@ -322,8 +338,7 @@ std::unique_ptr<PyReplay> make_replay(std::uint64_t capacity, std::uint64_t num_
   ReplayOptions options;
   options.capacity = capacity;
   options.num_envs = num_envs;
-  options.frame_bytes = 1;
-  for (const py::ssize_t extent : frame_shape) options.frame_bytes *= static_cast<std::size_t>(extent);
+  options.frame_shape.assign(frame_shape.begin(), frame_shape.end());
   options.stack = stack;
   options.n_step = n_step;
   options.gamma = gamma;
@@ -335,12 +350,42 @@ std::unique_ptr<PyReplay> make_replay(std::uint64_t capacity, std::uint64_t num_
   return std::make_unique<PyReplay>(options, frame_shape);
 }
 
+py::dict saved_options(const std::string& path) {
+  const ReplayOptions options = run([&] { return fastdqn::saved_options(path); });
+  py::dict dict;
+  dict["capacity"] = options.capacity;
+  dict["num_envs"] = options.num_envs;
+  dict["frame_shape"] = py::tuple(py::cast(options.frame_shape));
+  dict["stack"] = options.stack;
+  dict["n_step"] = options.n_step;
+  dict["gamma"] = options.gamma;
+  dict["alpha"] = options.alpha;
+  dict["autoreset"] = static_cast<int>(options.autoreset);
+  dict["layout"] = static_cast<int>(options.layout);
+  dict["guard_frames"] = options.guard_frames;
+  dict["seed"] = options.seed;
+  return dict;
+}
+
+// What the system reports becomes an OSError of the right kind (FileNotFoundError, ...).
+void translate_system_error(std::exception_ptr pointer) {
+  try {
+    if (pointer) std::rethrow_exception(pointer);
+  } catch (const std::system_error& error) {
+    py::object os_error = py::module_::import("builtins").attr("OSError")(error.code().value(), error.what());
+    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(os_error.ptr())), os_error.ptr());
+  }
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The C++ core of fastdqn. Use fastdqn.replay: this module's functions are its private side.";
   module.attr("__version__") = FASTDQN_VERSION_STRING;
-  py::class_<PyReplay>(module, "Replay")
+  py::register_exception_translator(translate_system_error);
+  module.def("saved_options", &saved_options, py::arg("path"));
+  // Python's own metaclass: there are no static properties, and type checkers know it.
+  py::class_<PyReplay>(module, "Replay", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)))
       .def(py::init([](std::uint64_t capacity, std::uint64_t num_envs,
                        const std::vector<py::ssize_t>& frame_shape, std::uint32_t stack, std::uint32_t n_step,
                        double gamma, double alpha, int autoreset, int layout, std::uint64_t guard_frames,
@@ -362,7 +407,10 @@ PYBIND11_MODULE(_core, module) {
            py::arg("weight"), py::arg("row"))
       .def("gather", &PyReplay::gather, py::arg("row"), py::arg("obs"), py::arg("next_obs"),
            py::arg("window"))
+      .def("read_frames", &PyReplay::read_frames, py::arg("first_slot"), py::arg("out"))
       .def("update_priorities", &PyReplay::update_priorities, py::arg("row"), py::arg("priority"))
+      .def("save", &PyReplay::save, py::arg("path"))
+      .def("load", &PyReplay::load, py::arg("path"))
       .def("stats", &PyReplay::stats)
       .def("invariant_violation", &PyReplay::invariant_violation)
       .def_property_readonly("ring", &PyReplay::ring)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <stdexcept>
 
@@ -35,11 +36,11 @@ void check_ring(const ReplayOptions& o) {
 void check_memory(const ReplayOptions& o) {
   const double slots = static_cast<double>(o.capacity / o.num_envs) * static_cast<double>(o.num_envs);
   const double extra = sizeof(Transition) + (o.alpha > 0.0 ? SumTree::kBytesPerLeaf : 0.0);
-  const double per_slot = static_cast<double>(o.frame_bytes) + extra;
+  const double per_slot = static_cast<double>(o.frame_bytes()) + extra;
   const double available = static_cast<double>(available_memory_bytes());
   if (slots * per_slot <= available) return;
   throw OutOfMemory("capacity: " + std::to_string(o.capacity) + " frames of " +
-                    std::to_string(o.frame_bytes) + " + " + std::to_string(std::lround(extra)) +
+                    std::to_string(o.frame_bytes()) + " + " + std::to_string(std::lround(extra)) +
                     " bytes need " + gigabytes(slots * per_slot) + ", but " + gigabytes(available) +
                     " of memory are available: capacity can be at most " +
                     std::to_string(static_cast<std::uint64_t>(available / per_slot)));
@@ -47,7 +48,7 @@ void check_memory(const ReplayOptions& o) {
 
 const ReplayOptions& checked(const ReplayOptions& o) {
   if (o.num_envs == 0 || o.num_envs >= (1ULL << 31)) refuse("num_envs: must be at least 1 and below 2^31");
-  if (o.frame_bytes == 0 || o.frame_bytes >= (1ULL << 31)) {
+  if (o.frame_bytes() == 0 || o.frame_bytes() >= (1ULL << 31)) {
     refuse("frame_shape: a frame must have at least 1 byte and fewer than 2^31");
   }
   if (o.stack == 0 || o.stack > 255) refuse("stack: must be between 1 and 255");
@@ -75,23 +76,39 @@ std::string row_of_env(std::size_t row, const std::int64_t* env_id) {
 
 }  // namespace
 
+std::uint64_t ReplayOptions::frame_bytes() const noexcept {
+  constexpr std::uint64_t kLimit = 1ULL << 31;
+  std::uint64_t product = 1;
+  for (const std::uint64_t extent : frame_shape) {
+    // Never past the limit, so that nothing overflows on the way.
+    product = extent > kLimit / std::max<std::uint64_t>(product, 1) ? kLimit : product * extent;
+  }
+  return product;
+}
+
 Replay::Replay(const ReplayOptions& options)
     : options_(checked(options)),
       ring_(options.capacity / options.num_envs),
+      frame_bytes_(options.frame_bytes()),
       n_step_(options.n_step, options.gamma),
       random_(options.seed, 0),
-      frames_(ring_ * options.num_envs * options.frame_bytes),
+      frames_(ring_ * options.num_envs * frame_bytes_),
       transitions_(ring_ * options.num_envs * sizeof(Transition)),
       seen_(options.num_envs, 0) {
   if (options.alpha > 0.0) priorities_.emplace(options.num_envs, ring_, options.alpha);
-  const LaneOptions lane_options{options.stack, options.n_step, options.guard_frames};
-  Transition* transitions = reinterpret_cast<Transition*>(transitions_.data());
-  lanes_.reserve(options.num_envs);
-  for (std::uint64_t env = 0; env < options.num_envs; ++env) {
-    lanes_.emplace_back(
-        FrameRing(frames_.data() + env * ring_ * options.frame_bytes, ring_, options.frame_bytes),
-        TransitionRing(transitions + env * ring_, ring_), lane_options);
+  lanes_ = make_lanes(transitions_);
+}
+
+std::vector<Lane> Replay::make_lanes(const Pages& transitions) const {
+  const LaneOptions lane_options{options_.stack, options_.n_step, options_.guard_frames};
+  Transition* records = reinterpret_cast<Transition*>(transitions.data());
+  std::vector<Lane> lanes;
+  lanes.reserve(options_.num_envs);
+  for (std::uint64_t env = 0; env < options_.num_envs; ++env) {
+    lanes.emplace_back(FrameRing(frames_.data() + env * ring_ * frame_bytes_, ring_, frame_bytes_),
+                       TransitionRing(records + env * ring_, ring_), lane_options);
   }
+  return lanes;
 }
 
 // ---- storing ----
@@ -333,10 +350,10 @@ void Replay::copy_pixels(std::size_t index, const BatchView& batch) const noexce
   if (options_.layout == Layout::kWindow) {
     // One stack of stack + 1 frames: the observation's, then the one frame that the next observation adds.
     const StackRef window{pick.next.newest, pick.obs.depth + 1};
-    frames.copy_stack(window, stack + 1, batch.window + index * (stack + 1) * options_.frame_bytes);
+    frames.copy_stack(window, stack + 1, batch.window + index * (stack + 1) * frame_bytes_);
     return;
   }
-  const std::size_t offset = index * stack * options_.frame_bytes;
+  const std::size_t offset = index * stack * frame_bytes_;
   frames.copy_stack(pick.obs, stack, batch.obs + offset);
   frames.copy_stack(pick.next, stack, batch.next_obs + offset);
 }
@@ -394,6 +411,16 @@ void Replay::gather(Span<const std::int64_t> rows, const BatchView& batch) const
     picks_.push_back(pick(place));
   }
   copy_batch(batch);
+}
+
+void Replay::read_frames(std::uint64_t first_slot, std::uint64_t count, std::uint8_t* out) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::uint64_t slots = ring_ * options_.num_envs;
+  if (first_slot > slots || count > slots - first_slot) {
+    refuse("first_slot: " + std::to_string(count) + " slots from " + std::to_string(first_slot) +
+           " on are more than the " + std::to_string(slots) + " there are");
+  }
+  std::memcpy(out, frames_.data() + first_slot * frame_bytes_, count * frame_bytes_);
 }
 
 std::size_t Replay::update_priorities(Span<const std::int64_t> rows, Span<const double> priorities) {

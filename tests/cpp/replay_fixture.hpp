@@ -15,7 +15,7 @@ inline ReplayOptions options(std::uint64_t capacity, std::uint64_t num_envs = 1)
   ReplayOptions o;
   o.capacity = capacity;
   o.num_envs = num_envs;
-  o.frame_bytes = 1;
+  o.frame_shape = {1};
   o.stack = 2;
   o.gamma = 0.5;
   return o;

@@ -160,6 +160,17 @@ TEST(a_plan_is_a_sample_without_pixels) {
   for (const std::int64_t slot : next) CHECK(slot >= 0 && slot < 12);
 }
 
+TEST(frames_are_read_by_slot) {
+  Replay replay(options(12, 2));
+  begin(replay, Rows().row(0, 0, {1, 2}).row(1, 0, {7, 8}));
+  std::vector<std::uint8_t> frames(12);
+  replay.read_frames(0, 12, frames.data());
+  CHECK((frames == std::vector<std::uint8_t>{1, 2, 0, 0, 0, 0, 7, 8, 0, 0, 0, 0}));
+  replay.read_frames(7, 1, frames.data());
+  CHECK_EQ(int{frames[0]}, 8);
+  CHECK_THROWS(std::invalid_argument, "first_slot: ", replay.read_frames(7, 6, frames.data()));
+}
+
 TEST(gathering_an_overwritten_frame_is_an_error) {
   Replay replay(options(6));
   begin(replay, Rows().row(0, 0, {1, 1}));
@@ -271,7 +282,7 @@ TEST(options_are_checked) {
   CHECK_THROWS(OutOfMemory, "capacity: ", [] {
     ReplayOptions o = options(1ULL << 31);
     o.num_envs = 4;
-    o.frame_bytes = 1 << 30;
+    o.frame_shape.assign(2, 1 << 15);
     Replay replay(o);
   }());
   ReplayOptions o = options(100);

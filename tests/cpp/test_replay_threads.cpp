@@ -1,5 +1,9 @@
-// Adding, sampling, planning, gathering and asking from several threads: run it under ThreadSanitizer too.
+// Adding, sampling, updating, planning, gathering, saving and asking from several threads: run it under
+// ThreadSanitizer too.
+#include <unistd.h>
+
 #include <atomic>
+#include <cstdio>
 #include <thread>
 
 #include "check.hpp"
@@ -16,7 +20,7 @@ constexpr int kFrame = 16;
 
 ReplayOptions thread_options() {
   ReplayOptions o = fixture::options(200 * kEnvs, kEnvs);
-  o.frame_bytes = kFrame;
+  o.frame_shape = {kFrame};
   o.guard_frames = 8;
   o.alpha = 0.5;
   return o;
@@ -85,6 +89,8 @@ TEST(any_function_may_run_beside_any_other) {
     CHECK(replay.size() > 0 && replay.stats().transitions > 0);
     CHECK_EQ(replay.invariant_violation(), "");
   }));
+  const std::string file = "/tmp/fastdqn-threads-" + std::to_string(::getpid());
+  threads.push_back(guarded([&] { replay.save(file); }));
   for (int env = 0; env < 2; ++env) {
     threads.push_back(std::thread([&, env] {
       for (int k = 1; k < 20000; ++k) {
@@ -92,10 +98,14 @@ TEST(any_function_may_run_beside_any_other) {
       }
     }));
   }
-  for (std::size_t i = 3; i < threads.size(); ++i) threads[i].join();
+  for (std::size_t i = 4; i < threads.size(); ++i) threads[i].join();
   running = false;
-  for (int i = 0; i < 3; ++i) threads[i].join();
+  for (int i = 0; i < 4; ++i) threads[i].join();
   CHECK_EQ(failures.load(), 0);
+  Replay restored(thread_options());
+  restored.load(file);
+  CHECK_EQ(restored.invariant_violation(), "");
+  std::remove(file.c_str());
   CHECK_EQ(replay.stats().transitions, 20000u * kEnvs);
   CHECK_EQ(replay.invariant_violation(), "");
 }

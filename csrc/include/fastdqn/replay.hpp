@@ -9,7 +9,7 @@
 // does: a stack's older frames are compared with what is stored, and what does not continue it is stored
 // whole.
 //
-// Units. A frame is frame_bytes bytes; a stack is `stack` frames, oldest first. Rewards are per step; a
+// Units. A frame is frame_bytes() bytes; a stack is `stack` frames, oldest first. Rewards are per step; a
 // discount is gamma^m times (1 - terminated), to be multiplied with the value of the next observation. A row
 // names a transition for ever: row = sequence * num_envs + env, sequence counting that environment's
 // transitions. A global slot is env * ring + (frame number mod ring).
@@ -41,6 +41,7 @@
 #include "fastdqn/pages.hpp"
 #include "fastdqn/random.hpp"
 #include "fastdqn/sampler.hpp"
+#include "fastdqn/snapshot.hpp"
 #include "fastdqn/span.hpp"
 
 namespace fastdqn {
@@ -62,7 +63,8 @@ enum class Layout : std::uint8_t {
 struct ReplayOptions {
   std::uint64_t capacity = 0;  // frame slots in all; each environment gets capacity / num_envs
   std::uint64_t num_envs = 1;
-  std::size_t frame_bytes = 84 * 84;
+  std::vector<std::uint64_t> frame_shape = {
+      84, 84};               // of one frame, in bytes: uint8 pixels, the last axis fastest
   std::uint32_t stack = 4;   // frames an observation, 1 to 255
   std::uint32_t n_step = 1;  // steps a return, at least 1
   double gamma = 0.99;       // discount a step, 0 to 1
@@ -72,7 +74,12 @@ struct ReplayOptions {
   std::uint64_t guard_frames =
       0;  // frames an environment may still add before a sampled row's pixels are lost
   std::uint64_t seed = 0;
+
+  std::uint64_t frame_bytes() const noexcept;  // the product of frame_shape, at most 2^31
 };
+
+// The options that a file was saved with: to make the buffer that can load it. Throws as Replay::load() does.
+ReplayOptions saved_options(const std::string& path);
 
 // The rows of a begin(): observation is rows * stack * frame_bytes bytes; env_id has `rows` entries without
 // repetition, or is nullptr for environments 0 ... rows - 1, which must then be all of them.
@@ -162,6 +169,11 @@ class Replay {
   // std::runtime_error, with nothing written, if a frame of them was overwritten since.
   void gather(Span<const std::int64_t> rows, const BatchView& batch) const;
 
+  // Copies the frames of the global slots first_slot ... first_slot + count - 1 to `out` (count *
+  // frame_bytes() bytes); slots that were never filled are zero. To fill a mirror of the store as a whole.
+  // O(count * frame_bytes).
+  void read_frames(std::uint64_t first_slot, std::uint64_t count, std::uint8_t* out) const;
+
   // Sets the priorities of sampled rows; returns how many rows were dropped because they are not sampleable
   // any more. Priorities must be finite and not negative. Under uniform sampling nothing else happens.
   // O(rows).
@@ -170,6 +182,18 @@ class Replay {
   // Rows that can be sampled now. O(num_envs).
   std::uint64_t size() const;
   ReplayStats stats() const;
+
+  // Writes the whole state to a file (see snapshot.hpp): what is stored, the priorities and the random
+  // stream, so that a buffer that loads it continues with the same batches. Pixels go from their place to the
+  // file; other calls wait. The file appears whole or not at all. O(bytes stored). Throws std::system_error.
+  void save(const std::string& path) const;
+
+  // Reads such a file into this buffer, which must have the options it was saved with. The file is read
+  // twice: a truncated, foreign, damaged or newer one, or one with other options, is found before anything
+  // changes and thrown as std::invalid_argument ("path: ..."). Pixels go straight to their place; only
+  // records and priorities (25 bytes a slot) exist twice. If the disk fails in the second reading,
+  // std::system_error, and the buffer is empty.
+  void load(const std::string& path);
 
   // "" if the whole state is consistent, else what is not: for tests and debugging. O(capacity * n).
   std::string invariant_violation() const;
@@ -192,7 +216,7 @@ class Replay {
     return lanes_[env_id == nullptr ? row : static_cast<std::size_t>(env_id[row])];
   }
   const std::uint8_t* stack_at(const std::uint8_t* observations, std::size_t row) const noexcept {
-    return observations + row * options_.stack * options_.frame_bytes;
+    return observations + row * options_.stack * frame_bytes_;
   }
   bool is_reset_row(const Lane& lane) const noexcept {
     return options_.autoreset == Autoreset::kNextStep && lane.phase() == Lane::Phase::kDone;
@@ -223,8 +247,19 @@ class Replay {
   void copy_pixels(std::size_t index, const BatchView& batch) const noexcept;
   void copy_batch(const BatchView& batch) const noexcept;
 
+  // The numbers of the state beside its arrays, as they lie in a file.
+  struct Numbers {
+    std::vector<std::uint64_t> lanes;     // per lane: its cursors
+    std::vector<std::uint64_t> counters;  // of the whole buffer
+  };
+  std::vector<Lane> make_lanes(const Pages& transitions) const;
+  Numbers numbers() const;
+  void set_counters(const std::vector<std::uint64_t>& counters) noexcept;
+  Snapshot describe(Numbers& numbers, const Pages& transitions, const double* leaves) const;
+
   const ReplayOptions options_;
   const std::uint64_t ring_;
+  const std::size_t frame_bytes_;
   const NStep n_step_;
   const CounterRandom random_;
   Pages frames_;

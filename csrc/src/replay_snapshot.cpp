@@ -1,0 +1,222 @@
+// Saving and restoring: the second half of Replay, apart because it is about files.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+
+#include "fastdqn/replay.hpp"
+
+namespace fastdqn {
+namespace {
+
+constexpr int kVersion = 1;
+constexpr std::size_t kNumbersPerLane = 7;
+constexpr std::size_t kCounters = 4;
+// Where the arrays are in a Snapshot of a replay; priorities come last, since uniform sampling has none.
+enum Index : std::size_t { kLanes, kCountersArray, kTransitions, kFrames, kPriorities };
+
+const char* const kAutoresetNames[] = {"next_step", "same_step", "disabled"};
+const char* const kLayoutNames[] = {"separate", "window"};
+
+std::string number_text(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.17g", value);
+  return text;
+}
+
+std::string shape_text(const std::vector<std::uint64_t>& shape) {
+  std::string text;
+  for (const std::uint64_t extent : shape) text += (text.empty() ? "" : "x") + std::to_string(extent);
+  return text;
+}
+
+using Metadata = std::vector<std::pair<std::string, std::string>>;
+
+Metadata metadata_of(const ReplayOptions& o) {
+  return {{"format", "fastdqn.replay"},
+          {"version", std::to_string(kVersion)},
+          {"capacity", std::to_string(o.capacity)},
+          {"num_envs", std::to_string(o.num_envs)},
+          {"frame_shape", shape_text(o.frame_shape)},
+          {"stack", std::to_string(o.stack)},
+          {"n_step", std::to_string(o.n_step)},
+          {"gamma", number_text(o.gamma)},
+          {"alpha", number_text(o.alpha)},
+          {"autoreset", kAutoresetNames[static_cast<int>(o.autoreset)]},
+          {"layout", kLayoutNames[static_cast<int>(o.layout)]},
+          {"guard_frames", std::to_string(o.guard_frames)},
+          {"seed", std::to_string(o.seed)}};
+}
+
+void check_format(const SnapshotFile& file) {
+  if (file.value("format") != "fastdqn.replay") file.refuse("not a replay file");
+  const int version = std::atoi(file.value("version").c_str());
+  if (version > kVersion) {
+    file.refuse("newer: version " + std::to_string(version) + ", of which this fastdqn knows " +
+                std::to_string(kVersion));
+  }
+}
+
+void check_options(const SnapshotFile& file, const Metadata& expected) {
+  for (const auto& entry : expected) {
+    const std::string saved = file.value(entry.first);
+    if (saved == entry.second) continue;
+    file.refuse("saved with " + entry.first + " " + saved + ", but this buffer has " + entry.second);
+  }
+}
+
+template <class T>
+Span<std::uint8_t> bytes_of(std::vector<T>& values) {
+  return {reinterpret_cast<std::uint8_t*>(values.data()), values.size() * sizeof(T)};
+}
+
+int index_of(const SnapshotFile& file, const std::string& key, Span<const char* const> names) {
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (file.value(key) == names[i]) return static_cast<int>(i);
+  }
+  file.refuse("damaged: unknown " + key);
+}
+
+}  // namespace
+
+ReplayOptions saved_options(const std::string& path) {
+  const SnapshotFile file(path);
+  check_format(file);
+  const auto integer = [&](const char* key) { return std::strtoull(file.value(key).c_str(), nullptr, 10); };
+  ReplayOptions o;
+  o.capacity = integer("capacity");
+  o.num_envs = integer("num_envs");
+  o.frame_shape.clear();
+  const std::string shape = file.value("frame_shape");
+  for (const char* text = shape.c_str(); *text != '\0';) {
+    char* end = nullptr;
+    o.frame_shape.push_back(std::strtoull(text, &end, 10));
+    if (end == text) file.refuse("damaged: unknown frame_shape");
+    text = *end == 'x' ? end + 1 : end;
+  }
+  o.stack = static_cast<std::uint32_t>(integer("stack"));
+  o.n_step = static_cast<std::uint32_t>(integer("n_step"));
+  o.gamma = std::atof(file.value("gamma").c_str());
+  o.alpha = std::atof(file.value("alpha").c_str());
+  o.autoreset = static_cast<Autoreset>(index_of(file, "autoreset", {kAutoresetNames, 3}));
+  o.layout = static_cast<Layout>(index_of(file, "layout", {kLayoutNames, 2}));
+  o.guard_frames = integer("guard_frames");
+  o.seed = integer("seed");
+  return o;
+}
+
+Replay::Numbers Replay::numbers() const {
+  Numbers numbers;
+  for (const Lane& lane : lanes_) {
+    const Lane::Cursors c = lane.cursors();
+    const std::uint64_t entries[kNumbersPerLane] = {
+        c.written, c.transitions, c.closed, c.first, c.intact, c.depth, static_cast<std::uint64_t>(c.phase)};
+    numbers.lanes.insert(numbers.lanes.end(), entries, entries + kNumbersPerLane);
+  }
+  numbers.counters = {draws_, episodes_, episode_frames_, whole_stacks_};
+  return numbers;
+}
+
+void Replay::set_counters(const std::vector<std::uint64_t>& counters) noexcept {
+  draws_ = counters[0];
+  episodes_ = counters[1];
+  episode_frames_ = counters[2];
+  whole_stacks_ = counters[3];
+}
+
+// Lays out a file for a state of these numbers: only slots that were ever filled are in it. The frames are
+// this buffer's.
+Snapshot Replay::describe(Numbers& numbers, const Pages& transitions, const double* leaves) const {
+  const std::uint64_t envs = options_.num_envs;
+  SnapshotArray records{"transitions", "U8", {0, sizeof(Transition)}, {}};
+  SnapshotArray frames{"frames", "U8", {0}, {}};
+  SnapshotArray priorities{"priorities", "F64", {0}, {}};
+  for (std::uint64_t env = 0; env < envs; ++env) {
+    const std::uint64_t frame_count = std::min(numbers.lanes[env * kNumbersPerLane], ring_);
+    const std::uint64_t record_count = std::min(numbers.lanes[env * kNumbersPerLane + 1], ring_);
+    const std::uint64_t first_slot = env * ring_;
+    frames.parts.push_back({frames_.data() + first_slot * frame_bytes_, frame_count * frame_bytes_});
+    frames.shape[0] += frame_count;
+    records.parts.push_back(
+        {transitions.data() + first_slot * sizeof(Transition), record_count * sizeof(Transition)});
+    records.shape[0] += record_count;
+    if (leaves == nullptr) continue;
+    priorities.parts.push_back({reinterpret_cast<std::uint8_t*>(const_cast<double*>(leaves + first_slot)),
+                                record_count * sizeof(double)});
+    priorities.shape[0] += record_count;
+  }
+  frames.shape.insert(frames.shape.end(), options_.frame_shape.begin(), options_.frame_shape.end());
+  Snapshot snapshot;
+  snapshot.metadata = metadata_of(options_);
+  snapshot.arrays = {{"lanes", "U64", {envs, kNumbersPerLane}, {bytes_of(numbers.lanes)}},
+                     {"counters", "U64", {kCounters}, {bytes_of(numbers.counters)}},
+                     records,
+                     frames};
+  if (leaves != nullptr) snapshot.arrays.push_back(priorities);
+  return snapshot;
+}
+
+void Replay::save(const std::string& path) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  Numbers state = numbers();
+  const double* leaves = priorities_ ? priorities_->tree().leaves() : nullptr;
+  write_snapshot(path, describe(state, transitions_, leaves));
+}
+
+namespace {
+
+// A lane with the cursors of a file, or the reason why it cannot be one.
+std::string restore_lane(Lane& lane, const std::uint64_t* numbers) {
+  constexpr std::uint64_t kMost = 1ULL << 62;
+  for (std::size_t i = 0; i < 5; ++i) {
+    if (numbers[i] > kMost) return "a count beyond reason";
+  }
+  if (numbers[5] > 255 || numbers[6] > static_cast<std::uint64_t>(Lane::Phase::kDone))
+    return "an unknown phase";
+  lane.restore({numbers[0], numbers[1], numbers[2], numbers[3], numbers[4],
+                static_cast<std::uint32_t>(numbers[5]), static_cast<Lane::Phase>(numbers[6])});
+  return lane.invariant_violation();
+}
+
+}  // namespace
+
+void Replay::load(const std::string& path) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const SnapshotFile file(path);
+  check_format(file);
+  check_options(file, metadata_of(options_));
+  Numbers state = numbers();  // for its sizes, which the options decide
+  file.read(0, bytes_of(state.lanes));
+  file.read(state.lanes.size() * sizeof(std::uint64_t), bytes_of(state.counters));
+
+  // Everything but the pixels is made beside the present state and checked there.
+  Pages transitions(transitions_.size());
+  std::optional<PrioritySampler> priorities;
+  if (priorities_) priorities.emplace(options_.num_envs, ring_, options_.alpha);
+  double* leaves = priorities ? priorities->tree().leaves() : nullptr;
+  const Snapshot layout = describe(state, transitions, leaves);
+  file.verify(layout);
+  file.read_array(layout, kTransitions);
+  std::vector<Lane> lanes = make_lanes(transitions);
+  for (std::size_t env = 0; env < lanes.size(); ++env) {
+    const std::string reason = restore_lane(lanes[env], &state.lanes[env * kNumbersPerLane]);
+    if (!reason.empty()) file.refuse("damaged: environment " + std::to_string(env) + ": " + reason);
+  }
+  if (priorities) {
+    file.read_array(layout, kPriorities);
+    priorities->tree().rebuild();
+    const std::string reason = priorities->invariant_violation(lanes);
+    if (!reason.empty()) file.refuse("damaged: " + reason);
+  }
+
+  // Empty until the pixels are there: nothing may be sampled should the disk fail now.
+  transitions_ = std::move(transitions);
+  lanes_ = make_lanes(transitions_);
+  if (priorities_) priorities_.emplace(options_.num_envs, ring_, options_.alpha);
+  file.read_array(layout, kFrames);
+  lanes_ = std::move(lanes);
+  priorities_ = std::move(priorities);
+  set_counters(state.counters);
+}
+
+}  // namespace fastdqn

@@ -1,0 +1,204 @@
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <system_error>
+
+#include "check.hpp"
+#include "fastdqn/snapshot.hpp"
+#include "replay_fixture.hpp"
+
+using namespace fastdqn;
+using fixture::Batch;
+using fixture::Rows;
+
+namespace {
+
+// A path in a folder of its own, removed at the end.
+struct TemporaryPath {
+  TemporaryPath() {
+    char name[] = "/tmp/fastdqn-XXXXXX";
+    CHECK(::mkdtemp(name) != nullptr);
+    folder = name;
+    path = folder + "/replay.safetensors";
+  }
+  ~TemporaryPath() {
+    std::remove(path.c_str());
+    std::remove(folder.c_str());
+  }
+  std::string folder, path;
+};
+
+std::string contents(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+void put(const std::string& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary).write(text.data(), static_cast<std::streamsize>(text.size()));
+}
+
+ReplayOptions saved_like() {
+  ReplayOptions o = fixture::options(24, 2);
+  o.frame_shape = {1, 1};
+  o.n_step = 2;
+  o.alpha = 0.5;
+  o.seed = 77;
+  return o;
+}
+
+// Steps both environments `count` times; the first ends an episode every seven steps.
+void play(Replay& replay, int from, int count) {
+  for (int k = from; k < from + count; ++k) {
+    const auto older = static_cast<std::uint8_t>(k), newer = static_cast<std::uint8_t>(k + 1);
+    replay.add(Rows().row(0, k, {older, newer}, 1.0f, k % 7 == 3).row(1, k, {older, newer}).add(), nullptr);
+  }
+}
+
+void fill(Replay& replay, int count) {
+  replay.begin(Rows().row(0, 0, {0, 0}).row(1, 0, {0, 0}).begin(), nullptr);
+  play(replay, 0, count);
+}
+
+std::string state(Replay& replay) {
+  TemporaryPath file;
+  replay.save(file.path);
+  return contents(file.path);
+}
+
+// A buffer that is asked to load what it must refuse, and must not change.
+struct Refuser {
+  Refuser() : replay(saved_like()) {
+    fill(replay, 9);
+    before = state(replay);
+  }
+  // What load() of a file with this text says; "" where it succeeds.
+  std::string operator()(const std::string& text) {
+    put(file.path, text);
+    try {
+      replay.load(file.path);
+    } catch (const std::invalid_argument& error) {
+      return error.what();
+    }
+    return "";
+  }
+  bool unchanged() { return state(replay) == before; }
+
+  TemporaryPath file;
+  Replay replay;
+  std::string before;
+};
+
+std::string good_text() {
+  Replay replay(saved_like());
+  fill(replay, 40);
+  return state(replay);
+}
+
+}  // namespace
+
+TEST(a_restored_buffer_gives_the_same_batches) {
+  for (const int steps : {3, 11, 40}) {
+    Replay first(saved_like()), second(saved_like());
+    fill(first, steps);
+    fill(second, 5);
+    Batch batch(16, 2, 3), other(16, 2, 3);
+    first.sample(16, 1.0, batch.view());
+    first.update_priorities(batch.row, std::vector<double>(16, 2.5));
+    TemporaryPath file;
+    first.save(file.path);
+    second.load(file.path);
+    CHECK_EQ(second.invariant_violation(), "");
+    for (int round = 0; round < 5; ++round) {
+      first.sample(16, 0.4, batch.view());
+      second.sample(16, 0.4, other.view());
+      CHECK(batch.row == other.row && batch.obs == other.obs && batch.next_obs == other.next_obs);
+      CHECK(batch.reward == other.reward && batch.weight == other.weight && batch.action == other.action);
+      play(first, steps + round, 1);
+      play(second, steps + round, 1);
+    }
+    CHECK(state(first) == state(second));
+  }
+}
+
+TEST(an_empty_buffer_is_saved_too) {
+  Replay first(saved_like()), second(saved_like());
+  fill(second, 5);
+  TemporaryPath file;
+  first.save(file.path);
+  second.load(file.path);
+  CHECK_EQ(second.size(), 0u);
+  CHECK(state(first) == state(second));
+}
+
+TEST(the_options_are_in_the_file) {
+  Replay replay(saved_like());
+  TemporaryPath file;
+  replay.save(file.path);
+  const ReplayOptions o = saved_options(file.path);
+  CHECK_EQ(o.capacity, 24u);
+  CHECK_EQ(o.num_envs, 2u);
+  CHECK((o.frame_shape == std::vector<std::uint64_t>{1, 1}));
+  CHECK_EQ(o.gamma, 0.5);
+  CHECK_EQ(o.alpha, 0.5);
+  CHECK_EQ(o.seed, 77u);
+  CHECK(o.autoreset == Autoreset::kNextStep && o.layout == Layout::kSeparate);
+}
+
+TEST(other_options_are_refused_by_name) {
+  TemporaryPath file;
+  put(file.path, good_text());
+  ReplayOptions o = saved_like();
+  o.n_step = 3;
+  Replay replay(o);
+  CHECK_THROWS(std::invalid_argument, "saved with n_step 2, but this buffer has 3", replay.load(file.path));
+}
+
+TEST(every_truncation_is_refused) {
+  const std::string text = good_text();
+  Refuser refusal;
+  for (std::size_t length = 0; length < text.size(); length += length < 40 ? 1 : 7) {
+    CHECK(refusal(text.substr(0, length)).find("path: ") == 0);
+  }
+  CHECK(refusal(text + "x").find("bytes instead of") != std::string::npos);
+  CHECK(refusal.unchanged());
+}
+
+TEST(every_damaged_byte_is_refused) {
+  const std::string text = good_text();
+  Refuser refusal;
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    std::string damaged = text;
+    damaged[at] = static_cast<char>(damaged[at] ^ 0x10);
+    CHECK(refusal(damaged).find("path: ") == 0);
+  }
+  CHECK(refusal.unchanged());
+  CHECK_EQ(refusal(text), "");
+}
+
+TEST(foreign_and_newer_files_are_refused) {
+  Refuser refusal;
+  CHECK(refusal("PK\x03\x04 this is some other kind of file").find("not a replay file") != std::string::npos);
+  std::string foreign = "{\"x\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}";
+  foreign = std::string(1, static_cast<char>(foreign.size())) + std::string(7, '\0') + foreign;
+  CHECK(refusal(foreign).find("not a replay file") != std::string::npos);
+  std::string newer = good_text();
+  newer[newer.find("\"version\":\"1\"") + 11] = '2';
+  CHECK(refusal(newer).find("newer: version 2") != std::string::npos);
+  CHECK(refusal.unchanged());
+}
+
+TEST(a_missing_file_and_folder_are_system_errors) {
+  Replay replay(saved_like());
+  CHECK_THROWS(std::system_error, "No such file", replay.load("/nonexistent/replay"));
+  CHECK_THROWS(std::system_error, "No such file", replay.save("/nonexistent/replay"));
+}
+
+TEST(saving_replaces_the_old_file_and_leaves_no_other) {
+  TemporaryPath file;
+  put(file.path, "old");
+  Replay replay(saved_like());
+  replay.save(file.path);
+  CHECK(contents(file.path) != "old");
+  CHECK(!std::ifstream(file.path + ".partial").good());
+}
