@@ -7,6 +7,7 @@ accident.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,6 @@ class ReplayMachine(RuleBasedStateMachine):
         )
         self.rng = np.random.default_rng(seed + 1)
         self.begun = np.zeros(num_envs, bool)
-        self.plans: list[Any] = []
         self.drawn = np.empty(0, np.int64)  # rows that were drawn once, now overwritten or not
 
     @rule(partly=st.booleans())
@@ -128,10 +128,7 @@ class ReplayMachine(RuleBasedStateMachine):
     @rule(batch_size=st.integers(1, 9))
     def hold_plan(self, batch_size: int) -> None:
         """Plan now, gather later."""
-        plan = self.comparison.buffer.plan(batch_size)
-        rows = self.comparison.oracle.rows()
-        self.plans.append((plan, [rows[row] for row in plan.row.tolist()]))
-        self.drawn = np.concatenate([self.drawn[-50:], plan.row])
+        self.drawn = np.concatenate([self.drawn[-50:], self.comparison.hold_plan(batch_size)])
 
     @precondition(lambda self: len(self.drawn))
     @rule(count=st.integers(0, 30), zeros=st.booleans())
@@ -150,18 +147,11 @@ class ReplayMachine(RuleBasedStateMachine):
         self.comparison.update_priorities(rows, np.zeros(len(rows)))
         self.comparison.check()
 
-    @precondition(lambda self: self.plans)
+    @precondition(lambda self: self.comparison.held)
     @rule()
     def gather_held_plan(self) -> None:
         """A plan stays good exactly until a frame of it is overwritten."""
-        plan, rows = self.plans.pop(0)
-        if any(self.comparison.oracle.is_overwritten(row) for row in plan.row.tolist()):
-            with pytest.raises(RuntimeError):
-                self.comparison.buffer.gather(plan)
-        else:
-            batch = self.comparison.buffer.gather(plan)
-            np.testing.assert_array_equal(batch.obs, [row.obs for row in rows])
-            np.testing.assert_array_equal(batch.next_obs, [row.next_obs for row in rows])
+        self.comparison.gather_held_plan()
 
     @precondition(lambda self: self.begun.all())
     @rule(fault=st.sampled_from(["repeated", "beyond", "negative", "done", "final"]))
@@ -243,7 +233,7 @@ def test_many_random_operations_match_the_oracle() -> None:
 @pytest.mark.parametrize("n_step", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("jump", [0.0, 0.05])
 def test_long_streams_wrap_many_times(autoreset: str, n_step: int, jump: float) -> None:
-    """Ten wraps of every mode and n, with env ids in random order and envs that lag.
+    """Ten wraps of every mode and n, with env ids in random order, envs that lag, late plans and priorities.
 
     The machine above draws short runs; here every combination surely meets the end of its ring.
     """
@@ -267,16 +257,21 @@ def test_long_streams_wrap_many_times(autoreset: str, n_step: int, jump: float) 
     rng = np.random.default_rng(n_step)
     everyone = np.arange(num_envs)
     comparison.begin(env.reset(everyone))
+    late: deque[np.ndarray] = deque()  # rows whose priorities come back some plans later
     while min(comparison.oracle.frames_written) < 10 * ring:
         ids = rng.permutation(everyone)[: rng.integers(1, num_envs + 1)]
         if autoreset == "disabled" and env.done[ids].any():
             ids = ids[env.done[ids]]
             comparison.begin(env.reset(ids), ids)
+        elif rng.random() < 0.02:
+            comparison.begin(env.reset(ids), ids)
         else:
-            comparison.add(**env.step(ids, end=0.12), env_id=ids)
-        if rng.random() < 0.2 and len(comparison.buffer):
-            rows = comparison.buffer.sample(20).row
-            comparison.update_priorities(rows, rng.uniform(0.5, 2, 20))
+            comparison.add(**env.step(ids, end=0.1), env_id=ids)
+        if rng.random() < 0.3 and len(comparison.buffer):
+            late.append(comparison.hold_plan(4))
+        if len(late) > rng.integers(6):
+            comparison.gather_held_plan()
+            comparison.update_priorities(late.popleft(), rng.uniform(0.5, 2, 4))
         if rng.random() < 0.2:
             comparison.check()
     comparison.check()

@@ -261,6 +261,7 @@ class Comparison:
         options.pop("seed", None)
         self.oracle = ReplayOracle(capacity, num_envs, **options)
         self.mirror = np.zeros((num_envs * self.oracle.ring, *self.frame_shape), np.uint8)
+        self.held: deque[tuple[Any, list[Row]]] = deque()
 
     def begin(self, observation: NDArray[np.uint8], env_id: NDArray[Any] | None = None) -> None:
         """Begin in both."""
@@ -290,6 +291,24 @@ class Comparison:
         """Update in both, which must drop the same number."""
         dropped = self.buffer.update_priorities(row, priority)
         assert dropped == self.oracle.update_priorities(row.tolist(), priority.tolist())
+
+    def hold_plan(self, batch_size: int) -> NDArray[np.int64]:
+        """Plan now, to gather later; returns the rows."""
+        plan = self.buffer.plan(batch_size)
+        rows = self.oracle.rows()
+        self.held.append((plan, [rows[row] for row in plan.row.tolist()]))
+        return plan.row
+
+    def gather_held_plan(self) -> None:
+        """Gather the oldest plan held: it is good exactly until a frame of it is overwritten."""
+        plan, rows = self.held.popleft()
+        if any(self.oracle.is_overwritten(row) for row in plan.row.tolist()):
+            with pytest.raises(RuntimeError, match="overwritten"):
+                self.buffer.gather(plan)
+        else:
+            batch = self.buffer.gather(plan)
+            np.testing.assert_array_equal(batch.obs, [row.obs for row in rows])
+            np.testing.assert_array_equal(batch.next_obs, [row.next_obs for row in rows])
 
     def _scatter(
         self,
