@@ -7,7 +7,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from fastdqn.openmp import shorten_waits
 from fastdqn.run_folder import machine_and_versions
+
+shorten_waits()  # as the command line does; the scripts import this module before torch
 
 
 def write(name: str, settings: dict[str, Any], results: Any, out: Path | None) -> None:

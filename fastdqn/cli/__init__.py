@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from fastdqn.errors import RunFailedError, UserError
+from fastdqn.openmp import shorten_waits
 
 COMMANDS = {
     "train": "train on a game; live dashboard, checkpoints, resumable",
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     _open_missing_streams()
+    shorten_waits()
     try:
         code = _run(words)
         sys.stdout.flush()
