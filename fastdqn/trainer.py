@@ -161,7 +161,11 @@ class _Training:
     @property
     def beta(self) -> float:
         return schedules.linear(
-            self.clock.frames, self.config.replay.beta, 1.0, self.clock.warmup_frames, self.config.total_frames
+            self.clock.frames,
+            self.config.replay.beta,
+            1.0,
+            self.clock.warmup_frames,
+            self.config.total_frames,
         )
 
     def say(self, line: str) -> None:
