@@ -213,7 +213,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "env.max_episode_frames": _COUNT,
     "replay.capacity": _COUNT,
     "replay.warmup_steps": _COUNT,
-    "replay.alpha": (0.0, 10.0, "from 0 to 10"),
+    "replay.alpha": _PROBABILITY,
     "replay.beta": _PROBABILITY,
     "network.width": (1 / 32, 16, "from 0.03125 to 16"),
     "learner.batch_size": (1, 65_536, "a whole number from 1 to 65536"),
