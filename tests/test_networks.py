@@ -98,7 +98,7 @@ def test_initial_weights_follow_the_generator_and_the_bound() -> None:
 
 
 def test_initial_weights_keep_the_size_of_a_signal() -> None:
-    """Seed 1: four layers keep the mean square of noise within a factor of 3; PyTorch's bounds shrink it 1000fold."""
+    """Seed 1: mean square of noise after four layers, within a factor of 3; PyTorch's bounds lose 1000fold."""
     module = QNetwork(5, generator=torch.Generator().manual_seed(1))
     signal = torch.randn(8, 4, 84, 84, generator=torch.Generator().manual_seed(2))
     before = signal.square().mean()
