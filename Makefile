@@ -7,15 +7,15 @@ ARGS ?=
 
 BIN := .venv/bin
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.txt
-PYTHON_FILES := fastdqn benchmarks tests
+PYTHON_FILES := fastdqn benchmarks tests examples docs/make_dashboard_picture.py
 MODULES := $(sort $(shell find fastdqn -name '*.py'))
 
-.PHONY: setup train test lint format bench test-cpp help FORCE
+.PHONY: setup train test lint format bench test-cpp test-embed help FORCE
 
 help:
 	@echo "make train [GAME=Breakout-v5] [ARGS='--preset nature --seed 2']   set up and train"
 	@echo "make test [ARGS='-k replay']   set up and run the tests"
-	@echo "make setup | lint | format | bench | test-cpp"
+	@echo "make setup | lint | format | bench | test-cpp | test-embed"
 
 setup: .venv/.installed
 
@@ -50,10 +50,17 @@ format: setup
 	$(BIN)/ruff format $(PYTHON_FILES)
 	$(BIN)/clang-format -i $(shell find csrc tests -name '*.hpp' -o -name '*.cpp')
 
-test-cpp: setup
-	$(BIN)/cmake -S csrc -B build/cpp -DCMAKE_BUILD_TYPE=Debug -DFASTDQN_BUILD_TESTS=ON
-	$(BIN)/cmake --build build/cpp -j 2
-	$(BIN)/ctest --test-dir build/cpp --output-on-failure
+# The core's own tests, optimised and under the sanitizers. Each is a CMake preset in csrc/.
+test-cpp: test-cpp-release test-cpp-asan test-cpp-tsan
+
+test-cpp-%: setup
+	cd csrc && ../$(BIN)/cmake --preset $* -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja >/dev/null
+	cd csrc && ../$(BIN)/cmake --build --preset $*
+	cd csrc && ../$(BIN)/ctest --preset $*
+
+# The wheel with numpy alone, find_package from it, and add_subdirectory without Python.
+test-embed: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" tests/embed/run $(CURDIR)/$(BIN)/python
 
 bench: setup
 	$(BIN)/python benchmarks/env.py
