@@ -55,15 +55,15 @@ _DUELING = replace(
 
 _QUICK = Config(
     preset="quick",
-    total_frames=2_000_000,
+    total_frames=2_200_000,
     env=EnvConfig(num_envs=8),
     replay=ReplayConfig(capacity=100_000, warmup_steps=5_000),
     network=NetworkConfig(width=0.5, dueling=True),
     learner=LearnerConfig(
         optimizer="adam",
-        learning_rate=2e-4,
-        learning_rate_final=2e-5,
-        epsilon=1.5e-4,
+        learning_rate=4e-4,
+        learning_rate_final=4e-5,
+        epsilon=3e-4,
         n_step=3,
         bootstrap="double",
         loss="huber",
