@@ -93,7 +93,7 @@ TEST(any_function_may_run_beside_any_other) {
   threads.push_back(guarded([&] { replay.save(file); }));
   for (int env = 0; env < 2; ++env) {
     threads.push_back(std::thread([&, env] {
-      for (int k = 1; k < 20000; ++k) {
+      for (int k = 1; k < 4000; ++k) {
         for (int e = env; e < kEnvs; e += 2) replay.add(Rows().row(e, k, stack(k, k + 1)).add(), nullptr);
       }
     }));
@@ -106,6 +106,6 @@ TEST(any_function_may_run_beside_any_other) {
   restored.load(file);
   CHECK_EQ(restored.invariant_violation(), "");
   std::remove(file.c_str());
-  CHECK_EQ(replay.stats().transitions, 20000u * kEnvs);
+  CHECK_EQ(replay.stats().transitions, 4000u * kEnvs);
   CHECK_EQ(replay.invariant_violation(), "");
 }
