@@ -44,11 +44,11 @@ def main(words: Sequence[str]) -> int:
 def _table() -> list[str]:
     """Lines of flags, with the value in each preset, where the values are not all the same."""
     values = {name: _flat(dataclasses.asdict(preset.config)) for name, preset in PRESETS.items()}
-    lines = [f"{'':<32}" + "".join(f"{name:>11}" for name in PRESETS)]
+    lines = [f"{'':<32}" + "".join(f"{name:>9}" for name in PRESETS)]
     for flag in next(iter(values.values())):
         row = [_shown(values[name][flag]) for name in PRESETS]
         if len(set(row)) > 1 and flag != "--preset":
-            lines.append(f"{flag:<32}" + "".join(f"{value:>11}" for value in row))
+            lines.append(f"{flag:<32}" + "".join(f"{value:>9}" for value in row))
     return lines
 
 
