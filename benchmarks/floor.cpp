@@ -1,4 +1,5 @@
-// The floor of benchmarks/replay.py: memcpy of the frames that a sample or an add must move, and nothing else.
+// The floor of benchmarks/replay.py: memcpy of the frames that a sample or an add must move, and nothing
+// else.
 #include <sys/mman.h>
 
 #include <cstdint>
@@ -17,7 +18,8 @@ std::uint8_t* make_store(std::size_t bytes) {
 // Copies `count` runs of `run` bytes, which begin at the offsets `from`, one after another to `out`.
 void gather(const std::uint8_t* store, const std::int64_t* from, std::int64_t count, std::int64_t run,
             std::uint8_t* out) {
-  for (std::int64_t i = 0; i < count; ++i) std::memcpy(out + i * run, store + from[i], static_cast<std::size_t>(run));
+  for (std::int64_t i = 0; i < count; ++i)
+    std::memcpy(out + i * run, store + from[i], static_cast<std::size_t>(run));
 }
 
 // The same with two runs a row, the second one frame on, to two outputs.
