@@ -43,12 +43,12 @@ lint: setup
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest fastdqn._core
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests -name '*.hpp' -o -name '*.cpp')
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests benchmarks -name '*.hpp' -o -name '*.cpp')
 
 format: setup
 	$(BIN)/ruff check --fix $(PYTHON_FILES)
 	$(BIN)/ruff format $(PYTHON_FILES)
-	$(BIN)/clang-format -i $(shell find csrc tests -name '*.hpp' -o -name '*.cpp')
+	$(BIN)/clang-format -i $(shell find csrc tests benchmarks -name '*.hpp' -o -name '*.cpp')
 
 # The core's own tests, optimised and under the sanitizers. Each is a CMake preset in csrc/.
 test-cpp: test-cpp-release test-cpp-asan test-cpp-tsan
