@@ -25,7 +25,7 @@ def load(name: str) -> dict[str, Any]:
 def rows() -> list[tuple[str, str, str]]:
     """Return what was measured, the figure, and the command."""
     table = []
-    pong = load("pong-quick")
+    pong = load("pong-quick") if (RESULTS / "pong-quick.json").exists() else {"results": []}
     for result in pong["results"]:
         scores = ", ".join(f"{e['mean']:.1f} (ε {e['epsilon']:g})" for e in result["evaluations"])
         table.append(

@@ -75,8 +75,8 @@ _QUICK = Config(
 
 PRESETS: dict[str, Preset] = {
     "quick": Preset(
-        "Pong in the fewest minutes on two CPU cores: double, dueling, n = 3, half the width, Adam",
-        "tuned on Pong; see the README",
+        "for Pong in few minutes on two CPU cores: double, dueling, n = 3, half the width, Adam",
+        "no paper; what it has reached is in the README",
         _QUICK,
     ),
     "nature": Preset(
