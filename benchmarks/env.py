@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import common
@@ -71,12 +72,20 @@ def ours(settings: Settings) -> Iterator[None]:
         lambda observation: torch.zeros(len(observation), envs.num_actions), envs.num_actions, seed=1
     )
     observation = envs.reset()
-    replay.begin(observation)
+    store = partial(replay.begin, observation)
     while True:
         action = actor.act(observation, 1.0)
         envs.send(action)
+        store()  # what came back before, while the emulator works: as the trainer does
         outcome = envs.recv()
-        replay.add(action, outcome.observation, outcome.reward, outcome.terminated, outcome.truncated)
+        store = partial(
+            replay.add,
+            action,
+            outcome.observation,
+            outcome.reward,
+            outcome.terminated,
+            outcome.truncated,
+        )
         observation = outcome.observation
         yield
 

@@ -92,7 +92,7 @@ class AtariEnvs:
     def reset(self) -> NDArray[np.uint8]:
         """Start every game anew and return its first observation, uint8 [N, 4, 84, 84]."""
         observation, info = self._pool.reset()
-        self._lives = info["lives"].copy()
+        self._lives = info["lives"]
         self._resetting[:] = False
         self._return[:] = 0.0
         self._game_steps[:] = 0
@@ -111,28 +111,30 @@ class AtariEnvs:
         """Wait for the step that `send` started."""
         observation, reward, terminated, truncated, info = self._pool.recv()
         stepped = ~self._resetting
-        done = terminated | truncated
+        self._return += info["reward"] * stepped
+        self._game_steps += stepped
+        steps = int(np.count_nonzero(stepped))
+        done = self._resetting = terminated | truncated
+        lives, self._lives = self._lives, info["lives"]
+        if not done.any():  # nearly always, and the emulator waits meanwhile
+            return Outcome(observation, reward, terminated, truncated, steps, [], [], [])
         # EnvPool calls a game over, or a life lost, exactly at the step limit a truncation.
         over = info["terminated"].astype(np.bool_)
-        life_lost = (info["lives"] < self._lives) if self._episodic_life else np.zeros_like(done)
+        life_lost = (self._lives < lives) if self._episodic_life else np.zeros_like(done)
         ended = done & (over | life_lost)
-        self._return += np.where(stepped, info["reward"], 0.0)
-        self._game_steps += stepped
         game_ended = np.flatnonzero(done & (over | (info["elapsed_step"] >= self._max_steps)))
         outcome = Outcome(
             observation=observation,
             reward=reward,
             terminated=ended,
             truncated=done & ~ended,
-            steps=int(stepped.sum()),
+            steps=steps,
             returns=self._return[game_ended].tolist(),
             game_env=game_ended.tolist(),
             game_frames=(self._game_steps[game_ended] * self.frame_skip).tolist(),
         )
         self._return[game_ended] = 0.0
         self._game_steps[game_ended] = 0
-        self._lives = info["lives"].copy()
-        self._resetting = done
         return outcome
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,13 @@ class _Training:
         )
         self._warm_up()
         observation = envs.reset()
-        replay.begin(observation)
+        store = partial(replay.begin, observation)
         while clock.frames < self.config.total_frames and not stop_requested():
             with self.phase("act"):
                 action = actor.act(observation, self.epsilon)
                 envs.send(action)  # the emulator's threads work from here on
+            with self.phase("store"):
+                store()  # what came back before
             for _ in range(clock.updates_due()):
                 with self.phase("sample"):
                     batch = feed.next(self.beta)
@@ -130,8 +133,14 @@ class _Training:
                     self.means.add(loss=result.loss, q_mean=result.q_mean, grad_norm=result.grad_norm)
             with self.phase("env"):
                 outcome = envs.recv()
-            with self.phase("store"):
-                replay.add(action, outcome.observation, outcome.reward, outcome.terminated, outcome.truncated)
+            store = partial(
+                replay.add,
+                action,
+                outcome.observation,
+                outcome.reward,
+                outcome.terminated,
+                outcome.truncated,
+            )
             observation = outcome.observation
             clock.add_steps(outcome.steps)
             self.games.add(outcome.returns)
