@@ -37,7 +37,7 @@ class Settings:
     """Games side by side."""
     passes: int = 400
     """Passes of all games per trial."""
-    trials: int = 15
+    trials: int = 40
     """Trials of each."""
     capacity: int = 100_000
     """Frame slots of the replay."""
