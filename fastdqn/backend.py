@@ -1,0 +1,307 @@
+"""Where work runs: streams, events, pinned memory and capture, behind one small interface.
+
+Nothing else in the package touches `torch.cuda`. Work is submitted to one of three streams:
+
+- `learn`: updates, target copies, the device's frames; all state of the learner belongs to it;
+- `act`: observations in, the best actions out;
+- `copy`: batches on their way from pinned memory, where they hold pixels.
+
+`CpuBackend` does all work at once, in the order in which it was submitted. `CudaBackend` queues it.
+`StrictTwin` stands in for a GPU on a machine without one: it puts work off for as long as the waits allow, so
+that a missing wait computes with stale memory, and it captures by tracing once and replaying the traced
+operations, so that whatever Python did beside them stays frozen as it does in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Work = Callable[[], object]
+
+WARM_UP_RUNS = 3
+"""Runs before a capture: compilers, cuDNN and cuBLAS settle and allocate in the first ones."""
+
+
+class Event(Protocol):
+    """A point in a stream."""
+
+    def wait(self) -> None:
+        """Block the host until all that was submitted before this point is done."""
+        ...
+
+
+class Stream(Protocol):
+    """A queue of work that is done in order."""
+
+    def submit(self, work: Work) -> None:
+        """Queue `work`: tensor operations of this device on memory that stays where it is."""
+        ...
+
+    def record(self) -> Event:
+        """Return the point after all that was submitted so far."""
+        ...
+
+    def wait(self, event: Event) -> None:
+        """Let what is submitted from now on begin after `event`; the host goes on at once."""
+        ...
+
+
+class Backend(Protocol):
+    """A device with its three streams.
+
+    Attributes:
+        device: Where tensors live.
+        learn: Updates.
+        act: Acting.
+        copy: Batches from pinned memory.
+        shares_memory: Whether the device reads the host's memory, and does so at once.
+    """
+
+    device: torch.device
+    shares_memory: bool
+    learn: Stream
+    act: Stream
+    copy: Stream
+
+    def host_memory(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """Return zeroed host memory that the device copies from and to without a stop on the way."""
+        ...
+
+    def capture(self, work: Work, outputs: Sequence[Tensor], stream: Stream) -> Work:
+        """Return what does all of `work`'s tensor operations again, without its Python.
+
+        `work` is run a few times first, and it may be run once more while it is recorded: whoever calls puts
+        back what it changed.
+
+        Args:
+            work: Reads and writes tensors that stay where they are, and nothing else that changes.
+            outputs: The tensors that it overwrites as a whole. (The twin fills them with rubbish before.)
+            stream: Where the result will be submitted.
+        """
+        ...
+
+    def synchronize(self) -> None:
+        """Block the host until all streams are empty."""
+        ...
+
+    def free_bytes(self) -> int | None:
+        """Return the device's free memory, none where it has no memory of its own."""
+        ...
+
+
+class _Done:
+    """The event of work that was done when it was submitted."""
+
+    def wait(self) -> None:
+        return
+
+
+class _InOrderStream:
+    """Does work when it is submitted."""
+
+    def submit(self, work: Work) -> None:
+        work()
+
+    def record(self) -> Event:
+        return _Done()
+
+    def wait(self, event: Event) -> None:
+        event.wait()
+
+
+class CpuBackend:
+    """The host itself: all is done in the order in which it is submitted, and nothing is captured."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self.shares_memory = True
+        self.learn: Stream = _InOrderStream()
+        self.act: Stream = self.learn
+        self.copy: Stream = self.learn
+
+    def host_memory(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """Return zeroed memory."""
+        return torch.zeros(shape, dtype=dtype)
+
+    def capture(self, work: Work, outputs: Sequence[Tensor], stream: Stream) -> Work:
+        """Raise: there is nothing to capture with.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError("capturing an update needs a CUDA device")
+
+    def synchronize(self) -> None:
+        """Return: nothing is ever left to do."""
+
+    def free_bytes(self) -> int | None:
+        """Return none."""
+        return None
+
+
+class _LateEvent:
+    def __init__(self, stream: _LateStream, position: int) -> None:
+        self._stream, self._position = stream, position
+
+    def wait(self) -> None:
+        self._stream.run_until(self._position)
+
+
+class _LateStream:
+    """Does work when somebody waits for it, and not before."""
+
+    def __init__(self) -> None:
+        self._queue: deque[Work] = deque()
+        self._submitted = self._done = 0
+
+    def submit(self, work: Work) -> None:
+        self._queue.append(work)
+        self._submitted += 1
+
+    def record(self) -> Event:
+        return _LateEvent(self, self._submitted)
+
+    def wait(self, event: Event) -> None:
+        self.submit(event.wait)
+
+    def run_until(self, position: int) -> None:
+        while self._done < position:
+            work = self._queue.popleft()
+            self._done += 1
+            work()
+
+
+class StrictTwin(CpuBackend):
+    """A CPU that behaves as badly as a GPU may.
+
+    Streams do their work as late as waits allow. A capture traces `work` once into a graph of operations;
+    each replay first fills the outputs with rubbish and then runs those operations with gradients off. So a
+    Python counter, a host branch, a tensor that was rebound after the capture and an output that nobody
+    writes all show in the results.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shares_memory = False
+        self.learn, self.act, self.copy = _LateStream(), _LateStream(), _LateStream()
+
+    def capture(self, work: Work, outputs: Sequence[Tensor], stream: Stream) -> Work:
+        """Return a replay of the traced operations."""
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        def traced() -> list[Tensor]:
+            work()
+            return []
+
+        work()
+        graph = make_fx(traced)()
+
+        def replay() -> None:
+            for output in outputs:
+                _spoil(output)
+            with torch.no_grad():
+                graph()
+
+        return replay
+
+    def synchronize(self) -> None:
+        """Do all that is left."""
+        for stream in (self.copy, self.learn, self.act):
+            stream.record().wait()
+
+
+def _spoil(tensor: Tensor) -> None:
+    """Fill a tensor with what nobody computes: not-a-number, or the type's largest whole number."""
+    tensor.fill_(torch.nan if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max)
+
+
+class _CudaEvent:
+    def __init__(self, event: torch.cuda.Event) -> None:
+        self.event = event
+
+    def wait(self) -> None:
+        self.event.synchronize()
+
+
+class _CudaStream:
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self.stream = stream
+
+    def submit(self, work: Work) -> None:
+        with torch.cuda.stream(self.stream):
+            work()
+
+    def record(self) -> Event:
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(self.stream)
+        return _CudaEvent(event)
+
+    def wait(self, event: Event) -> None:
+        assert isinstance(event, _CudaEvent)
+        self.stream.wait_event(event.event)
+
+
+class CudaBackend:
+    """An NVIDIA GPU.
+
+    Results are reproducible: cuDNN takes deterministic algorithms and does not choose them by timing.
+
+    Args:
+        precision: `fp32` computes float32 products as such; `tf32` lets tensor cores round their factors to
+            10 bits of mantissa. `bf16` is the network's own affair and leaves this at `fp32`.
+    """
+
+    def __init__(self, precision: str = "fp32") -> None:
+        self.device = torch.device("cuda", torch.cuda.current_device())
+        self.shares_memory = False
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        self.learn: Stream = _CudaStream(torch.cuda.Stream())  # type: ignore[no-untyped-call]
+        # The games wait for the actions: they go first.
+        self.act: Stream = _CudaStream(torch.cuda.Stream(priority=-1))  # type: ignore[no-untyped-call]
+        self.copy: Stream = _CudaStream(torch.cuda.Stream())  # type: ignore[no-untyped-call]
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+
+    def host_memory(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """Return zeroed page-locked memory."""
+        return torch.zeros(shape, dtype=dtype, pin_memory=True)
+
+    def capture(self, work: Work, outputs: Sequence[Tensor], stream: Stream) -> Work:
+        """Return the replay of a CUDA graph. A capture that fails is an error, never a return to eager."""
+        assert isinstance(stream, _CudaStream)
+        for _ in range(WARM_UP_RUNS):
+            stream.submit(work)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream.stream):
+            work()
+        # All graphs live as long as the process' streams do: freeing one can take a workspace that cuBLAS
+        # shares with another (pytorch#193402).
+        self._graphs.append(graph)
+        return graph.replay
+
+    def synchronize(self) -> None:
+        """Block the host until the device is idle."""
+        torch.cuda.synchronize()
+
+    def free_bytes(self) -> int | None:
+        """Return the free memory of the GPU in bytes."""
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return int(free)
+
+
+def has_cuda() -> bool:
+    """Return whether there is a GPU that PyTorch can use."""
+    return torch.cuda.is_available()
+
+
+def choose(precision: str = "fp32") -> Backend:
+    """Return the GPU if there is one, else the CPU."""
+    return CudaBackend(precision) if has_cuda() else CpuBackend()
