@@ -18,8 +18,8 @@ from pathlib import Path
 import common
 import envpool
 import numpy as np
-import torch
 import tyro
+from numpy.typing import NDArray
 
 from fastdqn.actor import Actor
 from fastdqn.config import EnvConfig
@@ -64,13 +64,16 @@ def raw(settings: Settings) -> Iterator[None]:
         yield
 
 
+def nobody(observation: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Stand for the network, which random actions never ask."""
+    raise AssertionError("the network was asked")
+
+
 def ours(settings: Settings) -> Iterator[None]:
     """Step our loop forever with learning off, one pass for each `next`."""
     envs = AtariEnvs(settings.game, EnvConfig(num_envs=settings.num_envs), seed=1)
     replay = ReplayBuffer(settings.capacity, settings.num_envs)
-    actor = Actor(
-        lambda observation: torch.zeros(len(observation), envs.num_actions), envs.num_actions, seed=1
-    )
+    actor = Actor(nobody, envs.num_actions, settings.num_envs, seed=1)
     observation = envs.reset()
     store = partial(replay.begin, observation)
     while True:

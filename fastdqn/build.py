@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from fastdqn import checkpoint
-from fastdqn.actor import Actor
+from fastdqn import backend, checkpoint
+from fastdqn.actor import Actor, LearnersBest
 from fastdqn.clock import Clock
 from fastdqn.config import Config
 from fastdqn.envs import AtariEnvs, game_names, num_actions
 from fastdqn.errors import UserError
-from fastdqn.feed import HostFeed
+from fastdqn.feed import DeviceFeed, Feed, HostFeed
 from fastdqn.learner import Learner, resolve_accelerate
 from fastdqn.replay import ReplayBuffer
 
@@ -30,8 +29,9 @@ class Parts:
     """The objects of a run.
 
     Attributes:
-        accelerate: How the learner runs: `eager` or `compile`.
-        device: Where it runs: `cpu` or `cuda`.
+        best_actions: The network's part of the actor.
+        accelerate: How the learner runs: `eager`, `compile` or `graph`.
+        frames_on: Where the learner reads frames, for people.
     """
 
     clock: Clock
@@ -39,17 +39,19 @@ class Parts:
     replay: ReplayBuffer
     learner: Learner
     actor: Actor
-    feed: HostFeed
+    best_actions: LearnersBest
+    feed: Feed
     accelerate: str
-    device: str
+    frames_on: str
 
 
-def check(config: Config, weights: Path | None = None) -> None:
+def check(config: Config, weights: Path | None = None, *, device: backend.Backend | None = None) -> None:
     """Raise one error that names every problem of a configuration; cheap, and nothing is made.
 
     Args:
         config: What is to be run.
         weights: The weights that it is to start from: a run, a checkpoint, or an online.safetensors.
+        device: Where the learner is to live; the GPU if there is one and none is given.
 
     Raises:
         UserError: A value is out of range, the game is unknown, the replay does not fit, or the weights do not.
@@ -58,27 +60,28 @@ def check(config: Config, weights: Path | None = None) -> None:
     if config.game not in game_names():
         problems.insert(0, _unknown_game(config.game))
     if not problems:
-        problems = [*_ring_problems(config), *_memory_problems(config)]
+        problems = [*_ring_problems(config), *_memory_problems(config), *_device_problems(config, device)]
     if problems:
         raise UserError("\n".join(problems))
     if weights is not None:
         check_policy(checkpoint.load_policy(weights), config, num_actions(config.game, config.env))
 
 
-def build(config: Config, *, resumed_at: int = 0) -> Parts:
+def build(config: Config, *, resumed_at: int = 0, device: backend.Backend | None = None) -> Parts:
     """Make the objects of a run.
 
     Args:
         config: A configuration that `check` let pass.
+        device: Where the learner lives; the GPU if there is one and none is given.
         resumed_at: Steps that the run had taken before: games begin anew, so they are not to be the same ones.
 
     Raises:
         UserError: The replay does not fit in memory after all.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or backend.choose(config.learner.precision)
     clock = Clock(config.env.frame_skip, config.replay.warmup_steps, config.learner.steps_per_update)
     accelerate = resolve_accelerate(
-        config.learner.accelerate, device, clock.updates_planned(config.total_frames)
+        config.learner.accelerate, device.device, clock.updates_planned(config.total_frames)
     )
     env_seed, actor_seed, replay_seed, network_seed = _seeds(config.seed, resumed_at)
     envs = AtariEnvs(config.game, config.env, env_seed)
@@ -98,13 +101,44 @@ def build(config: Config, *, resumed_at: int = 0) -> Parts:
         config.network,
         config.learner,
         envs.num_actions,
-        device=device,
+        backend=device,
         seed=network_seed,
         accelerate=accelerate,
     )
-    actor = Actor(learner.q_values, envs.num_actions, actor_seed, device)
-    feed = HostFeed(replay, config.learner.batch_size, device)
-    return Parts(clock, envs, replay, learner, actor, feed, accelerate, device)
+    best_actions = LearnersBest(
+        learner,
+        config.env.num_envs,
+        staleness_updates=config.learner.staleness_updates,
+        captured=accelerate == "graph",
+    )
+    actor = Actor(best_actions, envs.num_actions, config.env.num_envs, actor_seed)
+    feed, frames_on = _feed(config, replay, device)
+    return Parts(clock, envs, replay, learner, actor, best_actions, feed, accelerate, frames_on)
+
+
+def _feed(config: Config, replay: ReplayBuffer, device: backend.Backend) -> tuple[Feed, str]:
+    """Choose where the learner reads frames, and say so."""
+    setting, needed = config.replay.device, replay.ring * replay.num_envs * FRAME_BYTES
+    per_pass = -(
+        -config.env.num_envs // (config.learner.steps_per_update * config.learner.updates_per_launch)
+    )
+    options = {
+        "updates_per_launch": config.learner.updates_per_launch,
+        # One pass' launches are queued while the next one's are prepared.
+        "launches_in_flight": max(3, 2 * per_pass),
+        "priority_delay_launches": config.replay.priority_delay_launches,
+    }
+    free = device.free_bytes()
+    resident = setting == "cuda" or (setting == "auto" and free is not None and needed <= free // 2)
+    if not resident:
+        return HostFeed(replay, config.learner.batch_size, device, **options), "frames on the host"
+    if free is not None and needed > free:
+        raise UserError(
+            f"replay.device = 'cuda': {replay.capacity:,} frames take {needed / 2**30:.1f} GiB, and the GPU has "
+            f"{free / 2**30:.1f} GiB free; try --replay.device host"
+        )
+    feed = DeviceFeed(replay, config.learner.batch_size, device, **options)
+    return feed, f"{needed / 2**30:.2f} GiB of frames on the device"
 
 
 def load_weights(parts: Parts, path: Path) -> None:
@@ -182,6 +216,22 @@ def _memory_problems(config: Config) -> list[str]:
         f"replay.capacity = {config.replay.capacity}: {config.replay.capacity} frames x {SLOT_BYTES} bytes = "
         f"{needed / 2**30:.1f} GiB, and this machine has {available / 2**30:.1f} GiB to spare; "
         f"try --replay.capacity {fits // 1000 * 1000}"
+    ]
+
+
+def _device_problems(config: Config, device: backend.Backend | None) -> list[str]:
+    if device is not None or backend.has_cuda():
+        return []
+    wants = {
+        "learner.accelerate": (config.learner.accelerate, "graph", "auto"),
+        "learner.precision": (config.learner.precision, "tf32", "fp32"),
+        "replay.device": (config.replay.device, "cuda", "auto"),
+    }
+    return [
+        f"{name} = {value!r}: needs a CUDA GPU, and PyTorch sees none here (`fastdqn info` tells); "
+        f"try --{name.replace('_', '-')} {instead}"
+        for name, (value, wanted, instead) in wants.items()
+        if value == wanted
     ]
 
 

@@ -45,13 +45,17 @@ class Clock:
         """Count `steps` more steps."""
         self.steps += steps
 
-    def add_update(self) -> None:
-        """Count one update."""
-        self.updates += 1
+    def add_updates(self, updates: int) -> None:
+        """Count `updates` more updates."""
+        self.updates += updates
 
     def updates_due(self) -> int:
         """Updates owed for the steps taken so far and not yet done."""
         return self._owed_after(self.steps) - (self.updates - self.warm_from_updates)
+
+    def launches_due(self, updates_per_launch: int) -> int:
+        """Whole launches among the updates owed; what is left waits until a launch is full."""
+        return self.updates_due() // updates_per_launch
 
     def updates_planned(self, total_frames: int) -> int:
         """Updates in a run of `total_frames` frames, counted from where warm-up began."""

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Accelerate = Literal["auto", "eager", "compile"]
+Accelerate = Literal["auto", "eager", "compile", "graph"]
+Precision = Literal["fp32", "tf32", "bf16"]
 Optimizer = Literal["adam", "rmsprop", "adagrad"]
 Loss = Literal["huber", "squared"]
 Bootstrap = Literal["max", "double"]
@@ -59,6 +60,12 @@ class ReplayConfig:
     beta: float = 0.4
     """Exponent of the importance weights at the start; it grows linearly to 1 over the run. Without effect
     where alpha is 0."""
+    priority_delay_launches: int = 0
+    """Launches that may be queued before a launch's priorities are back. 0 waits for each; without effect where
+    alpha is 0."""
+    device: Literal["auto", "host", "cuda"] = "auto"
+    """Where the learner reads frames: host sends whole batches; cuda keeps a copy of all frames in the GPU's
+    memory and sends frame numbers; auto takes cuda where it fits in half of the memory that is free."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,16 @@ class LearnerConfig:
     """One update: a batch, a TD loss, an optimizer step."""
 
     accelerate: Accelerate = "auto"
-    """eager, compile (torch.compile), or auto: compile when the run is long enough to repay the compiler."""
+    """eager, compile (torch.compile), graph (compiled and captured in a CUDA graph), or auto: eager for a run too
+    short to repay the compiler, else graph on a GPU and compile on a CPU."""
+    updates_per_launch: int = 1
+    """Updates that one CUDA graph does, and the granularity in which they are done everywhere else. 1 is the
+    faithful mode; more matters only under priorities, which are then that many updates old."""
+    staleness_updates: int = 0
+    """Actions may come from weights this many updates old, so that a GPU can act and learn at once. 0: the
+    newest, and acting waits for them."""
+    precision: Precision = "fp32"
+    """Of the network's products: fp32, tf32 (a GPU's tensor cores, factors rounded to 10 bits), or bf16."""
     batch_size: int = 32
     """Transitions per update."""
     steps_per_update: int = 4
@@ -171,6 +187,11 @@ class Config:
                 f"exploration.min = {self.exploration.min}: must not be above "
                 f"exploration.max = {self.exploration.max}"
             )
+        period, launch = self.learner.target_period_updates, self.learner.updates_per_launch
+        if launch > 0 and period % launch:
+            problems.append(
+                f"learner.updates_per_launch = {launch}: must divide learner.target_period_updates = {period}"
+            )
         if self.env.frame_skip > 0 and 0 < self.env.max_episode_frames < self.env.frame_skip:
             problems.append("env.max_episode_frames: must hold at least one step (env.frame_skip frames)")
         return problems
@@ -215,9 +236,12 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "replay.warmup_steps": _COUNT,
     "replay.alpha": _PROBABILITY,
     "replay.beta": _PROBABILITY,
+    "replay.priority_delay_launches": _NATURAL,
     "network.width": (1 / 32, 16, "from 0.03125 to 16"),
     "learner.batch_size": (1, 65_536, "a whole number from 1 to 65536"),
     "learner.steps_per_update": _COUNT,
+    "learner.updates_per_launch": (1, 1024, "a whole number from 1 to 1024"),
+    "learner.staleness_updates": _NATURAL,
     "learner.gamma": (0.0, 1.0, "from 0 to 1"),
     "learner.n_step": (1, 100, "a whole number from 1 to 100"),
     "learner.learning_rate": _POSITIVE,
@@ -237,6 +261,8 @@ _RANGES: dict[str, tuple[float, float, str]] = {
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "learner.accelerate": typing.get_args(Accelerate),
+    "learner.precision": typing.get_args(Precision),
+    "replay.device": ("auto", "host", "cuda"),
     "learner.optimizer": typing.get_args(Optimizer),
     "learner.loss": typing.get_args(Loss),
     "learner.bootstrap": typing.get_args(Bootstrap),

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from fastdqn import checkpoint
-from fastdqn.actor import Actor
+from fastdqn.actor import Actor, best_of
 from fastdqn.build import STACK, evaluation_seed
 from fastdqn.envs import AtariEnvs
 from fastdqn.errors import UserError
@@ -94,7 +92,7 @@ def evaluate(
     num_envs = min(episodes, MAX_PARALLEL_GAMES)
     rules = replace(run.config.env, num_envs=num_envs, episodic_life=False, clip_rewards=False)
     envs = AtariEnvs(run.config.game, rules, evaluation_seed(seed))
-    actor = Actor(torch.no_grad()(network.forward), envs.num_actions, evaluation_seed(seed + 1))
+    actor = Actor(best_of(network), envs.num_actions, num_envs, evaluation_seed(seed + 1))
     returns, lengths = _play(envs, actor, _quotas(episodes, num_envs), epsilon, on_episode)
     envs.close()
     return Evaluation(run.config.game, str(policy.source), episodes, epsilon, seed, returns, lengths)

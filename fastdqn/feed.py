@@ -1,52 +1,379 @@
-"""Batches from the replay to the learner, and priorities back."""
+"""Batches from the replay to the learner, frames to the device, and priorities back.
+
+`HostFeed` sends whole batches: the pixels lie in host memory. `DeviceFeed` keeps a copy of every frame on the
+device and sends frame numbers; the update gathers. Both go through a ring of host slots, so that the host can
+prepare a launch while earlier ones are queued.
+"""
 
 from __future__ import annotations
 
-import torch
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from fastdqn.learner import Batch, UpdateResult
-from fastdqn.replay import ReplayBuffer
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastdqn.backend import Backend, Event
+from fastdqn.learner import Batch, Source, UpdateResult
+from fastdqn.replay import Added, Plan, ReplayBuffer
+from fastdqn.replay import Batch as HostBatch
 
 PRIORITY_FLOOR = 1e-6
 """Added to |TD error|, so that no transition becomes unreachable (Schaul et al. 2016, section 3.3)."""
 
+_ALIGNMENT = 64
+_STORES_IN_FLIGHT = 3
+_CHUNK = 4096
 
-class HostFeed:
-    """Samples into one set of host arrays that is used again for every batch.
+_COLUMNS = {
+    "action": torch.int64,
+    "reward": torch.float32,
+    "discount": torch.float32,
+    "weight": torch.float32,
+}
 
-    On a CPU the learner reads those arrays in place. A batch is good until the next one is asked for.
+
+class Feed(Protocol):
+    """What the loop asks of a feed.
+
+    Attributes:
+        source: What the learner is bound to.
+    """
+
+    source: Source
+
+    def store(self, added: Added, observation: NDArray[np.uint8]) -> None:
+        """Take note of frames that the replay has stored, and of the observations that they came in."""
+        ...
+
+    def stage(self, beta: float) -> None:
+        """Sample the batches of the next launch and queue their way into the source's memory."""
+        ...
+
+    def report(self, result: UpdateResult) -> None:
+        """Give the rows of the launch just queued their new priorities, |TD error| and a little."""
+        ...
+
+    def settle(self) -> None:
+        """Wait for priorities that are still on their way."""
+        ...
+
+    def refill(self) -> None:
+        """Start over after the replay was restored."""
+        ...
+
+
+@dataclass
+class _Slot:
+    """Host memory of one launch.
+
+    Attributes:
+        flat: uint8 [bytes], all that is sent, in one piece.
+        on_device: The same on the device, on its way to the source's memory; none where memory is shared.
+        fields: For each update the parts of `flat`, by name.
+        row: int64 [K, B], names of the sampled transitions, which stay here.
+        td_error: float32 [K, B], what came back.
+        free: When `flat` may be written again.
+    """
+
+    flat: Tensor
+    on_device: Tensor | None
+    fields: list[dict[str, Tensor]]
+    row: NDArray[np.int64]
+    td_error: Tensor
+    free: Event
+
+
+class _Feed:
+    """What both feeds have in common: slots, staging and priorities.
 
     Args:
         replay: Where to sample.
-        batch_size: Transitions per batch.
-        device: Where the learner wants its tensors.
+        batch_size: Transitions per batch, B.
+        backend: Where the learner is.
+        pixels: Shape and type of what is sent for each of the two observations of a batch.
+        updates_per_launch: Batches per launch, K.
+        launches_in_flight: Launches that may be queued before the host has to wait for one.
+        priority_delay_launches: Launches that may be queued before priorities have to be back.
     """
 
-    def __init__(self, replay: ReplayBuffer, batch_size: int, device: str = "cpu") -> None:
-        self._replay = replay
-        self._size = batch_size
-        self._device = device
-        self._arrays = replay.make_batch(batch_size)
-        self._tensors = Batch(
-            **{name: torch.from_numpy(getattr(self._arrays, name)) for name in Batch.__dataclass_fields__}
-        )
+    def __init__(
+        self,
+        replay: ReplayBuffer,
+        batch_size: int,
+        backend: Backend,
+        pixels: tuple[tuple[int, ...], torch.dtype],
+        updates_per_launch: int,
+        launches_in_flight: int,
+        priority_delay_launches: int,
+    ) -> None:
+        self._replay, self._backend, self._size = replay, backend, batch_size
+        self._delay = priority_delay_launches
+        columns = {name: ((batch_size,), dtype) for name, dtype in _COLUMNS.items()}
+        self._layout = {"obs": pixels, "next_obs": pixels, **columns}
+        count = updates_per_launch
+        size = count * sum(_padded(shape, dtype) for shape, dtype in self._layout.values())
+        slots = 1 if backend.shares_memory else max(launches_in_flight, priority_delay_launches + 2)
+        self._slots = [self._new_slot(size, count) for _ in range(slots)]
+        self._staged = 0
+        self._pending: deque[_Slot] = deque()
+        if backend.shares_memory:
+            self._static = self._slots[0].flat
+        else:
+            self._static = torch.zeros(size, dtype=torch.uint8, device=backend.device)
+        self._inputs = _split(self._static, self._layout, count)
 
-    def next(self, beta: float) -> Batch:
-        """Return the next batch, as tensors on the learner's device.
+    def store(self, added: Added, observation: NDArray[np.uint8]) -> None:
+        """Do nothing: the pixels go with the batches."""
+
+    def refill(self) -> None:
+        """Forget what was on its way."""
+        self._pending.clear()
+
+    def stage(self, beta: float) -> None:
+        """Sample the batches of the next launch and queue their way into the source's memory.
 
         Args:
             beta: Exponent of the importance weights; without effect under uniform sampling.
         """
-        self._replay.sample(self._size, beta=beta, out=self._arrays)
-        if self._device == "cpu":
-            return self._tensors
-        return Batch(**{name: tensor.to(self._device) for name, tensor in vars(self._tensors).items()})
+        slot = self._slots[self._staged % len(self._slots)]
+        self._staged += 1
+        slot.free.wait()
+        for fields, row in zip(slot.fields, slot.row, strict=True):
+            self._fill({name: tensor.numpy() for name, tensor in fields.items()}, row, beta)
+        if slot.on_device is not None:
+            self._send(slot)
 
     def report(self, result: UpdateResult) -> None:
-        """Give the rows of the last batch their new priorities, |TD error| and a little.
+        """Queue the way back of a launch's TD errors and apply those that are due.
 
         Under uniform sampling nobody asks for them, and a GPU is not waited for.
+
+        Args:
+            result: What `Learner.launch` returned for the batches staged last.
         """
-        if self._replay.alpha > 0:
-            priority = result.td_error.abs().add_(PRIORITY_FLOOR).cpu().numpy()
-            self._replay.update_priorities(self._arrays.row, priority)
+        if self._replay.alpha == 0:
+            return
+        slot = self._slots[(self._staged - 1) % len(self._slots)]
+        learn = self._backend.learn
+        learn.submit(lambda: slot.td_error.copy_(result.td_error, non_blocking=True))
+        slot.free = learn.record()
+        self._pending.append(slot)
+        while len(self._pending) > self._delay:
+            self._apply_oldest()
+
+    def settle(self) -> None:
+        """Apply all priorities that are still on their way."""
+        while self._pending:
+            self._apply_oldest()
+
+    def _fill(self, fields: dict[str, NDArray[Any]], row: NDArray[np.int64], beta: float) -> None:
+        raise NotImplementedError
+
+    def _new_slot(self, size: int, count: int) -> _Slot:
+        backend = self._backend
+        flat = backend.host_memory(size, dtype=torch.uint8)
+        return _Slot(
+            flat=flat,
+            on_device=None if backend.shares_memory else torch.zeros_like(flat, device=backend.device),
+            fields=_split(flat, self._layout, count),
+            row=np.zeros((count, self._size), np.int64),
+            td_error=backend.host_memory(count, self._size, dtype=torch.float32),
+            free=backend.learn.record(),
+        )
+
+    def _send(self, slot: _Slot) -> None:
+        """Bring a slot to the device beside the updates, then in their order into the source's memory."""
+        copy, learn, on_device = self._backend.copy, self._backend.learn, slot.on_device
+        assert on_device is not None
+        copy.submit(lambda: on_device.copy_(slot.flat, non_blocking=True))
+        learn.wait(copy.record())
+        learn.submit(lambda: self._static.copy_(on_device))
+        slot.free = learn.record()
+
+    def _apply_oldest(self) -> None:
+        slot = self._pending.popleft()
+        slot.free.wait()
+        priority = slot.td_error.abs().add_(PRIORITY_FLOOR).numpy()
+        self._replay.update_priorities(slot.row.reshape(-1), priority.reshape(-1))
+
+
+class HostFeed(_Feed):
+    """Sends whole batches from host memory. On a CPU the learner reads them where the replay wrote them.
+
+    Args:
+        replay: Where to sample.
+        batch_size: Transitions per batch.
+        backend: Where the learner is.
+        updates_per_launch: Batches per launch.
+        launches_in_flight: Launches that may be queued before the host has to wait for one.
+        priority_delay_launches: Launches that may be queued before priorities have to be back.
+    """
+
+    def __init__(
+        self,
+        replay: ReplayBuffer,
+        batch_size: int,
+        backend: Backend,
+        *,
+        updates_per_launch: int = 1,
+        launches_in_flight: int = 3,
+        priority_delay_launches: int = 0,
+    ) -> None:
+        shape = (batch_size, replay.stack, *replay.frame_shape)
+        super().__init__(
+            replay,
+            batch_size,
+            backend,
+            (shape, torch.uint8),
+            updates_per_launch,
+            launches_in_flight,
+            priority_delay_launches,
+        )
+        self.source = Source(
+            [tuple(fields[n] for n in Batch.__annotations__) for fields in self._inputs], Batch
+        )
+
+    def _fill(self, fields: dict[str, NDArray[Any]], row: NDArray[np.int64], beta: float) -> None:
+        self._replay.sample(self._size, beta=beta, out=HostBatch(**fields, row=row))
+
+
+class DeviceFeed(_Feed):
+    """Keeps every frame on the device and sends frame numbers, 2.7 kB for a batch of 32.
+
+    A frame crosses once, when the replay stores it. The device's frames are changed in the order of the
+    updates, on the stream `learn`: a queued update reads what the replay held when its batch was planned, so
+    no frame has to be guarded.
+
+    Args:
+        replay: Where to plan.
+        batch_size: Transitions per batch.
+        backend: Where the learner is, and the frames.
+        updates_per_launch: Batches per launch.
+        launches_in_flight: Launches that may be queued before the host has to wait for one.
+        priority_delay_launches: Launches that may be queued before priorities have to be back.
+
+    Attributes:
+        frames: uint8 [slots, height, width], a mirror of the replay's store.
+    """
+
+    def __init__(
+        self,
+        replay: ReplayBuffer,
+        batch_size: int,
+        backend: Backend,
+        *,
+        updates_per_launch: int = 1,
+        launches_in_flight: int = 3,
+        priority_delay_launches: int = 0,
+    ) -> None:
+        super().__init__(
+            replay,
+            batch_size,
+            backend,
+            ((batch_size, replay.stack), torch.int64),
+            updates_per_launch,
+            launches_in_flight,
+            priority_delay_launches,
+        )
+        slots = replay.ring * replay.num_envs
+        self.frames = torch.zeros((slots, *replay.frame_shape), dtype=torch.uint8, device=backend.device)
+        self.source = Source(
+            [(self.frames, *(fields[n] for n in Batch.__annotations__)) for fields in self._inputs],
+            gather_batch,
+        )
+        most = replay.num_envs * replay.stack
+        self._new = [
+            (
+                backend.host_memory(most, *replay.frame_shape, dtype=torch.uint8),
+                backend.host_memory(most, dtype=torch.int64),
+            )
+            for _ in range(_STORES_IN_FLIGHT)
+        ]
+        self._new_free = [backend.learn.record() for _ in range(_STORES_IN_FLIGHT)]
+        self._stores = 0
+
+    def store(self, added: Added, observation: NDArray[np.uint8]) -> None:
+        """Send the frames that the replay has stored.
+
+        Args:
+            added: What `ReplayBuffer.add` or `begin` returned.
+            observation: uint8 [N, stack, height, width], what was given to it.
+        """
+        turn = self._stores % _STORES_IN_FLIGHT
+        self._stores += 1
+        self._new_free[turn].wait()
+        pixels, slots = (part[: len(added.slot)] for part in self._new[turn])
+        single = observation.reshape(-1, *observation.shape[2:])
+        where = added.source_row * observation.shape[1] + added.source_index
+        np.take(single, where, axis=0, out=pixels.numpy(), mode="clip")
+        slots.numpy()[:] = added.slot
+        device, learn = self._backend.device, self._backend.learn
+        learn.submit(
+            lambda: self.frames.index_copy_(
+                0, slots.to(device, non_blocking=True), pixels.to(device, non_blocking=True)
+            )
+        )
+        self._new_free[turn] = learn.record()
+
+    def refill(self) -> None:
+        """Copy the whole store."""
+        super().refill()
+        self._backend.synchronize()
+        for first in range(0, len(self.frames), _CHUNK):
+            part = self.frames[first : first + _CHUNK]
+            chunk = np.empty(tuple(part.shape), np.uint8)
+            part.copy_(torch.from_numpy(self._replay.read_frames(first, chunk)))
+        self._backend.synchronize()
+
+    def _fill(self, fields: dict[str, NDArray[Any]], row: NDArray[np.int64], beta: float) -> None:
+        numbers = {"obs_frames": fields.pop("obs"), "next_frames": fields.pop("next_obs")}
+        self._replay.plan(self._size, beta=beta, out=Plan(**numbers, **fields, row=row))
+
+
+def gather_batch(
+    frames: Tensor,
+    obs: Tensor,
+    action: Tensor,
+    reward: Tensor,
+    discount: Tensor,
+    next_obs: Tensor,
+    weight: Tensor,
+) -> Batch:
+    """Return the batch of a plan.
+
+    Args:
+        frames: uint8 [slots, height, width].
+        obs: int64 [B, stack], slots of the observations' frames.
+        action: int64 [B].
+        reward: float32 [B].
+        discount: float32 [B].
+        next_obs: int64 [B, stack].
+        weight: float32 [B].
+    """
+    return Batch(frames[obs], action, reward, discount, frames[next_obs], weight)
+
+
+def _padded(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Return the bytes of an array, up to the next multiple of the alignment."""
+    return -(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
+
+
+def _split(
+    flat: Tensor, layout: Mapping[str, tuple[tuple[int, ...], torch.dtype]], count: int
+) -> list[dict[str, Tensor]]:
+    """Return `count` times the arrays of a layout as views of flat memory, one after the other."""
+    result, at = [], 0
+    for _ in range(count):
+        fields = {}
+        for name, (shape, dtype) in layout.items():
+            size = math.prod(shape) * dtype.itemsize
+            fields[name] = flat[at : at + size].view(dtype).view(shape)
+            at += _padded(shape, dtype)
+        result.append(fields)
+    return result

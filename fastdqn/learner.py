@@ -1,14 +1,15 @@
 """The learner: an online network, a target network and an optimizer; no environment, file or console.
 
 One update is one pure function of tensors that are allocated once and changed in place. Acceleration is a
-wrapper round that function: none (eager, the reference) or `torch.compile`.
+wrapper round that function: none (eager, the reference), `torch.compile`, or the compiled function captured
+in a CUDA graph, several updates a launch.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value
 
+from fastdqn.backend import Backend, CpuBackend, Work
 from fastdqn.config import LearnerConfig, NetworkConfig
-from fastdqn.networks import FRAME_SIZE, QNetwork
+from fastdqn.networks import QNetwork
 from fastdqn.objectives import BOOTSTRAPS, LOSSES, td_target, weighted_mean
 from fastdqn.optimizers import OPTIMIZERS, clip_by_norm
 
@@ -25,6 +27,8 @@ from fastdqn.optimizers import OPTIMIZERS, clip_by_norm
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 _UPDATES_THAT_REPAY_COMPILING = {"cpu": 5_000, "cuda": 50_000}
+
+Acceleration = Literal["eager", "compile", "graph"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,28 @@ class Batch:
     weight: Tensor
 
 
+MEANS = ("loss", "q_mean", "grad_norm")
+"""What `Learner.means` tells."""
+
+_READS_IN_FLIGHT = 4
+_FIELDS = ("obs", "action", "reward", "discount", "next_obs", "weight")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The batches of a launch, in memory that stays where it is.
+
+    Attributes:
+        inputs: For each update of a launch, the tensors that `batch` takes.
+        batch: From those to the batch, by tensor operations alone: it becomes a part of the compiled update.
+    """
+
+    inputs: Sequence[tuple[Tensor, ...]]
+    batch: Callable[..., Batch]
+
+
 class UpdateResult(NamedTuple):
-    """What an update tells; tensors on the learner's device, so that asking for them does not wait.
+    """What an update tells; tensors on the learner's device. Those of a launch have a leading axis of its updates.
 
     Attributes:
         loss: float32, the weighted mean of the losses.
@@ -89,18 +113,20 @@ class _FlatLayout:
 class Learner:
     """Q-learning from batches.
 
-    Two learners of the same arguments that see the same batches on the same machine hold the same bits.
+    Two learners of the same arguments that see the same batches on the same machine hold the same bits. All
+    tensors of the state are allocated here, once; only the backend's stream `learn` changes them.
 
     Args:
         network: The network's shape.
         config: The update's rules.
         num_actions: Number of actions.
-        device: Where all tensors live.
+        backend: Where all tensors live; the CPU if none is given.
         seed: Decides the initial weights.
-        accelerate: `eager`, or `compile` for `torch.compile`; `resolve_accelerate` turns `auto` into one.
+        accelerate: `eager`, `compile` for `torch.compile`, or `graph` for the compiled update captured by the
+            backend; `resolve_accelerate` turns `auto` into one.
 
     Attributes:
-        updates: Updates done so far; set it when a run is resumed, for the target network's period.
+        updates: Updates queued so far; set it when a run is resumed, for the target network's period.
         num_parameters: Weights and biases of one network.
     """
 
@@ -110,30 +136,50 @@ class Learner:
         config: LearnerConfig,
         num_actions: int,
         *,
-        device: str | torch.device = "cpu",
+        backend: Backend | None = None,
         seed: int = 0,
-        accelerate: Literal["eager", "compile"] = "eager",
+        accelerate: Acceleration = "eager",
     ) -> None:
+        self.backend = backend or CpuBackend()
+        device = self.backend.device
         generator = torch.Generator().manual_seed(seed)
-        module = QNetwork(num_actions, width=network.width, dueling=network.dueling, generator=generator)
+        module = QNetwork(
+            num_actions,
+            width=network.width,
+            dueling=network.dueling,
+            compute_dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
+            generator=generator,
+        )
         self._layout = _FlatLayout(module)
         self._online = self._layout.join(dict(module.named_parameters())).detach().to(device)
         self._target = self._online.clone()
-        optimizer = OPTIMIZERS[config.optimizer](config)
-        self._slots = optimizer.initial_state(self._online)
+        self._slots = OPTIMIZERS[config.optimizer](config).initial_state(self._online)
         self._learning_rate = torch.tensor(config.learning_rate, dtype=torch.float32, device=device)
+        self._rate = config.learning_rate
         self._module = module.to(device).requires_grad_(False)
-        self._period = config.target_period_updates
+        self._config = config
+        self._graph = accelerate == "graph"
+        self._wrap = (
+            _compile if accelerate == "compile" or (self._graph and device.type == "cuda") else _plain
+        )
+        self._steps: dict[Callable[..., Batch], Callable[..., None]] = {}
+        self._fast_values = self._wrap(self._values)
+        self._fast_rows = 0
+        self._totals = torch.zeros(len(MEANS), dtype=torch.float64, device=device)
+        self._read_totals = [
+            self.backend.host_memory(len(MEANS), dtype=torch.float64) for _ in range(_READS_IN_FLIGHT)
+        ]
+        self._counted = self._reads = 0
+        self._source: Source | None = None
+        self._results: UpdateResult | None = None
         self.num_parameters = self._layout.size
         self.updates = 0
         _keep_freed_memory()
-        wrap = _WRAPPERS[accelerate]
-        self._step = wrap(self._make_step(config))
-        self._fast_values = wrap(self._values)
-        self._fast_rows = 0
 
     def update(self, batch: Batch, learning_rate: float | None = None) -> UpdateResult:
-        """Do one update; after every `target_period_updates` of them copy the online to the target network.
+        """Do one update now; after every `target_period_updates` of them copy the online to the target network.
+
+        For whoever has batches of their own. A run binds a source of batches and launches instead.
 
         Args:
             batch: Transitions, of the same size and strides at each call.
@@ -146,13 +192,87 @@ class Learner:
             TypeError: An observation is not uint8.
             ValueError: An observation has another shape.
         """
-        if learning_rate is not None:
-            self._learning_rate.fill_(learning_rate)
-        result = UpdateResult(*self._run_step(batch))
-        self.updates += 1
-        if self.updates % self._period == 0:
-            self._target.copy_(self._online)
-        return result
+        given = tuple(getattr(batch, name) for name in _FIELDS)
+        self.backend.synchronize()  # whoever made the batch did so on a stream of their own
+        if self._graph:
+            if self._source is None:
+                self.bind(Source([tuple(tensor.clone() for tensor in given)], Batch))
+            assert self._source is not None
+            for static, tensor in zip(self._source.inputs[0], given, strict=True):
+                static.copy_(tensor)
+            self.backend.synchronize()
+            results = self.launch(learning_rate)
+        else:
+            self._set_learning_rate(learning_rate)
+            results = self._new_results(1, len(batch.action))
+            self.backend.learn.submit(lambda: self._run_block([given], Batch, results))
+            self._count(1)
+        self.backend.synchronize()
+        return UpdateResult(*(value[0].clone() for value in results))
+
+    def bind(self, source: Source) -> None:
+        """Make ready to launch updates on a source: compile and capture, a minute at worst.
+
+        The state stays as it is, to the bit, though every operation is tried on it.
+
+        Args:
+            source: Batches of zeros will do, at the places where those to come will lie.
+        """
+        self._source = source
+        batch = source.batch(*source.inputs[0])
+        results = self._results = self._new_results(len(source.inputs), len(batch.action))
+        self._launch: Work = lambda: self._run_block(source.inputs, source.batch, results)
+        saved = {name: value.clone() for name, value in self._touched().items()}
+        if self._graph:
+            # The gather and the outputs' copies are inside: a launch is nothing but the graph.
+            self._launch = self.backend.capture(self._launch, results, self.backend.learn)
+        else:
+            self.backend.learn.submit(self._launch)
+        self.backend.synchronize()
+        for name, value in self._touched().items():
+            value.copy_(saved[name])
+        self.backend.synchronize()
+
+    def launch(self, learning_rate: float | None = None) -> UpdateResult:
+        """Queue one update on each batch of the source, then the target's copy where its period has passed.
+
+        Args:
+            learning_rate: From this launch on; none keeps the last one.
+
+        Returns:
+            What the updates tell once they are done, in memory that the next launch uses again.
+        """
+        assert self._source is not None, "bind comes first"
+        assert self._results is not None
+        self._set_learning_rate(learning_rate)
+        self.backend.learn.submit(self._launch)
+        self._count(len(self._source.inputs))
+        return self._results
+
+    def means(self, *, clear: bool = False) -> Callable[[], dict[str, float] | None]:
+        """Queue a reading of the updates' means since they were last cleared.
+
+        Args:
+            clear: Begin the next means after this reading.
+
+        Returns:
+            What waits for the reading and returns loss, q_mean and grad_norm, or none if there was no update.
+            Ask within the next few readings: the memory is used again.
+        """
+        learn, count = self.backend.learn, self._counted
+        host = self._read_totals[self._reads % _READS_IN_FLIGHT]
+        self._reads += 1
+        learn.submit(lambda: host.copy_(self._totals, non_blocking=True))
+        if clear:
+            learn.submit(self._totals.zero_)
+            self._counted = 0
+        event = learn.record()
+
+        def read() -> dict[str, float] | None:
+            event.wait()
+            return {name: float(host[i]) / count for i, name in enumerate(MEANS)} if count else None
+
+        return read
 
     def q_values(self, obs: Tensor) -> Tensor:
         """Return the online network's action values, without gradient.
@@ -169,34 +289,32 @@ class Learner:
             TypeError: `obs` is not uint8.
             ValueError: `obs` has another shape.
         """
-        self._fast_rows = self._fast_rows or obs.shape[0]
-        values = self._fast_values if obs.shape[0] == self._fast_rows else self._values
-        return values(self._online, obs.contiguous())
+        return self.q_values_of(self._online, obs)
 
-    def warm_up(self, batch_size: int, rows: int | None = None, *, window: bool = False) -> None:
-        """Compile what a run will call, half a minute at worst, and leave all state as it was.
+    def q_values_of(self, weights: Tensor, obs: Tensor) -> Tensor:
+        """Return the action values of any weights, as `q_values` does.
 
         Args:
-            batch_size: Transitions per update.
-            rows: Observations per call of `q_values`; none leaves that uncompiled.
-            window: Whether obs and next_obs of a batch are views of one block [B, stack + 1, 84, 84], as the
-                replay's layout `window` gives them; else each is contiguous.
+            weights: float32 [num_parameters]: `weights`, or a copy of an earlier state of it.
+            obs: As in `q_values`.
         """
-        saved = {name: value.clone() for name, value in self._all_state().items()}
-        self._run_step(_blank_batch(batch_size, self._module.stack, window, self._online.device))
-        for name, value in self._all_state().items():
-            value.copy_(saved[name])
-        if rows is not None:
-            shape = (rows, self._module.stack, FRAME_SIZE, FRAME_SIZE)
-            self.q_values(torch.zeros(shape, dtype=torch.uint8, device=self._online.device))
+        self._fast_rows = self._fast_rows or obs.shape[0]
+        values = self._fast_values if obs.shape[0] == self._fast_rows else self._values
+        return values(weights, obs.contiguous())
+
+    @property
+    def weights(self) -> Tensor:
+        """The online network, float32 [num_parameters], live."""
+        return self._online
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return the live tensors of the state, contiguous, in the shapes of the module's own.
 
         Returns:
             `online.<parameter>`, `target.<parameter>`, `optimizer.<slot>.<parameter>`, and `optimizer.<slot>`
-            for a slot without dimensions. Changing one changes the learner.
+            for a slot without dimensions. Changing one changes the learner, once queued updates are done.
         """
+        self.backend.synchronize()
         result: dict[str, Tensor] = {}
         for prefix, value in self._all_state().items():
             if value.dim() == 0:
@@ -220,6 +338,7 @@ class Learner:
         _check_same(own, tensors)
         for name, value in own.items():
             value.copy_(tensors[name])
+        self.backend.synchronize()
 
     def load_online(self, tensors: Mapping[str, Tensor]) -> None:
         """Start from trained weights: copy the tensors `online.*` into both networks, leave the optimizer.
@@ -237,25 +356,49 @@ class Learner:
         for name, value in own.items():
             value.copy_(given[name])
         self._target.copy_(self._online)
+        self.backend.synchronize()
 
     def _all_state(self) -> dict[str, Tensor]:
         slots = {f"optimizer.{name}": value for name, value in self._slots.items()}
         return {"online": self._online, "target": self._target, **slots}
 
-    def _run_step(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        result: tuple[Tensor, Tensor, Tensor, Tensor] = self._step(
-            self._online,
-            self._target,
-            self._slots,
-            self._learning_rate,
-            batch.obs,
-            batch.action,
-            batch.reward,
-            batch.discount,
-            batch.next_obs,
-            batch.weight,
-        )
-        return result
+    def _touched(self) -> dict[str, Tensor]:
+        """All that an update changes."""
+        return {**self._all_state(), "totals": self._totals}
+
+    def _set_learning_rate(self, learning_rate: float | None) -> None:
+        if learning_rate is not None and learning_rate != self._rate:
+            self._rate = learning_rate
+            self.backend.learn.submit(lambda: self._learning_rate.fill_(learning_rate))
+
+    def _count(self, updates: int) -> None:
+        """Count updates; copy the target where they reach its period."""
+        before, self.updates = self.updates, self.updates + updates
+        self._counted += updates
+        if self.updates // self._config.target_period_updates > before // self._config.target_period_updates:
+            self.backend.learn.submit(lambda: self._target.copy_(self._online))
+
+    def _new_results(self, updates: int, batch_size: int) -> UpdateResult:
+        device = self.backend.device
+        loss, q_mean, grad_norm = (torch.zeros(updates, device=device) for _ in MEANS)
+        return UpdateResult(loss, q_mean, grad_norm, torch.zeros(updates, batch_size, device=device))
+
+    def _run_block(
+        self, inputs: Sequence[tuple[Tensor, ...]], batch_of: Callable[..., Batch], results: UpdateResult
+    ) -> None:
+        if batch_of not in self._steps:
+            self._steps[batch_of] = self._wrap(self._make_step(batch_of))
+        step = self._steps[batch_of]
+        for index, tensors in enumerate(inputs):
+            step(
+                self._online,
+                self._target,
+                self._slots,
+                self._learning_rate,
+                self._totals,
+                tuple(value[index] for value in results),
+                tensors,
+            )
 
     def _values(self, flat: Tensor, obs: Tensor) -> Tensor:
         with torch.no_grad():
@@ -264,7 +407,8 @@ class Learner:
     def _apply(self, weights: dict[str, Tensor], pixels: Tensor) -> Tensor:
         return cast(Tensor, functional_call(self._module, weights, (pixels,), {"prepared": True}))
 
-    def _make_step(self, config: LearnerConfig) -> _Step:
+    def _make_step(self, batch_of: Callable[..., Batch]) -> Callable[..., None]:
+        config = self._config
         bootstrap, loss_of = BOOTSTRAPS[config.bootstrap], LOSSES[config.loss]
         optimizer = OPTIMIZERS[config.optimizer](config)
         limit = math.inf if config.max_grad_norm is None else config.max_grad_norm
@@ -275,39 +419,40 @@ class Learner:
             target: Tensor,
             slots: dict[str, Tensor],
             learning_rate: Tensor,
-            obs: Tensor,
-            action: Tensor,
-            reward: Tensor,
-            discount: Tensor,
-            next_obs: Tensor,
-            weight: Tensor,
-        ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            totals: Tensor,
+            results: tuple[Tensor, ...],
+            inputs: tuple[Tensor, ...],
+        ) -> None:
+            batch = batch_of(*inputs)
             frozen, following = layout.split(online), layout.split(target)
-            pixels, next_pixels = prepare(obs), prepare(next_obs)
+            pixels, next_pixels = prepare(batch.obs), prepare(batch.next_obs)
             next_value = bootstrap(next_pixels, lambda o: apply(frozen, o), lambda o: apply(following, o))
-            goal = td_target(reward, discount, next_value)
+            goal = td_target(batch.reward, batch.discount, next_value)
 
             def objective(weights: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
                 values = apply(weights, pixels)
-                td_error = goal - values.gather(1, action.unsqueeze(1)).squeeze(1)
-                return weighted_mean(loss_of(td_error), weight), (values.mean(), td_error)
+                td_error = goal - values.gather(1, batch.action.unsqueeze(1)).squeeze(1)
+                return weighted_mean(loss_of(td_error), batch.weight), (values.mean(), td_error)
 
             # torch.func differentiates inside the trace: forward, backward and optimizer are one graph.
             gradients, (loss, (q_mean, td_error)) = grad_and_value(objective, has_aux=True)(frozen)
             gradient, norm = clip_by_norm(layout.join(gradients), limit)
             optimizer.step(online, gradient, slots, learning_rate)
-            return loss, q_mean, norm, td_error
+            totals.add_(torch.stack([loss, q_mean, norm]))
+            for kept, value in zip(results, (loss, q_mean, norm, td_error), strict=True):
+                kept.copy_(value)
 
         return step
 
 
 def resolve_accelerate(
-    setting: Literal["auto", "eager", "compile"], device: str | torch.device, planned_updates: int
-) -> Literal["eager", "compile"]:
+    setting: Literal["auto", "eager", "compile", "graph"], device: str | torch.device, planned_updates: int
+) -> Acceleration:
     """Return how a run computes its updates.
 
     `auto` is a rule of the device and the run's length, never a timing, so that a run can be repeated:
-    compiling takes up to half a minute and must be repaid by the updates that follow.
+    compiling takes up to half a minute and must be repaid by the updates that follow. What a GPU compiles is
+    captured, too.
 
     Args:
         setting: What the user asked for.
@@ -316,21 +461,18 @@ def resolve_accelerate(
     """
     if setting != "auto":
         return setting
-    needed = _UPDATES_THAT_REPAY_COMPILING[torch.device(device).type]
-    return "compile" if planned_updates >= needed else "eager"
+    kind = torch.device(device).type
+    if planned_updates < _UPDATES_THAT_REPAY_COMPILING[kind]:
+        return "eager"
+    return "graph" if kind == "cuda" else "compile"
 
 
-_Step = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
 def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, fullgraph=True, dynamic=False)
-
-
-_WRAPPERS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
-    "eager": lambda function: function,
-    "compile": _compile,
-}
 
 
 def _keep_freed_memory() -> None:
@@ -343,17 +485,6 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-
-
-def _blank_batch(size: int, stack: int, window: bool, device: torch.device) -> Batch:
-    """Return a batch of zeros with the strides of the replay's layouts."""
-    shape = (size, stack + 1 if window else 2 * stack, FRAME_SIZE, FRAME_SIZE)
-    frames = torch.zeros(shape, dtype=torch.uint8, device=device)
-    pair = (frames[:, :stack], frames[:, -stack:])
-    obs, next_obs = pair if window else (part.contiguous() for part in pair)
-    zero = torch.zeros(size, device=device)
-    action = torch.zeros(size, dtype=torch.int64, device=device)
-    return Batch(obs, action, zero, zero.clone(), next_obs, zero.clone())
 
 
 def _check_same(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

@@ -193,32 +193,6 @@ class JsonLines:
         self._file.close()
 
 
-class Means:
-    """Means of a learner's numbers since they were last taken.
-
-    Sums stay what the learner gives (tensors on its device), so that adding waits for nothing.
-    """
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Any] = {}
-        self._count = 0
-
-    def add(self, **values: Any) -> None:
-        """Add one update's numbers."""
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._count += 1
-
-    def mean(self, name: str) -> float | None:
-        """Return the mean of a number, none before the first."""
-        return float(self._sums[name]) / self._count if self._count else None
-
-    def clear(self) -> None:
-        """Start over."""
-        self._sums.clear()
-        self._count = 0
-
-
 class Speed:
     """Frames per second over 10 s, over 60 s and over all, from marks made a few times a second."""
 

@@ -67,11 +67,12 @@ def _linear(rows: Tensor, layer: nn.Linear) -> Tensor:
     if rows.device.type == "cpu" and rows.dtype == torch.float32:
         product = _CpuLinear.apply(rows, layer.weight, layer.bias)  # type: ignore[no-untyped-call]
         return cast(Tensor, product)
-    return functional.linear(rows, layer.weight, layer.bias)
+    return functional.linear(rows, layer.weight.to(rows.dtype), layer.bias.to(rows.dtype))
 
 
 def _convolve(pixels: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    weight = weight.contiguous(memory_format=torch.channels_last)
+    weight = weight.to(pixels.dtype, memory_format=torch.channels_last)
+    bias = None if bias is None else bias.to(pixels.dtype)
     return functional.relu(functional.conv2d(pixels, weight, bias, stride=stride))
 
 
@@ -93,6 +94,8 @@ class QNetwork(nn.Module):
         stack: Frames per observation, the channels of the input.
         width: Multiplies the paper's channels and hidden units (rounded, at least 1 each).
         dueling: Whether value and advantages have streams of their own.
+        compute_dtype: float32, or bfloat16 for everything between the pixels and the heads; weights, heads and
+            action values stay float32.
         generator: Source of the initial weights; PyTorch's global one if none is given.
     """
 
@@ -103,6 +106,7 @@ class QNetwork(nn.Module):
         stack: int = 4,
         width: float = 1.0,
         dueling: bool = False,
+        compute_dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -110,6 +114,7 @@ class QNetwork(nn.Module):
         self.num_actions = num_actions
         self.stack = stack
         self.dueling = dueling
+        self.compute_dtype = compute_dtype
         with torch.random.fork_rng(devices=[]):  # their own initial weights are drawn for nothing
             self.conv1 = nn.Conv2d(stack, narrow, 8, stride=4)
             self.conv2 = nn.Conv2d(narrow, wide, 4, stride=2)
@@ -151,13 +156,14 @@ class QNetwork(nn.Module):
             ValueError: The shape is another.
         """
         pixels = obs if prepared else self.prepare(obs)
-        # Scaling the weight is less work than scaling the pixels, and 0 to 255 is exact in every float type.
+        # Scaling the weight, in float32, is less work than scaling the pixels; 0 to 255 is exact in every float
+        # type, and a 255th is not.
         features = _convolve(pixels, self.conv1.weight * (1 / 255), self.conv1.bias, 4)
         features = _convolve(features, self.conv2.weight, self.conv2.bias, 2)
         features = _convolve(features, self.conv3.weight, self.conv3.bias, 1)
         # Channels-last memory makes this order a view; flattening channels first would copy.
         hidden = functional.relu(_linear(features.permute(0, 2, 3, 1).flatten(1), self.hidden))
-        return self._head(hidden)
+        return self._head(hidden.to(self.advantage.weight.dtype))
 
     def prepare(self, obs: Tensor) -> Tensor:
         """Return the grey levels as the first convolution reads them.
@@ -166,14 +172,14 @@ class QNetwork(nn.Module):
             obs: uint8 [B, stack, 84, 84].
 
         Returns:
-            float32 [B, stack, 84, 84], 0 to 255, channels last in memory.
+            [B, stack, 84, 84] of `compute_dtype`, 0 to 255, channels last in memory.
 
         Raises:
             TypeError: The dtype is not uint8.
             ValueError: The shape is another.
         """
         self._check(obs)
-        return obs.to(self.conv1.weight.dtype, memory_format=torch.channels_last)
+        return obs.to(self.compute_dtype, memory_format=torch.channels_last)
 
     def _head(self, hidden: Tensor) -> Tensor:
         if self.value is None:

@@ -318,12 +318,13 @@ class ReplayBuffer:
         )
         return batch
 
-    def plan(self, batch_size: int, beta: float = 1.0) -> Plan:
+    def plan(self, batch_size: int, beta: float = 1.0, out: Plan | None = None) -> Plan:
         """Draw the transitions that `sample` would, and return where their frames are.
 
         Args:
             batch_size: Number of transitions, B.
             beta: Exponent of the importance weights, 0 to 1.
+            out: A plan of the same size to fill and return.
 
         Returns:
             The plan. Its frames stay in their slots until the environment stores `guard_frames` more of them.
@@ -333,7 +334,8 @@ class ReplayBuffer:
         """
         batch_size = _integer("batch_size", batch_size, 1)
         slots = (batch_size, self.stack)
-        plan = Plan(np.empty(slots, np.int64), np.empty(slots, np.int64), *_columns(batch_size))
+        plan = out or Plan(np.empty(slots, np.int64), np.empty(slots, np.int64), *_columns(batch_size))
+        _instance("out", plan, Plan)
         self._core.plan(
             batch_size,
             _number("beta", beta),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fastdqn import build, checkpoint, schedules
+from fastdqn.backend import Backend
 from fastdqn.errors import RunFailedError, UserError
-from fastdqn.metrics import Games, JsonLines, Means, PhaseTimer, Snapshot, Speed
+from fastdqn.learner import MEANS
+from fastdqn.metrics import Games, JsonLines, PhaseTimer, Snapshot, Speed
 from fastdqn.run_folder import RunFolder
 
 REPORT_SECONDS = 0.25
@@ -55,6 +57,7 @@ def train(
     report: Callable[[Snapshot], None] = lambda snapshot: None,
     say: Callable[[str], None] = lambda line: None,
     stop_requested: Callable[[], bool] = lambda: False,
+    device: Backend | None = None,
 ) -> Summary:
     """Train until the run's last frame, or until asked to stop; either way the end is saved.
 
@@ -65,12 +68,13 @@ def train(
         report: Called a few times a second with the state of the run.
         say: Called with lines for people; they are in the run's log too.
         stop_requested: Asked once per pass of the loop.
+        device: Where the learner lives; the GPU if there is one and none is given.
 
     Raises:
         UserError: The configuration, the checkpoint or the weights cannot be used.
         RunFailedError: The loss is not finite any more.
     """
-    training = _Training(run, resume, weights, report, say)
+    training = _Training(run, resume, weights, report, say, device)
     try:
         return training.loop(stop_requested)
     finally:
@@ -87,14 +91,16 @@ class _Training:
         weights: Path | None,
         report: Callable[[Snapshot], None],
         say: Callable[[str], None],
+        device: Backend | None,
     ) -> None:
         self.run, self.config = run, run.config
         self._report, self._say = report, say
-        build.check(self.config, weights)
+        build.check(self.config, weights, device=device)
         saved = checkpoint.load(checkpoint.newest(run.checkpoints)) if resume else None
-        self.parts = build.build(self.config, resumed_at=saved[1]["clock"]["steps"] if saved else 0)
+        resumed_at = saved[1]["clock"]["steps"] if saved else 0
+        self.parts = build.build(self.config, resumed_at=resumed_at, device=device)
         self.clock = self.parts.clock
-        self.games, self.means, self.phase = Games(), Means(), PhaseTimer()
+        self.games, self.phase = Games(), PhaseTimer()
         if saved:
             self._restore(*saved)
         if weights:
@@ -103,6 +109,9 @@ class _Training:
         self.rows = JsonLines(run.metrics, keep_frames=self.clock.frames)
         self.speed = Speed(self.clock.frames)
         self._reported = 0.0
+        self._means: dict[str, float] | None = None
+        self._read_means = self._read_reported = self.parts.learner.means()
+        self._row: Snapshot | None = None
         self._logged_frames = self._saved_frames = self.clock.frames
 
     def loop(self, stop_requested: Callable[[], bool]) -> Summary:
@@ -117,20 +126,20 @@ class _Training:
         self._warm_up()
         observation = envs.reset()
         store = partial(replay.begin, observation)
+        launch = self.config.learner.updates_per_launch
         while clock.frames < self.config.total_frames and not stop_requested():
             with self.phase("act"):
                 action = actor.act(observation, self.epsilon)
                 envs.send(action)  # the emulator's threads work from here on
             with self.phase("store"):
-                store()  # what came back before
-            for _ in range(clock.updates_due()):
+                feed.store(store(), observation)  # what came back before
+            self._write_row()
+            for _ in range(clock.launches_due(launch)):
                 with self.phase("sample"):
-                    batch = feed.next(self.beta)
+                    feed.stage(self.beta)
                 with self.phase("learn"):
-                    result = learner.update(batch, self.learning_rate)
-                    feed.report(result)
-                    clock.add_update()
-                    self.means.add(loss=result.loss, q_mean=result.q_mean, grad_norm=result.grad_norm)
+                    feed.report(learner.launch(self.learning_rate))
+                    clock.add_updates(launch)
             with self.phase("env"):
                 outcome = envs.recv()
             store = partial(
@@ -186,49 +195,62 @@ class _Training:
         self.parts.envs.close()
 
     def _warm_up(self) -> None:
+        parts = self.parts
+        device = parts.learner.backend.device
         self.say(
-            f"{self.config.game}, {self.parts.learner.num_parameters:,} parameters, on {self.parts.device}, "
-            f"{self.parts.accelerate}"
+            f"{self.config.game}, {parts.learner.num_parameters:,} parameters, on {device}, "
+            f"{parts.accelerate}, {parts.frames_on}"
         )
-        if self.parts.accelerate != "compile":
-            return
-        self._report(self._snapshot("compiling the update, half a minute or so"))
+        if parts.accelerate != "eager":
+            self._report(self._snapshot("compiling the update, half a minute or so"))
         start = time.perf_counter()
-        self.parts.learner.warm_up(self.config.learner.batch_size, self.config.env.num_envs)
-        self.say(f"compiled in {time.perf_counter() - start:.1f} s")
+        parts.learner.bind(parts.feed.source)
+        parts.best_actions.prepare()
+        if parts.accelerate != "eager":
+            self.say(f"compiled in {time.perf_counter() - start:.1f} s")
         self.speed = Speed(self.clock.frames)
 
     def _after_pass(self) -> None:
         """Tell and save what is due. Files follow frame counts alone; only the display follows the time."""
         frames = self.clock.frames
         if frames // self.config.log_every_frames > self._logged_frames // self.config.log_every_frames:
-            self._log_row()
+            self._begin_row()
         every = self.config.checkpoint.every_frames
         if frames // every > self._saved_frames // every and frames < self.config.total_frames:
             self._save()
         if time.perf_counter() - self._reported > REPORT_SECONDS:
             self.speed.mark(frames, self.phase.seconds, learning=self.clock.updates > 0)
             note = "" if self.clock.updates else "filling the replay before the first update"
+            # What was asked for a report ago has arrived; asking for the newest would wait for it.
+            self._means, self._read_reported = self._read_reported(), self.parts.learner.means()
             self._report(self._snapshot(note))
             self._reported = time.perf_counter()
 
-    def _log_row(self) -> None:
-        snapshot = self._snapshot("", returns=self.games.take_logged())
-        self.rows.write(snapshot.row())
-        self.means.clear()
+    def _begin_row(self) -> None:
+        """Take a row's figures; those of the learner are on their way until the next actions are there."""
+        self._row = self._snapshot("", returns=self.games.take_logged())
+        self._read_means = self.parts.learner.means(clear=True)
         self._logged_frames = self.clock.frames
-        if snapshot.loss is not None and not math.isfinite(snapshot.loss):
+
+    def _write_row(self) -> None:
+        """Write the row that was begun, if one was."""
+        if self._row is None:
+            return
+        row, self._row, self._means = self._row, None, self._read_means()
+        self.rows.write(replace(row, **(self._means or dict.fromkeys(MEANS))).row())
+        if self._means and not math.isfinite(self._means["loss"]):
             raise RunFailedError(
-                f"the loss is {snapshot.loss} at frame {self.clock.frames}: the run has diverged.\n"
+                f"the loss is {self._means['loss']} at frame {row.frames}: the run has diverged.\n"
                 f"Checkpoints up to frame {self._saved_frames} are in {self.run.checkpoints}; "
                 "a smaller --learner.learning-rate may help."
             )
 
     def _finish(self) -> Summary:
         self.speed.mark(self.clock.frames, self.phase.seconds, learning=self.clock.updates > 0)
+        self._means = self.parts.learner.means()()
         self._report(self._snapshot(""))
         if self.clock.frames > self._logged_frames:
-            self._log_row()
+            self._begin_row()
         self._save()
         summary = Summary(
             frames=self.clock.frames,
@@ -244,6 +266,8 @@ class _Training:
         return summary
 
     def _save(self) -> None:
+        self._write_row()
+        self.parts.feed.settle()
         state = {
             "clock": asdict(self.clock),
             "actor": self.parts.actor.random_state(),
@@ -281,6 +305,7 @@ class _Training:
 
     def _snapshot(self, note: str, returns: list[float] | None = None) -> Snapshot:
         stats, fps = self.parts.replay.stats(), self.speed.recent
+        means = self._means or dict.fromkeys(MEANS)
         left = self.config.total_frames - self.clock.frames
         return Snapshot(
             frames=self.clock.frames,
@@ -291,9 +316,9 @@ class _Training:
             returns=self.games.since_logged if returns is None else returns,
             return_mean=self.games.mean,
             return_best=self.games.best,
-            loss=self.means.mean("loss"),
-            q_mean=self.means.mean("q_mean"),
-            grad_norm=self.means.mean("grad_norm"),
+            loss=means["loss"],
+            q_mean=means["q_mean"],
+            grad_norm=means["grad_norm"],
             epsilon=self.epsilon,
             learning_rate=self.learning_rate,
             replay_transitions=stats.sampleable,

@@ -19,7 +19,7 @@ def test_updates_are_owed_exactly_whatever_the_size_of_a_pass(steps_per_update):
     for _ in range(500):
         clock.add_steps(rng.randint(0, 8))  # autoreset rows make passes uneven
         for _ in range(clock.updates_due()):
-            clock.add_update()
+            clock.add_updates(1)
         assert clock.updates == max(0, (clock.steps - 10) // steps_per_update)
         assert clock.updates_due() == 0
     assert clock.frames == 4 * clock.steps
@@ -31,7 +31,7 @@ def test_planned_updates_are_those_that_are_done():
     while clock.frames < 8_000:
         clock.add_steps(8)
         for _ in range(clock.updates_due()):
-            clock.add_update()
+            clock.add_updates(1)
     assert planned == clock.updates == (2_000 - 100) // 4
 
 

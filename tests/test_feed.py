@@ -7,8 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from fastdqn.backend import CpuBackend
 from fastdqn.feed import PRIORITY_FLOOR, HostFeed
-from fastdqn.learner import UpdateResult
+from fastdqn.learner import Batch, UpdateResult
 from fastdqn.replay import ReplayBuffer
 
 
@@ -29,51 +30,61 @@ def filled(alpha: float) -> ReplayBuffer:
 
 def result(td_error) -> UpdateResult:
     zero = torch.zeros(())
-    return UpdateResult(zero, zero, zero, torch.as_tensor(td_error, dtype=torch.float32))
+    return UpdateResult(zero, zero, zero, torch.as_tensor(td_error, dtype=torch.float32).view(1, -1))
+
+
+def host_feed(replay: ReplayBuffer, size: int) -> HostFeed:
+    return HostFeed(replay, size, CpuBackend())
+
+
+def sampled(feed: HostFeed, beta: float) -> Batch:
+    """The next batch, as the learner sees it."""
+    feed.stage(beta)
+    return feed.source.batch(*feed.source.inputs[0])
 
 
 def test_a_batch_is_what_the_replay_samples():
-    batch, wanted = HostFeed(filled(0.0), 8).next(1.0), filled(0.0).sample(8)
+    batch, wanted = sampled(host_feed(filled(0.0), 8), 1.0), filled(0.0).sample(8)
     for name in ("obs", "next_obs", "action", "reward", "discount", "weight"):
         assert np.array_equal(getattr(batch, name).numpy(), getattr(wanted, name)), name
 
 
 def test_the_arrays_are_used_again():
-    feed = HostFeed(filled(0.0), 8)
-    first = feed.next(1.0)
+    feed = host_feed(filled(0.0), 8)
+    first = sampled(feed, 1.0)
     kept, address = first.reward.clone(), first.obs.data_ptr()
-    second = feed.next(1.0)
+    second = sampled(feed, 1.0)
     assert second.obs.data_ptr() == address
     assert not torch.equal(second.reward, kept)
 
 
 def test_priorities_go_back_to_the_rows_they_came_from():
     """Seed 4; one reward gets a TD error of -50, all others 0: it must then be drawn nearly always."""
-    feed = HostFeed(filled(1.0), 16)
+    feed = host_feed(filled(1.0), 16)
     for _ in range(60):
-        reward = feed.next(0.4).reward
+        reward = sampled(feed, 0.4).reward
         feed.report(result(torch.where(reward == 107.0, -50.0, 0.0)))
-    drawn = torch.cat([feed.next(0.4).reward.clone() for _ in range(20)])
+    drawn = torch.cat([sampled(feed, 0.4).reward.clone() for _ in range(20)])
     assert (drawn == 107.0).float().mean() > 0.99
 
 
 def test_a_td_error_of_zero_leaves_a_row_reachable():
     """Seed 4, forty equal priorities: 2,000 draws leave out a row once in 10^20; a priority of 0 fails."""
-    feed = HostFeed(filled(1.0), 50)
+    feed = host_feed(filled(1.0), 50)
     for _ in range(40):
-        feed.next(0.4)
+        sampled(feed, 0.4)
         feed.report(result(np.zeros(50)))
     assert PRIORITY_FLOOR > 0
-    drawn = torch.cat([feed.next(0.4).reward.clone() for _ in range(40)])
+    drawn = torch.cat([sampled(feed, 0.4).reward.clone() for _ in range(40)])
     assert len(drawn.unique()) == 40
 
 
 def test_beta_reaches_the_weights():
     def spread(beta: float) -> float:
-        feed = HostFeed(filled(1.0), 50)
+        feed = host_feed(filled(1.0), 50)
         for _ in range(20):
-            feed.report(result(feed.next(0.4).reward + 1.0))
-        weight = feed.next(beta).weight
+            feed.report(result(sampled(feed, 0.4).reward + 1.0))
+        weight = sampled(feed, beta).weight
         assert weight.max() == 1.0
         return float(weight.min())
 
@@ -82,9 +93,9 @@ def test_beta_reaches_the_weights():
 
 
 def test_uniform_sampling_ignores_what_is_reported():
-    told, untold = HostFeed(filled(0.0), 8), HostFeed(filled(0.0), 8)
+    told, untold = host_feed(filled(0.0), 8), host_feed(filled(0.0), 8)
     for _ in range(5):
-        told.next(1.0)
-        untold.next(1.0)
+        sampled(told, 1.0)
+        sampled(untold, 1.0)
         told.report(result(np.full(8, 1e6)))
-    assert torch.equal(told.next(1.0).reward, untold.next(1.0).reward)
+    assert torch.equal(sampled(told, 1.0).reward, sampled(untold, 1.0).reward)
