@@ -77,7 +77,6 @@ class _Slot:
         on_device: The same on the device, on its way to the source's memory; none where memory is shared.
         fields: For each update the parts of `flat`, by name.
         row: int64 [K, B], names of the sampled transitions, which stay here.
-        td_error: float32 [K, B], what came back.
         free: When `flat` may be written again.
     """
 
@@ -85,8 +84,22 @@ class _Slot:
     on_device: Tensor | None
     fields: list[dict[str, Tensor]]
     row: NDArray[np.int64]
-    td_error: Tensor
     free: Event
+
+
+@dataclass
+class _Return:
+    """TD errors on their way back.
+
+    Attributes:
+        row: int64 [K, B], the transitions that they belong to.
+        td_error: float32 [K, B], on the host.
+        there: When they have arrived.
+    """
+
+    row: NDArray[np.int64]
+    td_error: Tensor
+    there: Event
 
 
 class _Feed:
@@ -118,10 +131,11 @@ class _Feed:
         self._layout = {"obs": pixels, "next_obs": pixels, **columns}
         count = updates_per_launch
         size = count * sum(_padded(shape, dtype) for shape, dtype in self._layout.values())
-        slots = 1 if backend.shares_memory else max(launches_in_flight, priority_delay_launches + 2)
+        slots = 1 if backend.shares_memory else launches_in_flight
         self._slots = [self._new_slot(size, count) for _ in range(slots)]
-        self._staged = 0
-        self._pending: deque[_Slot] = deque()
+        self._returns = [self._new_return(count) for _ in range(priority_delay_launches + 1)]
+        self._staged = self._reported = 0
+        self._pending: deque[_Return] = deque()
         if backend.shares_memory:
             self._static = self._slots[0].flat
         else:
@@ -159,11 +173,13 @@ class _Feed:
         """
         if self._replay.alpha == 0:
             return
-        slot = self._slots[(self._staged - 1) % len(self._slots)]
+        coming = self._returns[self._reported % len(self._returns)]
+        self._reported += 1
+        coming.row[:] = self._slots[(self._staged - 1) % len(self._slots)].row
         learn = self._backend.learn
-        learn.submit(lambda: slot.td_error.copy_(result.td_error, non_blocking=True))
-        slot.free = learn.record()
-        self._pending.append(slot)
+        learn.submit(lambda: coming.td_error.copy_(result.td_error, non_blocking=True))
+        coming.there = learn.record()
+        self._pending.append(coming)
         while len(self._pending) > self._delay:
             self._apply_oldest()
 
@@ -183,8 +199,14 @@ class _Feed:
             on_device=None if backend.shares_memory else torch.zeros_like(flat, device=backend.device),
             fields=_split(flat, self._layout, count),
             row=np.zeros((count, self._size), np.int64),
-            td_error=backend.host_memory(count, self._size, dtype=torch.float32),
             free=backend.learn.record(),
+        )
+
+    def _new_return(self, count: int) -> _Return:
+        return _Return(
+            row=np.zeros((count, self._size), np.int64),
+            td_error=self._backend.host_memory(count, self._size, dtype=torch.float32),
+            there=self._backend.learn.record(),
         )
 
     def _send(self, slot: _Slot) -> None:
@@ -197,10 +219,10 @@ class _Feed:
         slot.free = learn.record()
 
     def _apply_oldest(self) -> None:
-        slot = self._pending.popleft()
-        slot.free.wait()
-        priority = slot.td_error.abs().add_(PRIORITY_FLOOR).numpy()
-        self._replay.update_priorities(slot.row.reshape(-1), priority.reshape(-1))
+        coming = self._pending.popleft()
+        coming.there.wait()
+        priority = coming.td_error.abs().add_(PRIORITY_FLOOR).numpy()
+        self._replay.update_priorities(coming.row.reshape(-1), priority.reshape(-1))
 
 
 class HostFeed(_Feed):

@@ -1,0 +1,378 @@
+"""Captured updates, launches of several, device frames and the acting stream, against the plain loop.
+
+The strict twin stands for the GPU: it replays traced operations and does all work as late as the waits allow.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("envpool")
+
+from fastdqn import backend, build
+from fastdqn.actor import LearnersBest
+from fastdqn.backend import CpuBackend, StrictTwin
+from fastdqn.feed import DeviceFeed, HostFeed
+from fastdqn.learner import Batch, Learner, Source
+from fastdqn.replay import ReplayBuffer
+from tests.test_learner import ACTIONS, ALL, FEW, NARROW, assert_same_bits, batch, copy_of, fields, learner
+from tests.test_trainer import equal, go, rows, small, weights
+
+ROWS = 8
+
+
+def twin_of(plain: Learner) -> Learner:
+    """The same learner, captured by the twin."""
+    config = plain._config
+    network = replace(NARROW, dueling=plain._module.dueling)
+    return Learner(network, config, ACTIONS, seed=0, backend=StrictTwin(), accelerate="graph")
+
+
+def put(source: Source, batches: list[Batch]) -> None:
+    for inputs, rows_ in zip(source.inputs, batches, strict=True):
+        for place, tensor in zip(inputs, fields(rows_), strict=True):
+            place.copy_(tensor)
+
+
+def blank(updates: int) -> Source:
+    return Source([fields(batch(99)) for _ in range(updates)], Batch)
+
+
+@pytest.mark.parametrize("rules", FEW + ALL, ids=str)
+def test_a_replay_is_the_function(rules):
+    """Fifteen rules, each over a target copy, a change of the learning rate and a restored state."""
+    plain = learner(rules)
+    captured = twin_of(plain)
+    middle = None
+    for seed in range(6):
+        rate = 1e-3 / (1 + seed // 2)
+        want, got = plain.update(batch(seed), rate), captured.update(batch(seed), rate)
+        for name, value in want._asdict().items():
+            assert torch.equal(getattr(got, name), value), name
+        if seed == 2:
+            middle = copy_of(plain.state_tensors())
+    assert_same_bits(captured.state_tensors(), plain.state_tensors())
+    assert middle is not None
+    for one in (plain, captured):
+        one.load_state_tensors(middle)
+        one.update(batch(7))
+    assert_same_bits(captured.state_tensors(), plain.state_tensors())
+
+
+@pytest.mark.parametrize("accelerate", ["eager", "graph"])
+def test_a_launch_of_four_is_four_updates(accelerate):
+    """Bit for bit: weights, optimizer, target copies, every number that is told, and their means."""
+    singles = learner(period=4)
+    block = learner(period=4) if accelerate == "eager" else twin_of(singles)
+    block.bind(blank(4))
+    source = block._source
+    assert source is not None
+    for launch in range(3):
+        batches = [batch(4 * launch + i) for i in range(4)]
+        put(source, batches)
+        got = block.launch(1e-3)
+        block.backend.synchronize()
+        for i, one in enumerate(batches):
+            want = singles.update(one, 1e-3)
+            for name, value in want._asdict().items():
+                assert torch.equal(getattr(got, name)[i], value), name
+    assert_same_bits(block.state_tensors(), singles.state_tensors())
+    assert block.updates == singles.updates == 12
+    assert block.means()() == singles.means()()
+
+
+def test_means_are_of_what_was_queued_before_and_start_over_when_cleared():
+    one = twin_of(learner())
+    assert one.means()() is None
+    losses = [one.update(batch(seed)).loss.item() for seed in range(3)]
+    first = one.means(clear=True)
+    one.update(batch(5))
+    assert first() == pytest.approx({**first(), "loss": sum(losses) / 3})
+    second = one.means()()
+    assert second is not None
+    assert second["loss"] != pytest.approx(sum(losses) / 3)
+
+
+OF_THE_REPLAY = ("device", "alpha", "priority_delay_launches")
+
+
+def loop(path, config, machine, **changes):
+    """Run the loop with these settings of the learner and the replay; return its rows and its weights."""
+    replays = {name: changes.pop(name) for name in OF_THE_REPLAY if name in changes}
+    config = replace(
+        config,
+        total_frames=5_000,
+        log_every_frames=1_000,
+        learner=replace(config.learner, **changes),
+        replay=replace(config.replay, **replays),
+    )
+    run = go(path, config, device=machine)
+    return rows(run), weights(run)
+
+
+PLAIN_LOOPS = {}
+
+
+def plain_loop(tmp_path_factory, **changes):
+    key = tuple(sorted(changes.items()))
+    if key not in PLAIN_LOOPS:
+        PLAIN_LOOPS[key] = loop(tmp_path_factory.mktemp("plain") / "r", small(), CpuBackend(), **changes)
+    return PLAIN_LOOPS[key]
+
+
+@pytest.mark.parametrize("frames", ["host", "cuda"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"updates_per_launch": 4},
+        {"alpha": 0.5},
+        {"alpha": 0.5, "updates_per_launch": 4, "priority_delay_launches": 2},
+        {"staleness_updates": 6},
+    ],
+    ids=str,
+)
+def test_the_loop_through_the_twin_is_the_plain_loop(tmp_path, tmp_path_factory, changes, frames):
+    """Weights and every row, bit for bit. `cuda` is the twin's own memory here."""
+    plain_rows, plain_weights = plain_loop(tmp_path_factory, **changes)
+    assert plain_rows[-1]["updates"] > 200
+    assert len({row["loss"] for row in plain_rows}) > 3
+    twin_rows, twin_weights = loop(
+        tmp_path / "t", small(), StrictTwin(), accelerate="graph", device=frames, **changes
+    )
+    assert twin_rows == plain_rows
+    assert equal(twin_weights, plain_weights)
+
+
+def test_launches_priorities_delays_and_staleness_are_different_runs(tmp_path_factory):
+    """Fails when one of these settings reaches nothing."""
+    kinds = [
+        {},
+        {"alpha": 0.5},
+        {"alpha": 0.5, "updates_per_launch": 4, "priority_delay_launches": 2},
+        {"staleness_updates": 6},
+    ]
+    runs = [plain_loop(tmp_path_factory, **kind)[1] for kind in kinds]
+    assert not any(equal(a, b) for a, b in itertools.combinations(runs, 2))
+
+
+def test_the_twins_loop_shows_an_update_that_does_not_wait_for_its_batch(
+    tmp_path, tmp_path_factory, monkeypatch
+):
+    plain_rows, plain_weights = plain_loop(tmp_path_factory)
+    twin = StrictTwin()
+    monkeypatch.setattr(twin.learn, "wait", lambda event: None)
+    twin_rows, twin_weights = loop(tmp_path / "t", small(), twin, accelerate="graph", device="host")
+    assert twin_rows != plain_rows
+    assert not equal(twin_weights, plain_weights)
+
+
+def actions(machine: backend.Backend, staleness: int) -> list[list[int]]:
+    """The best actions between updates so large that they turn each time."""
+    captured = isinstance(machine, StrictTwin)
+    accelerate = "graph" if captured else "eager"
+    one = Learner(NARROW, learner()._config, ACTIONS, backend=machine, accelerate=accelerate)
+    best = LearnersBest(one, 6, staleness_updates=staleness, captured=captured)
+    source = blank(1)
+    one.bind(source)
+    best.prepare()
+    taken = []
+    for count in range(20):
+        machine.learn.submit(partial(put, source, [batch(count)]))
+        one.launch(0.3)
+        taken.append(best(batch(100 + count, rows=6).obs.numpy()).tolist())
+    return taken
+
+
+@pytest.mark.parametrize("staleness", [0, 3])
+def test_acting_on_the_twin_is_acting_at_once(staleness):
+    plain = actions(CpuBackend(), staleness)
+    assert len({tuple(action) for action in plain}) > 2
+    assert actions(StrictTwin(), staleness) == plain
+
+
+@pytest.mark.parametrize("staleness", [0, 3])
+def test_the_twin_shows_an_act_that_does_not_wait_for_its_weights(monkeypatch, staleness):
+    twin = StrictTwin()
+    monkeypatch.setattr(twin.act, "wait", lambda event: None)
+    assert actions(twin, staleness) != actions(CpuBackend(), staleness)
+
+
+def play(replay: ReplayBuffer, feed, passes: int, seed: int) -> None:
+    """Random stacks with ends of episodes, told to the feed."""
+    rng = np.random.default_rng(seed)
+    stack = np.repeat(rng.integers(256, size=(3, 1, 6, 5), dtype=np.uint8), 4, axis=1)
+    feed.store(replay.begin(stack), stack)
+    done = np.zeros(3, np.bool_)
+    for _ in range(passes):
+        frame = rng.integers(256, size=(3, 1, 6, 5), dtype=np.uint8)
+        stack = np.concatenate([stack[:, 1:], frame], axis=1)
+        stack[done] = frame[done]  # a new game: its first frame, four times
+        ended = (rng.random(3) < 0.1) & ~done
+        added = replay.add(rng.integers(4, size=3), stack, rng.random(3), ended, np.zeros(3, np.bool_))
+        feed.store(added, stack)
+        done = ended
+
+
+@pytest.mark.parametrize("device", [CpuBackend, StrictTwin])
+def test_the_devices_frames_are_the_replays(device):
+    """After several turns of the ring, and again after a restore into an empty mirror."""
+    replay = ReplayBuffer(90, 3, frame_shape=(6, 5), seed=1)
+    feed = DeviceFeed(replay, 16, device())
+    play(replay, feed, 200, seed=1)
+    feed._backend.synchronize()
+    slots = replay.ring * 3
+    stored = replay.read_frames(0, np.zeros((slots, 6, 5), np.uint8))
+    assert np.array_equal(feed.frames.numpy(), stored)
+    other = DeviceFeed(replay, 16, device())
+    other.refill()
+    assert np.array_equal(other.frames.numpy(), stored)
+
+
+@pytest.mark.parametrize("device", [CpuBackend, StrictTwin])
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_both_feeds_give_the_replays_batches(device, n_step):
+    """Two batches a launch, many launches queued before one is read: each is what the replay would sample."""
+
+    def filled():
+        return ReplayBuffer(90, 3, frame_shape=(6, 5), n_step=n_step, alpha=0.5, seed=3)
+
+    class Mute:
+        def store(self, added, observation):
+            pass
+
+    oracle = filled()
+    play(oracle, Mute(), 60, seed=2)
+    for kind in (HostFeed, DeviceFeed):
+        replay, machine = filled(), device()
+        feed = kind(replay, 8, machine, updates_per_launch=2)
+        play(replay, feed, 60, seed=2)
+        seen = []
+        for _ in range(9):
+            feed.stage(0.4)
+            for inputs in feed.source.inputs:
+                machine.learn.submit(partial(keep, seen, feed.source, inputs))
+        machine.synchronize()
+        again = filled()
+        play(again, Mute(), 60, seed=2)
+        for got in seen:
+            want = again.sample(8, beta=0.4)
+            for name, value in got.items():
+                assert np.array_equal(value, getattr(want, name)), (kind, name)
+
+
+def keep(seen: list, source: Source, inputs: tuple) -> None:
+    """Copy the batch that an update would see at this moment."""
+    seen.append({name: value.clone().numpy() for name, value in vars(source.batch(*inputs)).items()})
+
+
+@pytest.mark.parametrize("device", [CpuBackend, StrictTwin])
+@pytest.mark.parametrize("staleness", [0, 1, 4, 7])
+def test_acting_is_at_most_as_stale_as_allowed(device, staleness):
+    """Every act's weights are those of some count of updates, not older than allowed."""
+    captured = device is StrictTwin
+    one = Learner(
+        NARROW, learner()._config, ACTIONS, backend=device(), accelerate="graph" if captured else "eager"
+    )
+    best = LearnersBest(one, 5, staleness_updates=staleness, captured=captured)
+    one.bind(blank(1))
+    best.prepare()
+    observation = batch(3, rows=5).obs.numpy()
+    history, ages = [one.weights.clone()], []
+    for count in range(1, 25):
+        put(one._source, [batch(count)])
+        one.launch()
+        if count % 2:
+            best(observation)
+            one.backend.synchronize()
+            history.append(one.weights.clone())
+            used = [age for age, kept in enumerate(reversed(history)) if torch.equal(kept, best._weights)]
+            ages.append(used[0])
+            assert used[0] <= staleness
+        else:
+            one.backend.synchronize()
+            history.append(one.weights.clone())
+    assert (max(ages) > 0) == (staleness > 0)
+
+
+def test_a_resumed_learner_acts_on_its_restored_weights():
+    first = twin_of(learner())
+    best = LearnersBest(first, 5, staleness_updates=50, captured=True)
+    first.bind(blank(1))
+    best.prepare()
+    with torch.no_grad():
+        first.weights[-ACTIONS:] = torch.tensor([0.0, 0.0, 1000.0, 0.0])
+    best.prepare()
+    assert (best(batch(1, rows=5).obs.numpy()) == 2).all()
+
+
+# The bounds: relative to the largest value, after one update from the same weights.
+PRECISIONS = {"fp32": 1e-5, "bf16": 0.06}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_each_precision_is_within_its_bound_of_float64(precision):
+    from tests.test_learner import PlainLearner
+
+    config = replace(learner(FEW[2])._config, precision=precision, max_grad_norm=None)
+    ours = Learner(replace(NARROW, dueling=True), config, ACTIONS)
+    plain = PlainLearner(ours, ("huber", "double", "adam", True, None))
+    rows_ = batch(0, rows=32)
+    got = ours.update(rows_)
+    loss, q_mean, norm, error = plain.update(rows_, 1e-3)
+    bound, largest = PRECISIONS[precision], max(abs(value) for value in error)
+    assert got.loss.item() == pytest.approx(loss, rel=bound)
+    assert got.grad_norm.item() == pytest.approx(norm, rel=bound)
+    assert got.td_error.tolist() == pytest.approx(error, abs=bound * largest)
+    assert got.q_mean.item() == pytest.approx(q_mean, abs=bound * largest)
+    if precision == "bf16":  # it must really have been computed so
+        assert got.td_error.tolist() != pytest.approx(error, abs=1e-5 * largest)
+
+
+@pytest.mark.parametrize(
+    ("part", "setting", "value"),
+    [("learner", "accelerate", "graph"), ("learner", "precision", "tf32"), ("replay", "device", "cuda")],
+)
+def test_what_needs_a_gpu_is_refused_without_one(monkeypatch, part, setting, value):
+    monkeypatch.setattr(backend, "has_cuda", lambda: False)
+    config = small()
+    config = replace(config, **{part: replace(getattr(config, part), **{setting: value})})
+    with pytest.raises(build.UserError, match=f"{part}.{setting} = '{value}': needs a CUDA GPU"):
+        build.check(config)
+
+
+class Roomy(StrictTwin):
+    """A twin with memory of its own, in bytes."""
+
+    def __init__(self, free: int) -> None:
+        super().__init__()
+        self.free = free
+
+    def free_bytes(self) -> int:
+        return self.free
+
+
+@pytest.mark.parametrize(
+    ("free", "setting", "resident"),
+    [(10**9, "auto", True), (10**6, "auto", False), (10**9, "host", False), (25_000_000, "cuda", True)],
+)
+def test_frames_go_where_they_fit_and_that_is_said(free, setting, resident):
+    config = small()
+    config = replace(config, replay=replace(config.replay, device=setting))
+    parts = build.build(config, device=Roomy(free))
+    parts.envs.close()
+    assert isinstance(parts.feed, DeviceFeed) == resident
+    assert ("on the device" in parts.frames_on) == resident
+
+
+def test_frames_that_do_not_fit_are_refused():
+    config = small()
+    config = replace(config, replay=replace(config.replay, device="cuda"))
+    with pytest.raises(build.UserError, match=r"the GPU has 0\.0 GiB free; try --replay\.device host"):
+        build.build(config, device=Roomy(10**6))
