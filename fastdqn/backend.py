@@ -60,10 +60,12 @@ class Backend(Protocol):
         act: Acting.
         copy: Batches from pinned memory.
         shares_memory: Whether the device reads the host's memory, and does so at once.
+        compiles_captures: Whether what is to be captured is compiled first.
     """
 
     device: torch.device
     shares_memory: bool
+    compiles_captures: bool
     learn: Stream
     act: Stream
     copy: Stream
@@ -120,6 +122,7 @@ class CpuBackend:
     def __init__(self) -> None:
         self.device = torch.device("cpu")
         self.shares_memory = True
+        self.compiles_captures = False  # what the twin traces must be Python
         self.learn: Stream = _InOrderStream()
         self.act: Stream = self.learn
         self.copy: Stream = self.learn
@@ -259,6 +262,7 @@ class CudaBackend:
     def __init__(self, precision: str = "fp32") -> None:
         self.device = torch.device("cuda", torch.cuda.current_device())
         self.shares_memory = False
+        self.compiles_captures = True
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.benchmark = False

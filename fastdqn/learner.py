@@ -159,9 +159,8 @@ class Learner:
         self._module = module.to(device).requires_grad_(False)
         self._config = config
         self._graph = accelerate == "graph"
-        self._wrap = (
-            _compile if accelerate == "compile" or (self._graph and device.type == "cuda") else _plain
-        )
+        compiled = self.backend.compiles_captures if self._graph else accelerate == "compile"
+        self._wrap = _compile if compiled else _plain
         self._steps: dict[Callable[..., Batch], Callable[..., None]] = {}
         self._fast_values = self._wrap(self._values)
         self._fast_rows = 0

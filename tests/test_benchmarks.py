@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("envpool")
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -41,3 +41,25 @@ def test_train(tmp_path):
 def test_update(tmp_path):
     (result,) = run("update.py", "--small", out=tmp_path / "update.json")
     assert result["eager_over_plain"] > 0
+
+
+@pytest.mark.parametrize(
+    ("part", "figure"),
+    [("micro", "3_update_captured_batch_8"), ("end-to-end", "Pong-v5_4_envs"), ("learn", "Breakout-v5")],
+)
+def test_gpu(tmp_path, part, figure):
+    """The parts that need no GPU; the figures are of the twin that stands for one."""
+    results = run("gpu.py", "--part", part, "--small", out=tmp_path / "gpu.json")
+    assert results["device"] == "cpu" or results["torch_cuda"]
+    assert figure in results
+    if part == "micro":
+        assert all(results["2_correctness"].values())
+
+
+def test_gpu_refuses_to_measure_without_one(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    command = [sys.executable, str(BENCHMARKS / "gpu.py")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "needs a CUDA GPU" in done.stderr
