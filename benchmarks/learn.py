@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -137,7 +138,8 @@ def main(settings: Settings) -> None:
     write_csv(results, settings.out.with_suffix(".csv"))
     draw(settings, results, settings.out.with_suffix(".png"))
     short = [{name: value for name, value in result.items() if name != "curve"} for result in results]
-    kept = {**asdict(settings), "out": settings.out.name, "runs": None}
+    cores = len(os.sched_getaffinity(0))
+    kept = {**asdict(settings), "out": settings.out.name, "runs": None, "cores_used": cores}
     common.write("learn", kept, short, settings.out.with_suffix(".json"))
     for result in results:
         scores = ", ".join(f"{e['mean']:.1f} at epsilon {e['epsilon']:g}" for e in result["evaluations"])

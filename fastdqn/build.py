@@ -11,7 +11,7 @@ import numpy as np
 from fastdqn import backend, checkpoint
 from fastdqn.actor import Actor, LearnersBest
 from fastdqn.clock import Clock
-from fastdqn.config import Config
+from fastdqn.config import Config, NetworkConfig
 from fastdqn.envs import AtariEnvs, game_names, num_actions
 from fastdqn.errors import UserError
 from fastdqn.feed import DeviceFeed, Feed, HostFeed
@@ -154,17 +154,21 @@ def check_policy(policy: checkpoint.Policy, config: Config, num_actions: int) ->
         UserError: Width, head or number of actions differ.
     """
     if policy.network != config.network:
+        theirs, ours = policy.network, config.network
         raise UserError(
-            f"{policy.source} is of a network with width {policy.network.width:g}, dueling "
-            f"{policy.network.dueling}; this run's has width {config.network.width:g}, dueling "
-            f"{config.network.dueling}.\nAdd --network.width {policy.network.width:g} "
-            f"--network.{'' if policy.network.dueling else 'no-'}dueling, or name the preset it was trained with."
+            f"{policy.source} is of a network with {_shape_of(theirs)}; this run's has {_shape_of(ours)}.\n"
+            f"Add --network.width {theirs.width:g} --network.{'' if theirs.dueling else 'no-'}dueling "
+            f"--network.{'' if theirs.centered else 'no-'}centered, or name the preset it was trained with."
         )
     if policy.num_actions != num_actions:
         raise UserError(
             f"{policy.source} knows {policy.num_actions} actions, {config.game} has {num_actions}: it was "
             "trained on another game or action set."
         )
+
+
+def _shape_of(network: NetworkConfig) -> str:
+    return f"width {network.width:g}, dueling {network.dueling}, centered {network.centered}"
 
 
 def evaluation_seed(seed: int) -> int:

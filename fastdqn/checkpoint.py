@@ -74,6 +74,7 @@ def save(
         "format": f"fastdqn-{FORMAT}",
         "width": repr(network.width),
         "dueling": str(int(network.dueling)),
+        "centered": str(int(network.centered)),
         "num_actions": str(num_actions),
     }
     for part in PARTS:
@@ -149,7 +150,11 @@ def load_policy(path: Path) -> Policy:
     if path.is_dir():
         path = path / "online.safetensors"
     weights, about = _read(path)
-    network = NetworkConfig(width=float(about["width"]), dueling=about["dueling"] == "1")
+    network = NetworkConfig(
+        width=float(about["width"]),
+        dueling=about["dueling"] == "1",
+        centered=about.get("centered") == "1",
+    )
     return Policy(weights, network, int(about["num_actions"]), path)
 
 

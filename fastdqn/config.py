@@ -76,6 +76,9 @@ class NetworkConfig:
     """Multiplies the paper's 32, 64, 64 channels and 512 hidden units."""
     dueling: bool = False
     """Two streams, state value and advantages (Wang et al. 2016)."""
+    centered: bool = False
+    """Subtract each observation's mean grey level. On a bright background (Pong's) large steps of the optimizer
+    then leave the first layer's filters alive."""
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,11 @@ def policy_network(policy: checkpoint.Policy) -> QNetwork:
         UserError: The weights do not fit the network that their file describes.
     """
     network = QNetwork(
-        policy.num_actions, stack=STACK, width=policy.network.width, dueling=policy.network.dueling
+        policy.num_actions,
+        stack=STACK,
+        width=policy.network.width,
+        dueling=policy.network.dueling,
+        centered=policy.network.centered,
     )
     try:
         network.load_state_dict(policy.weights)

@@ -147,6 +147,7 @@ class Learner:
             num_actions,
             width=network.width,
             dueling=network.dueling,
+            centered=network.centered,
             compute_dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
             generator=generator,
         )

@@ -94,6 +94,7 @@ class QNetwork(nn.Module):
         stack: Frames per observation, the channels of the input.
         width: Multiplies the paper's channels and hidden units (rounded, at least 1 each).
         dueling: Whether value and advantages have streams of their own.
+        centered: Whether each observation's mean grey level is subtracted from it.
         compute_dtype: float32, or bfloat16 for everything between the pixels and the heads; weights, heads and
             action values stay float32.
         generator: Source of the initial weights; PyTorch's global one if none is given.
@@ -106,6 +107,7 @@ class QNetwork(nn.Module):
         stack: int = 4,
         width: float = 1.0,
         dueling: bool = False,
+        centered: bool = False,
         compute_dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -114,6 +116,7 @@ class QNetwork(nn.Module):
         self.num_actions = num_actions
         self.stack = stack
         self.dueling = dueling
+        self.centered = centered
         self.compute_dtype = compute_dtype
         with torch.random.fork_rng(devices=[]):  # their own initial weights are drawn for nothing
             self.conv1 = nn.Conv2d(stack, narrow, 8, stride=4)
@@ -172,14 +175,23 @@ class QNetwork(nn.Module):
             obs: uint8 [B, stack, 84, 84].
 
         Returns:
-            [B, stack, 84, 84] of `compute_dtype`, 0 to 255, channels last in memory.
+            [B, stack, 84, 84] of `compute_dtype`, 0 to 255 or, where centered, -255 to 255; channels last in
+            memory.
 
         Raises:
             TypeError: The dtype is not uint8.
             ValueError: The shape is another.
         """
         self._check(obs)
-        return obs.to(self.compute_dtype, memory_format=torch.channels_last)
+        pixels = obs.to(self.compute_dtype, memory_format=torch.channels_last)
+        if not self.centered:
+            return pixels
+        # A bright background is one large input that all weights of a filter share: under Adam they move
+        # together, and some dozens of steps in one direction silence the filter for good. The mean is rounded
+        # to a whole grey level: so it does not depend on the order of the sum, and bfloat16 holds every
+        # difference.
+        total = obs.sum(dim=(1, 2, 3), keepdim=True, dtype=torch.float32)
+        return pixels - (total / obs[0].numel()).round().to(self.compute_dtype)
 
     def _head(self, hidden: Tensor) -> Tensor:
         if self.value is None:

@@ -55,16 +55,16 @@ _DUELING = replace(
 
 _QUICK = Config(
     preset="quick",
-    total_frames=3_200_000,
+    total_frames=1_200_000,
     env=EnvConfig(num_envs=8),
-    replay=ReplayConfig(capacity=100_000, warmup_steps=5_000),
-    network=NetworkConfig(width=0.5, dueling=True),
+    replay=ReplayConfig(capacity=100_000, warmup_steps=5_000, alpha=0.5, beta=0.4),
+    network=NetworkConfig(width=0.5, dueling=True, centered=True),
     learner=LearnerConfig(
         optimizer="adam",
-        learning_rate=4e-4,
-        learning_rate_final=4e-5,
-        epsilon=3e-4,
-        n_step=3,
+        learning_rate=5e-4,
+        learning_rate_final=5e-5,
+        epsilon=5e-5,
+        n_step=8,
         bootstrap="double",
         loss="huber",
         target_period_updates=500,
@@ -75,7 +75,7 @@ _QUICK = Config(
 
 PRESETS: dict[str, Preset] = {
     "quick": Preset(
-        "for Pong in few minutes on two CPU cores: double, dueling, n = 3, half the width, Adam",
+        "for Pong in few minutes on two CPU cores: double, dueling, n = 8, priorities, half the width, Adam",
         "no paper; what it has reached is in the README",
         _QUICK,
     ),

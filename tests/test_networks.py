@@ -32,6 +32,21 @@ def test_values_are_those_of_the_slow_network(dueling: bool) -> None:
     np.testing.assert_allclose(module(obs).detach().numpy(), want, rtol=0, atol=2e-6)
 
 
+def test_centering_subtracts_each_observations_own_mean_level() -> None:
+    """Beside the slow network on pixels that numpy centred; brightness as a whole changes nothing."""
+    module = network(width=0.25, centered=True)
+    weights = {name: value.detach().double().numpy() for name, value in module.named_parameters()}
+    obs = frames(3) // 2
+    obs[1] += 40
+    level = np.rint(obs.numpy().mean(axis=(1, 2, 3), keepdims=True))
+    assert level[1] > level[0] + 30
+    want = reference.q_values(weights, obs.numpy() - level)
+    values = module(obs).detach().numpy()
+    np.testing.assert_allclose(values, want, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(module(obs + 20).detach().numpy(), values, rtol=0, atol=1e-7)
+    assert np.abs(network(width=0.25)(obs).detach().numpy() - values).max() > 1e-3
+
+
 @pytest.mark.parametrize("dueling", [False, True])
 def test_gradients_are_those_of_plain_pytorch(dueling: bool) -> None:
     """In float64 PyTorch without channels-last or operators of our own."""
