@@ -21,7 +21,7 @@ from fastdqn.backend import CudaBackend
 from fastdqn.feed import DeviceFeed
 from fastdqn.learner import Batch, Learner, Source
 from fastdqn.replay import ReplayBuffer
-from tests.test_graph import loop, plain_loop, play
+from tests.test_graph import loop, plain_loop, play, play_numbers
 from tests.test_learner import (
     ACTIONS,
     ALL,
@@ -214,9 +214,8 @@ def test_a_store_above_2_2_gb_is_gathered_right(gpu):
     if free < 3 * 2**30:
         pytest.skip("too little memory")
     replay = ReplayBuffer(320_000, 1, seed=1)
-    frames = np.zeros((1, 4, 84, 84), np.uint8)
     feed = DeviceFeed(replay, 64, gpu)
-    play_numbers(replay, feed, frames, 319_990)
+    play_numbers(replay, feed, 319_990)
     one = Learner(NARROW, learner()._config, ACTIONS, backend=gpu, accelerate="graph")
     one.bind(feed.source)
     seen_high = False
@@ -230,16 +229,6 @@ def test_a_store_above_2_2_gb_is_gathered_right(gpu):
         seen_high |= bool((numbers > 304_348).any())
         assert torch.equal(got.obs[:, :, 0, 0].cpu(), (numbers % 251).to(torch.uint8))
     assert seen_high
-
-
-def play_numbers(replay, feed, stack, steps):
-    """Every frame is one value, its number modulo 251: the ring does not wrap, so that is its slot."""
-    feed.store(replay.begin(stack), stack)
-    no, zero = np.zeros(1, np.bool_), np.zeros(1)
-    for number in range(1, steps):
-        stack = np.roll(stack, -1, axis=1)
-        stack[:, -1] = number % 251
-        feed.store(replay.add(np.zeros(1, np.int64), stack, zero, no, no), stack)
 
 
 def test_mirrored_frames_are_the_replays(gpu):

@@ -87,6 +87,25 @@ def test_a_launch_of_four_is_four_updates(accelerate):
     assert block.means()() == singles.means()()
 
 
+@pytest.mark.slow
+def test_a_compiled_launch_of_three_is_three_updates_by_one_compilation():
+    """Within the bound of compiled code; fails when each batch of a launch is compiled for."""
+    torch.compiler.reset()
+    singles, block = learner(), learner(FEW[2], "compile")
+    source = blank(3)
+    block.bind(source)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for launch in range(3):
+            batches = [batch(3 * launch + i) for i in range(3)]
+            put(source, batches)
+            got = block.launch(1e-3)
+            for i, one in enumerate(batches):
+                want = singles.update(one, 1e-3)
+                torch.testing.assert_close(got.td_error[i], want.td_error, rtol=2e-5, atol=2e-5)
+    for name, value in singles.state_tensors().items():
+        torch.testing.assert_close(block.state_tensors()[name], value, rtol=1e-4, atol=1e-5)
+
+
 def test_means_are_of_what_was_queued_before_and_start_over_when_cleared():
     one = twin_of(learner())
     assert one.means()() is None
@@ -233,6 +252,33 @@ def test_the_devices_frames_are_the_replays(device):
     other = DeviceFeed(replay, 16, device())
     other.refill()
     assert np.array_equal(other.frames.numpy(), stored)
+
+
+@pytest.mark.slow
+def test_frames_past_two_gigabytes_are_gathered_right():
+    """Slots past 2^31 / 7056 = 304,348 are reached by 64-bit arithmetic alone. Takes 5 GB."""
+    replay = ReplayBuffer(320_000, 1, seed=1)
+    feed = DeviceFeed(replay, 64, StrictTwin())
+    play_numbers(replay, feed, 319_990)
+    highest = 0
+    for _ in range(20):
+        feed.stage(1.0)
+        feed._backend.synchronize()
+        got, numbers = feed.source.batch(*feed.source.inputs[0]), feed.source.inputs[0][1]
+        highest = max(highest, int(numbers.max()))
+        assert torch.equal(got.obs[:, :, 0, 0], (numbers % 251).to(torch.uint8))
+    assert highest > 304_348
+
+
+def play_numbers(replay: ReplayBuffer, feed, steps: int) -> None:
+    """Make every frame one value, its number modulo 251: the ring does not wrap, so the number is its slot."""
+    stack = np.zeros((1, 4, 84, 84), np.uint8)
+    feed.store(replay.begin(stack), stack)
+    no, zero = np.zeros(1, np.bool_), np.zeros(1)
+    for number in range(1, steps):
+        stack = np.roll(stack, -1, axis=1)
+        stack[:, -1] = number % 251
+        feed.store(replay.add(np.zeros(1, np.int64), stack, zero, no, no), stack)
 
 
 @pytest.mark.parametrize("device", [CpuBackend, StrictTwin])
