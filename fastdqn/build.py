@@ -14,7 +14,7 @@ from fastdqn.clock import Clock
 from fastdqn.config import Config, NetworkConfig
 from fastdqn.envs import AtariEnvs, game_names, num_actions
 from fastdqn.errors import UserError
-from fastdqn.feed import DeviceFeed, Feed, HostFeed
+from fastdqn.feed import DeviceFeed, Feed, HostFeed, Launches
 from fastdqn.learner import Learner, resolve_accelerate
 from fastdqn.replay import ReplayBuffer
 
@@ -122,22 +122,21 @@ def _feed(config: Config, replay: ReplayBuffer, device: backend.Backend) -> tupl
     per_pass = -(
         -config.env.num_envs // (config.learner.steps_per_update * config.learner.updates_per_launch)
     )
-    options = {
-        "updates_per_launch": config.learner.updates_per_launch,
-        # One pass' launches are queued while the next one's are prepared.
-        "launches_in_flight": max(3, 2 * per_pass),
-        "priority_delay_launches": config.replay.priority_delay_launches,
-    }
+    launches = Launches(
+        updates=config.learner.updates_per_launch,
+        in_flight=max(3, 2 * per_pass),  # one pass' launches are queued while the next one's are prepared
+        priority_delay=config.replay.priority_delay_launches,
+    )
     free = device.free_bytes()
     resident = setting == "cuda" or (setting == "auto" and free is not None and needed <= free // 2)
     if not resident:
-        return HostFeed(replay, config.learner.batch_size, device, **options), "frames on the host"
+        return HostFeed(replay, config.learner.batch_size, device, launches), "frames on the host"
     if free is not None and needed > free:
         raise UserError(
             f"replay.device = 'cuda': {replay.capacity:,} frames take {needed / 2**30:.1f} GiB, and the GPU has "
             f"{free / 2**30:.1f} GiB free; try --replay.device host"
         )
-    feed = DeviceFeed(replay, config.learner.batch_size, device, **options)
+    feed = DeviceFeed(replay, config.learner.batch_size, device, launches)
     return feed, f"{needed / 2**30:.2f} GiB of frames on the device"
 
 

@@ -38,6 +38,24 @@ _COLUMNS = {
 }
 
 
+@dataclass(frozen=True)
+class Launches:
+    """How updates are queued.
+
+    Attributes:
+        updates: Updates per launch, each with a batch.
+        in_flight: Launches that may be queued before the host has to wait for one.
+        priority_delay: Launches that may be queued before the priorities of one have to be back.
+    """
+
+    updates: int = 1
+    in_flight: int = 3
+    priority_delay: int = 0
+
+
+ONE_BY_ONE = Launches()
+
+
 class Feed(Protocol):
     """What the loop asks of a feed.
 
@@ -109,10 +127,8 @@ class _Feed:
         replay: Where to sample.
         batch_size: Transitions per batch, B.
         backend: Where the learner is.
+        launches: How updates are queued; K updates per launch.
         pixels: Shape and type of what is sent for each of the two observations of a batch.
-        updates_per_launch: Batches per launch, K.
-        launches_in_flight: Launches that may be queued before the host has to wait for one.
-        priority_delay_launches: Launches that may be queued before priorities have to be back.
     """
 
     def __init__(
@@ -120,20 +136,18 @@ class _Feed:
         replay: ReplayBuffer,
         batch_size: int,
         backend: Backend,
+        launches: Launches,
         pixels: tuple[tuple[int, ...], torch.dtype],
-        updates_per_launch: int,
-        launches_in_flight: int,
-        priority_delay_launches: int,
     ) -> None:
         self._replay, self._backend, self._size = replay, backend, batch_size
-        self._delay = priority_delay_launches
+        self._delay = launches.priority_delay
         columns = {name: ((batch_size,), dtype) for name, dtype in _COLUMNS.items()}
         self._layout = {"obs": pixels, "next_obs": pixels, **columns}
-        count = updates_per_launch
+        count = launches.updates
         size = count * sum(_padded(shape, dtype) for shape, dtype in self._layout.values())
-        slots = 1 if backend.shares_memory else launches_in_flight
+        slots = 1 if backend.shares_memory else launches.in_flight
         self._slots = [self._new_slot(size, count) for _ in range(slots)]
-        self._returns = [self._new_return(count) for _ in range(priority_delay_launches + 1)]
+        self._returns = [self._new_return(count) for _ in range(launches.priority_delay + 1)]
         self._staged = self._reported = 0
         self._pending: deque[_Return] = deque()
         if backend.shares_memory:
@@ -232,9 +246,7 @@ class HostFeed(_Feed):
         replay: Where to sample.
         batch_size: Transitions per batch.
         backend: Where the learner is.
-        updates_per_launch: Batches per launch.
-        launches_in_flight: Launches that may be queued before the host has to wait for one.
-        priority_delay_launches: Launches that may be queued before priorities have to be back.
+        launches: How updates are queued.
     """
 
     def __init__(
@@ -242,21 +254,10 @@ class HostFeed(_Feed):
         replay: ReplayBuffer,
         batch_size: int,
         backend: Backend,
-        *,
-        updates_per_launch: int = 1,
-        launches_in_flight: int = 3,
-        priority_delay_launches: int = 0,
+        launches: Launches = ONE_BY_ONE,
     ) -> None:
         shape = (batch_size, replay.stack, *replay.frame_shape)
-        super().__init__(
-            replay,
-            batch_size,
-            backend,
-            (shape, torch.uint8),
-            updates_per_launch,
-            launches_in_flight,
-            priority_delay_launches,
-        )
+        super().__init__(replay, batch_size, backend, launches, (shape, torch.uint8))
         self.source = Source(
             [tuple(fields[n] for n in Batch.__annotations__) for fields in self._inputs], Batch
         )
@@ -276,9 +277,7 @@ class DeviceFeed(_Feed):
         replay: Where to plan.
         batch_size: Transitions per batch.
         backend: Where the learner is, and the frames.
-        updates_per_launch: Batches per launch.
-        launches_in_flight: Launches that may be queued before the host has to wait for one.
-        priority_delay_launches: Launches that may be queued before priorities have to be back.
+        launches: How updates are queued.
 
     Attributes:
         frames: uint8 [slots, height, width], a mirror of the replay's store.
@@ -289,20 +288,9 @@ class DeviceFeed(_Feed):
         replay: ReplayBuffer,
         batch_size: int,
         backend: Backend,
-        *,
-        updates_per_launch: int = 1,
-        launches_in_flight: int = 3,
-        priority_delay_launches: int = 0,
+        launches: Launches = ONE_BY_ONE,
     ) -> None:
-        super().__init__(
-            replay,
-            batch_size,
-            backend,
-            ((batch_size, replay.stack), torch.int64),
-            updates_per_launch,
-            launches_in_flight,
-            priority_delay_launches,
-        )
+        super().__init__(replay, batch_size, backend, launches, ((batch_size, replay.stack), torch.int64))
         slots = replay.ring * replay.num_envs
         self.frames = torch.zeros((slots, *replay.frame_shape), dtype=torch.uint8, device=backend.device)
         self.source = Source(

@@ -18,7 +18,7 @@ if not torch.cuda.is_available():
 
 from fastdqn.actor import LearnersBest
 from fastdqn.backend import CudaBackend
-from fastdqn.feed import DeviceFeed
+from fastdqn.feed import DeviceFeed, Launches
 from fastdqn.learner import Batch, Learner, Source
 from fastdqn.replay import ReplayBuffer
 from tests.test_graph import loop, plain_loop, play, play_numbers
@@ -178,7 +178,7 @@ def test_nothing_in_the_loop_synchronises(gpu, staleness):
     """The only wait is for an event behind the actions; everything else would raise here."""
     rng = np.random.default_rng(0)
     replay = ReplayBuffer(4_000, 8, seed=1)
-    feed = DeviceFeed(replay, 32, gpu, updates_per_launch=2, launches_in_flight=4)
+    feed = DeviceFeed(replay, 32, gpu, Launches(updates=2, in_flight=4))
     one = Learner(NARROW, learner()._config, ACTIONS, backend=gpu, accelerate="graph")
     best = LearnersBest(one, 8, staleness_updates=staleness, captured=True)
     observation = np.repeat(rng.integers(256, size=(8, 1, 84, 84), dtype=np.uint8), 4, axis=1)

@@ -18,7 +18,7 @@ pytest.importorskip("envpool")
 from fastdqn import backend, build
 from fastdqn.actor import LearnersBest
 from fastdqn.backend import CpuBackend, StrictTwin
-from fastdqn.feed import DeviceFeed, HostFeed
+from fastdqn.feed import DeviceFeed, HostFeed, Launches
 from fastdqn.learner import Batch, Learner, Source
 from fastdqn.replay import ReplayBuffer
 from tests.test_learner import ACTIONS, ALL, FEW, NARROW, assert_same_bits, batch, copy_of, fields, learner
@@ -297,7 +297,7 @@ def test_both_feeds_give_the_replays_batches(device, n_step):
     play(oracle, Mute(), 60, seed=2)
     for kind in (HostFeed, DeviceFeed):
         replay, machine = filled(), device()
-        feed = kind(replay, 8, machine, updates_per_launch=2)
+        feed = kind(replay, 8, machine, Launches(updates=2))
         play(replay, feed, 60, seed=2)
         seen = []
         for _ in range(9):

@@ -1,5 +1,6 @@
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <system_error>
@@ -17,9 +18,8 @@ namespace {
 // A path in a folder of its own, removed at the end.
 struct TemporaryPath {
   TemporaryPath() {
-    char name[] = "/tmp/fastdqn-XXXXXX";
-    CHECK(::mkdtemp(name) != nullptr);
-    folder = name;
+    folder = (std::filesystem::temp_directory_path() / "fastdqn-XXXXXX").string();  // honours TMPDIR
+    CHECK(::mkdtemp(folder.data()) != nullptr);
     path = folder + "/replay.safetensors";
   }
   ~TemporaryPath() {
