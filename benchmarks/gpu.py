@@ -24,11 +24,12 @@ import torch
 import tyro
 from train import Window, figures
 
+from fastdqn.acceleration import Acceleration
 from fastdqn.actor import LearnersBest
 from fastdqn.backend import Backend, CpuBackend, CudaBackend, StrictTwin
 from fastdqn.config import Config, LearnerConfig, NetworkConfig
 from fastdqn.feed import DeviceFeed, gather_batch
-from fastdqn.learner import Acceleration, Learner, Source
+from fastdqn.learner import Learner, Source
 from fastdqn.metrics import Snapshot
 from fastdqn.presets import PRESETS
 from fastdqn.replay import ReplayBuffer

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from fastdqn import backend, checkpoint
+from fastdqn.acceleration import resolve_accelerate
 from fastdqn.actor import Actor, LearnersBest
 from fastdqn.clock import Clock
 from fastdqn.config import Config, NetworkConfig
 from fastdqn.envs import AtariEnvs, game_names, num_actions
 from fastdqn.errors import UserError
 from fastdqn.feed import DeviceFeed, Feed, HostFeed, Launches
-from fastdqn.learner import Learner, resolve_accelerate
+from fastdqn.learner import Learner
 from fastdqn.replay import ReplayBuffer
 
 STACK = 4

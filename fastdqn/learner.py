@@ -7,28 +7,22 @@ in a CUDA graph, several updates a launch.
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value
 
+from fastdqn.acceleration import WRAPPERS, Acceleration, keep_freed_memory
 from fastdqn.backend import Backend, CpuBackend, Work
 from fastdqn.config import LearnerConfig, NetworkConfig
+from fastdqn.flat import FlatLayout, check_same
 from fastdqn.networks import QNetwork
 from fastdqn.objectives import BOOTSTRAPS, LOSSES, td_target, weighted_mean
 from fastdqn.optimizers import OPTIMIZERS, clip_by_norm
-
-# The names and numbers of <malloc.h>.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
-_UPDATES_THAT_REPAY_COMPILING = {"cpu": 5_000, "cuda": 50_000}
-
-Acceleration = Literal["eager", "compile", "graph"]
 
 
 @dataclass(frozen=True)
@@ -91,26 +85,6 @@ class UpdateResult(NamedTuple):
     td_error: Tensor
 
 
-class _FlatLayout:
-    """Where each parameter of a module lies in one flat buffer."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.shapes = {name: value.shape for name, value in module.named_parameters()}
-        self._sizes = [shape.numel() for shape in self.shapes.values()]
-        self.size = sum(self._sizes)
-
-    def split(self, flat: Tensor) -> dict[str, Tensor]:
-        """Return the parameters as views of `flat`."""
-        parts = flat.split(self._sizes)  # type: ignore[no-untyped-call]
-        return {
-            name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
-        }
-
-    def join(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """Return a new flat buffer that holds the parameters."""
-        return torch.cat([parts[name].reshape(-1) for name in self.shapes])
-
-
 class Learner:
     """Q-learning from batches.
 
@@ -152,7 +126,7 @@ class Learner:
             compute_dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
             generator=generator,
         )
-        self._layout = _FlatLayout(module)
+        self._layout = FlatLayout(module)
         self._online = self._layout.join(dict(module.named_parameters())).detach().to(device)
         self._target = self._online.clone()
         self._slots = OPTIMIZERS[config.optimizer](config).initial_state(self._online)
@@ -162,7 +136,7 @@ class Learner:
         self._config = config
         self._graph = accelerate == "graph"
         compiled = self.backend.compiles_captures if self._graph else accelerate == "compile"
-        self._wrap = _compile if compiled else _plain
+        self._wrap = WRAPPERS[compiled]
         self._steps: dict[Callable[..., Batch], Callable[..., None]] = {}
         self._fast_values = self._wrap(self._values)
         self._fast_rows = 0
@@ -175,7 +149,7 @@ class Learner:
         self._results: UpdateResult | None = None
         self.num_parameters = self._layout.size
         self.updates = 0
-        _keep_freed_memory()
+        keep_freed_memory()
 
     def update(self, batch: Batch, learning_rate: float | None = None) -> UpdateResult:
         """Do one update now; after every `target_period_updates` of them copy the online to the target network.
@@ -275,6 +249,22 @@ class Learner:
 
         return read
 
+    def sums(self) -> tuple[Tensor, int]:
+        """Return what `means` divides, for a checkpoint: float64 sums on the host, and the updates in them."""
+        self.backend.synchronize()
+        return self._totals.cpu(), self._counted
+
+    def set_sums(self, totals: Tensor, count: int) -> None:
+        """Go on from what `sums` returned.
+
+        Raises:
+            ValueError: The shape or the dtype is another.
+        """
+        check_same({"sums": self._totals}, {"sums": totals})
+        self._totals.copy_(totals)
+        self._counted = count
+        self.backend.synchronize()
+
     def q_values(self, obs: Tensor) -> Tensor:
         """Return the online network's action values, without gradient.
 
@@ -336,7 +326,7 @@ class Learner:
             ValueError: A tensor has another shape or dtype.
         """
         own = self.state_tensors()
-        _check_same(own, tensors)
+        check_same(own, tensors)
         for name, value in own.items():
             value.copy_(tensors[name])
         self.backend.synchronize()
@@ -353,7 +343,7 @@ class Learner:
         """
         own = {name: value for name, value in self.state_tensors().items() if name.startswith("online.")}
         given = {name: value for name, value in tensors.items() if name.startswith("online.")}
-        _check_same(own, given)
+        check_same(own, given)
         for name, value in own.items():
             value.copy_(given[name])
         self._target.copy_(self._online)
@@ -447,62 +437,3 @@ class Learner:
                 kept.copy_(value)
 
         return step
-
-
-def resolve_accelerate(
-    setting: Literal["auto", "eager", "compile", "graph"], device: str | torch.device, planned_updates: int
-) -> Acceleration:
-    """Return how a run computes its updates.
-
-    `auto` is a rule of the device and the run's length, never a timing, so that a run can be repeated:
-    compiling takes up to half a minute and must be repaid by the updates that follow. What a GPU compiles is
-    captured, too.
-
-    Args:
-        setting: What the user asked for.
-        device: Where the learner lives.
-        planned_updates: Updates of the whole run.
-    """
-    if setting != "auto":
-        return setting
-    kind = torch.device(device).type
-    if planned_updates < _UPDATES_THAT_REPAY_COMPILING[kind]:
-        return "eager"
-    return "graph" if kind == "cuda" else "compile"
-
-
-def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function
-
-
-def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, fullgraph=True, dynamic=False)
-
-
-def _keep_freed_memory() -> None:
-    """Have the C library keep what is freed, up to 1 GiB, instead of returning it to the system.
-
-    An update allocates and frees tens of megabytes; getting those pages anew each time costs a third of it.
-    Without glibc nothing happens.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
-        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-
-
-def _check_same(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Raise unless `given` has exactly the names, shapes and dtypes of `own`."""
-    for name, value in own.items():
-        if name not in given:
-            raise KeyError(f"{name}: missing; shape {list(value.shape)} is wanted")
-        other = given[name]
-        if other.shape != value.shape:
-            raise ValueError(f"{name}: shape {list(value.shape)} is wanted, not {list(other.shape)}")
-        if other.dtype != value.dtype:
-            raise ValueError(f"{name}: dtype {value.dtype} is wanted, not {other.dtype}")
-    foreign = sorted(set(given) - set(own))
-    if foreign:
-        raise KeyError(
-            f"{foreign[0]}: not a tensor of this learner; its shape is {list(given[foreign[0]].shape)}"
-        )

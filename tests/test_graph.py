@@ -118,6 +118,22 @@ def test_means_are_of_what_was_queued_before_and_start_over_when_cleared():
     assert second["loss"] != pytest.approx(sum(losses) / 3)
 
 
+def test_sums_go_on_from_a_checkpoint():
+    whole, half, rest = learner(), learner(), twin_of(learner())
+    for seed in range(4):
+        whole.update(batch(seed))
+    for seed in range(2):
+        half.update(batch(seed))
+    rest.load_state_tensors(half.state_tensors())
+    rest.updates = half.updates
+    rest.set_sums(*half.sums())
+    for seed in (2, 3):
+        rest.update(batch(seed))
+    assert rest.means()() == whole.means()()
+    with pytest.raises(ValueError, match="sums: shape"):
+        rest.set_sums(torch.zeros(2, dtype=torch.float64), 1)
+
+
 OF_THE_REPLAY = ("device", "alpha", "priority_delay_launches")
 
 

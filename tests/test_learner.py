@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
+from fastdqn.acceleration import resolve_accelerate
 from fastdqn.config import LearnerConfig, NetworkConfig
-from fastdqn.learner import Batch, Learner, Source, UpdateResult, resolve_accelerate
+from fastdqn.learner import Batch, Learner, Source, UpdateResult
 from fastdqn.objectives import LOSSES
 from tests.reference import learning as reference
 

@@ -1,0 +1,62 @@
+"""How the update is run: as it is, compiled, or compiled and captured."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+
+Acceleration = Literal["eager", "compile", "graph"]
+
+_UPDATES_THAT_REPAY_COMPILING = {"cpu": 5_000, "cuda": 50_000}
+
+# The names and numbers of <malloc.h>.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def resolve_accelerate(
+    setting: Literal["auto", "eager", "compile", "graph"], device: str | torch.device, planned_updates: int
+) -> Acceleration:
+    """Return how a run computes its updates.
+
+    `auto` is a rule of the device and the run's length, never a timing, so that a run can be repeated:
+    compiling takes up to half a minute and must be repaid by the updates that follow. What a GPU compiles is
+    captured, too.
+
+    Args:
+        setting: What the user asked for.
+        device: Where the learner lives.
+        planned_updates: Updates of the whole run.
+    """
+    if setting != "auto":
+        return setting
+    kind = torch.device(device).type
+    if planned_updates < _UPDATES_THAT_REPAY_COMPILING[kind]:
+        return "eager"
+    return "graph" if kind == "cuda" else "compile"
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed, up to 1 GiB, instead of returning it to the system.
+
+    An update allocates and frees tens of megabytes; getting those pages anew each time costs a third of it.
+    Without glibc nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, fullgraph=True, dynamic=False)
+
+
+WRAPPERS: dict[bool, Callable[[Callable[..., Any]], Callable[..., Any]]] = {False: _plain, True: _compile}
+"""What is put round a function, by whether it is to be compiled."""
