@@ -61,6 +61,9 @@ class AtariEnvs:
         game: EnvPool's name, such as `Pong-v5`.
         config: Preprocessing and episode rules.
         seed: Decides the games, whatever the number of threads.
+
+    Attributes:
+        ram: uint8 [N, 128], the consoles' memory after the last step: all of a game's state but the emulator's.
     """
 
     def __init__(self, game: str, config: EnvConfig, seed: int) -> None:
@@ -88,11 +91,12 @@ class AtariEnvs:
         self._resetting = np.zeros(self.num_envs, np.bool_)
         self._return = np.zeros(self.num_envs, np.float64)
         self._game_steps = np.zeros(self.num_envs, np.int64)
+        self.ram: NDArray[np.uint8] = np.zeros((self.num_envs, 128), np.uint8)
 
     def reset(self) -> NDArray[np.uint8]:
         """Start every game anew and return its first observation, uint8 [N, 4, 84, 84]."""
         observation, info = self._pool.reset()
-        self._lives = info["lives"]
+        self._lives, self.ram = info["lives"], info["ram"]
         self._resetting[:] = False
         self._return[:] = 0.0
         self._game_steps[:] = 0
@@ -116,6 +120,7 @@ class AtariEnvs:
         steps = int(np.count_nonzero(stepped))
         done = self._resetting = terminated | truncated
         lives, self._lives = self._lives, info["lives"]
+        self.ram = info["ram"]
         if not done.any():  # nearly always, and the emulator waits meanwhile
             return Outcome(observation, reward, terminated, truncated, steps, [], [], [])
         # EnvPool calls a game over, or a life lost, exactly at the step limit a truncation.
@@ -140,3 +145,58 @@ class AtariEnvs:
     def close(self) -> None:
         """Stop the emulator's threads."""
         self._pool.close()
+
+
+class ColourGame:
+    """One game frame by frame and in colour, as a television would show it: for pictures, not for play.
+
+    With the same configuration and seed it is the first game of `AtariEnvs`, as long as it gets the same
+    actions, each for `frame_skip` frames; compare `ram` with theirs.
+
+    Args:
+        game: EnvPool's name, such as `Pong-v5`.
+        config: As for `AtariEnvs`; lives and the frame limit have no effect.
+        seed: Likewise.
+
+    Attributes:
+        ram: uint8 [128], the console's memory now.
+        lives: Lives left, 0 in games that have none.
+    """
+
+    def __init__(self, game: str, config: EnvConfig, seed: int) -> None:
+        self._pool: Any = envpool.make(
+            game,
+            env_type="gymnasium",
+            num_envs=1,
+            num_threads=1,
+            seed=seed,
+            max_episode_steps=2**31 - 1,
+            frame_skip=1,
+            noop_max=config.noop_max,
+            episodic_life=False,
+            reward_clip=False,
+            use_fire_reset=config.fire_reset,
+            full_action_space=config.full_action_set,
+            repeat_action_probability=config.sticky_actions,
+            render_mode="rgb_array",
+        )
+        self._note(self._pool.reset()[1])
+
+    def step(self, action: int) -> tuple[NDArray[np.uint8], float, bool]:
+        """Play one frame.
+
+        Returns:
+            The picture, uint8 [210, 160, 3] (some games have more lines), the points won in this frame, and
+            whether the game is over.
+        """
+        _, _, over, _, info = self._pool.step(np.array([action]))
+        self._note(info)
+        return self._pool.render()[0], float(info["reward"][0]), bool(over[0])
+
+    def close(self) -> None:
+        """Stop the emulator."""
+        self._pool.close()
+
+    def _note(self, info: dict[str, Any]) -> None:
+        self.ram: NDArray[np.uint8] = info["ram"][0]
+        self.lives = int(info["lives"][0])
