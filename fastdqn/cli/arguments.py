@@ -56,13 +56,14 @@ def flags_of(cls: type[Any], prefix: str = "") -> dict[str, Any]:
     return flags
 
 
-def scan(cls: type[Any], words: Sequence[str], positional: str) -> Given:
+def scan(cls: type[Any], words: Sequence[str], positional: str, *, many: bool = False) -> Given:
     """Split the command line and check every flag and value.
 
     Args:
         cls: The dataclass of the command's arguments.
         words: The command line after the command.
         positional: Name of the one field that stands without a flag, or empty.
+        many: Whether that field takes several words.
 
     Raises:
         UserError: An unknown flag, a value that is missing or not of its flag's type, a word too many.
@@ -74,6 +75,9 @@ def scan(cls: type[Any], words: Sequence[str], positional: str) -> Given:
     except UserError:
         if not wants_help:  # who asks for help gets help
             raise
+    allowed = len(given.words) if many else int(bool(positional))
+    if len(given.words) > allowed and not wants_help:
+        raise UserError(f"{given.words[allowed]!r} is a word too many.\n  --help shows what is expected.")
     return given
 
 
@@ -116,9 +120,6 @@ def _scan(cls: type[Any], words: Sequence[str], positional: str, given: Given) -
         _check_value(flag, following, flags[flag])
         given.values[flag] = following
         del rest[: 0 if equals else 1]
-    allowed = 1 if positional else 0
-    if len(given.words) > allowed:
-        raise UserError(f"{given.words[allowed]!r} is a word too many.\n  --help shows what is expected.")
 
 
 def _is_flag(word: str) -> bool:

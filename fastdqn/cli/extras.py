@@ -9,29 +9,39 @@ from fastdqn.errors import UserError
 PACKAGES = ("torch", "envpool", "rich", "safetensors", "tyro")
 """The import names of the `train` extra."""
 
-PIP_LINE = 'pip install "fastdqn[train]"'
+_EXTRAS = {
+    "train": ("training", PACKAGES),
+    "plot": ("plotting", ("matplotlib",)),
+    "video": ("recording", ("imageio_ffmpeg", "PIL")),
+}
+"""What each extra is for, and the import names of its packages."""
+
+_PIP_NAMES = {"imageio_ffmpeg": "imageio-ffmpeg", "PIL": "pillow"}
 
 
-def require() -> None:
-    """Raise where a package of the `train` extra is not installed, before anything is made on disk.
+def require(extra: str = "train") -> None:
+    """Raise where a package of an extra is not installed, before anything is made on disk.
 
     Raises:
         UserError: It names all that are missing, and the line that installs them.
     """
-    missing = _missing()
+    missing = _missing(extra)
     if missing:
-        raise UserError(_message(missing))
+        raise UserError(_message(extra, missing))
 
 
 def explain(error: ImportError) -> str | None:
     """Return what to type about an import that failed, none where the failure is a bug of ours."""
     name = error.name or ""
     package = name.partition(".")[0]
-    if package in PACKAGES:
-        missing = _missing()
+    for extra, (_, packages) in _EXTRAS.items():
+        if package not in packages:
+            continue
+        missing = _missing(extra)
         if package in missing:
-            return _message(missing)
-        return f"{package} is installed but cannot be loaded: {error}\n  Type: {PIP_LINE} --force-reinstall"
+            return _message(extra, missing)
+        again = f"{_pip_line(extra)} --force-reinstall"
+        return f"{package} is installed but cannot be loaded: {error}\n  Type: {again}"
     if name == "fastdqn._core" or "_core" in str(error):
         return (
             f"the C++ extension fastdqn._core cannot be loaded: {error}\n"
@@ -40,10 +50,16 @@ def explain(error: ImportError) -> str | None:
     return None
 
 
-def _missing() -> list[str]:
-    return [package for package in PACKAGES if importlib.util.find_spec(package) is None]
+def _missing(extra: str) -> list[str]:
+    return [package for package in _EXTRAS[extra][1] if importlib.util.find_spec(package) is None]
 
 
-def _message(missing: list[str]) -> str:
-    names, are = ", ".join(missing), "is" if len(missing) == 1 else "are"
-    return f"{names} {are} not installed; training needs the `train` extra.\n  Type: {PIP_LINE}"
+def _pip_line(extra: str) -> str:
+    return f'pip install "fastdqn[{extra}]"'
+
+
+def _message(extra: str, missing: list[str]) -> str:
+    names = ", ".join(_PIP_NAMES.get(package, package) for package in missing)
+    are = "is" if len(missing) == 1 else "are"
+    purpose = _EXTRAS[extra][0]
+    return f"{names} {are} not installed; {purpose} needs the `{extra}` extra.\n  Type: {_pip_line(extra)}"
