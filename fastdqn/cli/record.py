@@ -1,0 +1,91 @@
+"""`fastdqn record`: a film of a game, with what the network makes of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from fastdqn.cli import extras
+from fastdqn.cli.arguments import parse, scan
+from fastdqn.cli.progress import loading
+from fastdqn.errors import UserError
+
+_ABOUT = """Film a game that a run's newest checkpoint plays: an mp4 of 60 frames a second
+and a short GIF, in the console's colours, beside the value of each action.
+
+  fastdqn record RUN
+  fastdqn record RUN --seed 3 --epsilon 0 --gif-start 20
+
+It is the game of `fastdqn evaluate RUN --episodes 1` with the same --epsilon
+and --seed: the network sees the same observations, bit for bit. A second
+emulator plays the same actions in colour; that it stays in step is checked."""
+
+
+@dataclass(frozen=True)
+class RecordArguments:
+    """What `fastdqn record` takes."""
+
+    run: Annotated[str, Positional, arg(metavar="RUN", help_behavior_hint="")] = ""
+    """Folder of the run; nothing else is needed."""
+    out: Annotated[str, arg(metavar="FOLDER", help_behavior_hint="(default: video/ in the run)")] = ""
+    """Where the films go."""
+    epsilon: float = 0.05
+    """Probability of a random action."""
+    seed: int = 0
+    """Decides the game and the random actions."""
+    max_seconds: float = 300.0
+    """Longest film, in seconds of play; a game that lasts longer is cut."""
+    gif_start: float = 0.0
+    """Second of the game with which the GIF begins."""
+    gif_seconds: float = 10.0
+    """Length of the GIF."""
+    scale: int = 3
+    """Pixels of the mp4 per pixel of the console (160 x 210); the GIF gets one less, at least 2."""
+    json: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
+    """Write one JSON object to stdout instead of sentences."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command; return the exit code."""
+    scan(RecordArguments, words, positional="run")
+    arguments = parse(RecordArguments, words, prog="fastdqn record", about=_ABOUT)
+    if not arguments.run:
+        raise UserError("record needs the folder of a run.\n  Type: fastdqn record RUN")
+    extras.require()
+    extras.require("video")
+    from fastdqn.run_folder import RunFolder
+
+    run = RunFolder.open(Path(arguments.run))
+    with loading("PyTorch and EnvPool"):
+        from fastdqn.record import record
+    result = record(
+        run,
+        out=Path(arguments.out) if arguments.out else None,
+        epsilon=arguments.epsilon,
+        seed=arguments.seed,
+        max_seconds=arguments.max_seconds,
+        gif_start=arguments.gif_start,
+        gif_seconds=arguments.gif_seconds,
+        scale=arguments.scale,
+        on_second=_tell if sys.stderr.isatty() else None,
+    )
+    if arguments.json:
+        print(json.dumps(result.row()))
+        return 0
+    end = "game over" if result.game_over else "cut there by --max-seconds"
+    print(f"{result.game}: {result.score:g} points in {result.seconds:.0f} s of play, {end}")
+    print(f"  {result.mp4}\n  {result.gif}")
+    return 0
+
+
+def _tell(second: int, seconds: int) -> None:
+    end = "\n" if second >= seconds else ""
+    with suppress(OSError):
+        print(f"\rfilmed {second} of {seconds} s", end=end, file=sys.stderr, flush=True)

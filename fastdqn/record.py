@@ -1,0 +1,300 @@
+"""A film of a game: the policy plays as in an evaluation, and a second emulator shows it in colour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from fastdqn import checkpoint
+from fastdqn.actor import Actor
+from fastdqn.build import evaluation_seed
+from fastdqn.config import EnvConfig
+from fastdqn.envs import AtariEnvs, ColourGame
+from fastdqn.errors import RunFailedError, UserError
+from fastdqn.evaluate import policy_network
+from fastdqn.film import Film, Moment
+from fastdqn.games import action_names
+from fastdqn.networks import QNetwork
+from fastdqn.run_folder import RunFolder
+
+CONSOLE_FPS = 60
+"""Frames per second of the console; those of an mp4."""
+
+GIF_FPS = 20
+"""What browsers play evenly: a GIF's frames last whole hundredths of a second."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What was filmed.
+
+    Attributes:
+        mp4: The film.
+        gif: Its first seconds, to be shown on a page.
+        game: EnvPool's name of the game.
+        weights: File that the weights came from.
+        epsilon: Probability of a random action.
+        seed: Of the game and of the exploration.
+        score: Unclipped points at the film's end.
+        game_over: Whether the film's end is the game's.
+        seconds: Length of the film: `frames` emulator frames at 60 a second.
+        frames: Emulator frames.
+    """
+
+    mp4: str
+    gif: str
+    game: str
+    weights: str
+    epsilon: float
+    seed: int
+    score: float
+    game_over: bool
+    seconds: float
+    frames: int
+
+    def row(self) -> dict[str, Any]:
+        """Return the fields, for JSON."""
+        return asdict(self)
+
+
+def record(
+    run: RunFolder,
+    *,
+    out: Path | None = None,
+    epsilon: float = 0.05,
+    seed: int = 0,
+    max_seconds: float = 300.0,
+    gif_start: float = 0.0,
+    gif_seconds: float = 10.0,
+    scale: int = 3,
+    on_second: Callable[[int, int], None] | None = None,
+) -> Recording:
+    """Film the game that `evaluate(run, episodes=1, epsilon=epsilon, seed=seed)` plays.
+
+    Args:
+        run: The run; only its folder is needed.
+        out: Folder of the films; `video` in the run's if none.
+        epsilon: Probability of a random action.
+        seed: Decides the game, together with the weights.
+        max_seconds: Longest film, in seconds of play.
+        gif_start: Second of the game with which the GIF begins.
+        gif_seconds: Length of the GIF.
+        scale: Pixels of the film per pixel of the console; the GIF gets one less, at least 2.
+        on_second: Called with the second that was filmed and how many there will be.
+
+    Raises:
+        UserError: An argument is out of range, or the run has no checkpoint that can be read.
+        RunFailedError: The two emulators do not play the same game.
+    """
+    _check(epsilon, seed, max_seconds, gif_start, gif_seconds, scale)
+    policy = checkpoint.load_policy(run.path)
+    rules = replace(run.config.env, num_envs=1, episodic_life=False, clip_rewards=False)
+    moments, game_over = play(run.config.game, rules, policy, epsilon, seed, max_seconds)
+    if gif_start * CONSOLE_FPS >= len(moments) * rules.frame_skip:
+        length = len(moments) * rules.frame_skip / CONSOLE_FPS
+        raise UserError(f"--gif-start {gif_start:g}: the film is over after {length:.0f} s")
+    folder = out or run.path / "video"
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f"{policy.source.parent.name}-seed{seed}"
+    titles = (run.config.game, f"{run.config.preset}, epsilon {epsilon:g}, seed {seed}")
+    names = action_names(run.config.game, full=rules.full_action_set)
+    window = (round(gif_start * CONSOLE_FPS), round((gif_start + gif_seconds) * CONSOLE_FPS))
+    shots = replay(run.config.game, rules, seed, moments)
+    step, picture, score, lives = next(shots)
+    films = [
+        Film(*titles, names, moments, CONSOLE_FPS / rules.frame_skip, picture.shape[:2], pixels)
+        for pixels in (scale, max(2, scale - 1))
+    ]
+    files = _Files(stem, (films[0], films[1]), window)
+    try:
+        files.add(picture, step, score, lives)
+        for step, picture, score, lives in shots:
+            files.add(picture, step, score, lives)
+            if on_second and files.count % CONSOLE_FPS == 0:
+                on_second(files.count // CONSOLE_FPS, len(moments) * rules.frame_skip // CONSOLE_FPS)
+        files.finish()
+    except BaseException:
+        files.discard()
+        raise
+    return Recording(
+        mp4=f"{stem}.mp4",
+        gif=f"{stem}.gif",
+        game=run.config.game,
+        weights=str(policy.source),
+        epsilon=epsilon,
+        seed=seed,
+        score=moments[-1].score,
+        game_over=game_over,
+        seconds=round(files.count / CONSOLE_FPS, 2),
+        frames=files.count,
+    )
+
+
+def play(
+    game: str,
+    rules: EnvConfig,
+    policy: checkpoint.Policy,
+    epsilon: float,
+    seed: int,
+    max_seconds: float,
+) -> tuple[list[Moment], bool]:
+    """Play one game on the observations that the network learned from.
+
+    Returns:
+        The steps, and whether the game came to its end within `max_seconds` of play.
+    """
+    watched = _Watched(policy_network(policy))
+    envs = AtariEnvs(game, rules, evaluation_seed(seed))
+    actor = Actor(watched.told, envs.num_actions, evaluation_seed(seed + 1))
+    moments: list[Moment] = []
+    score, over, observation = 0.0, False, envs.reset()
+    while not over and len(moments) * rules.frame_skip < max_seconds * CONSOLE_FPS:
+        values = watched.look(observation)
+        action = actor.act(observation, epsilon)
+        envs.send(action)
+        outcome = envs.recv()
+        score, observation = score + float(outcome.reward[0]), outcome.observation
+        over = bool(outcome.returns)
+        moments.append(Moment(values, int(action[0]), not watched.asked, score, envs.ram[0].tobytes()))
+    envs.close()
+    return moments, over
+
+
+def replay(
+    game: str, rules: EnvConfig, seed: int, moments: list[Moment]
+) -> Iterator[tuple[int, NDArray[np.uint8], float, int]]:
+    """Play the same steps in colour, and look after each whether it is still the same game.
+
+    Yields:
+        For every emulator frame: its step, the picture uint8 [lines, columns, 3], the score, the lives.
+
+    Raises:
+        RunFailedError: The console's memory or the score is not what it was.
+    """
+    colour = ColourGame(game, rules, evaluation_seed(seed))
+    score = 0.0
+    for step, moment in enumerate(moments):
+        for _ in range(rules.frame_skip):
+            picture, points, over = colour.step(moment.action)
+            score += points
+            yield step, picture, score, colour.lives
+            if over:
+                break
+        if colour.ram.tobytes() != moment.ram or score != moment.score:
+            raise RunFailedError(
+                f"step {step}: the emulator that shows the game in colour has left it (score {score:g} instead "
+                f"of {moment.score:g}, or other memory).\nNothing was written; it is a bug of fastdqn or EnvPool."
+            )
+    colour.close()
+
+
+class _Watched:
+    """A network whose values are kept although the actor does not ask where chance decides."""
+
+    def __init__(self, network: QNetwork) -> None:
+        self._network = network
+        self._values = torch.zeros(0)
+        self.asked = False
+
+    def look(self, observation: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.asked = False
+        with torch.no_grad():
+            self._values = self._network(torch.from_numpy(observation))
+        return self._values[0].numpy()
+
+    def told(self, _: torch.Tensor) -> torch.Tensor:
+        self.asked = True
+        return self._values
+
+
+class _Files:
+    """An mp4 of all frames and a GIF of some, which get their names when both are whole.
+
+    Args:
+        stem: Path without an ending.
+        films: Draw the mp4's frames and the GIF's.
+        window: First frame of the GIF and the first one after it.
+    """
+
+    def __init__(self, stem: Path, films: tuple[Film, Film], window: tuple[int, int]) -> None:
+        self._films, self._window = films, window
+        self._paths = {
+            stem.with_name(f"tmp-{stem.name}.{end}"): Path(f"{stem}.{end}") for end in ("mp4", "gif")
+        }
+        self._mp4, self._gif = self._paths
+        self._writer = _open_mp4(self._mp4, films[0])
+        self._stills: list[Image.Image] = []
+        self._before: NDArray[np.uint8] | None = None
+        self.count = 0
+
+    def add(self, picture: NDArray[np.uint8], step: int, score: float, lives: int) -> None:
+        self._writer.send(self._films[0].frame(picture, step, score, lives))
+        if self._window[0] <= self.count < self._window[1] and self.count % (CONSOLE_FPS // GIF_FPS) == 0:
+            # Sprites that flicker are drawn in every other frame: the brighter of two shows them all.
+            both = picture if self._before is None else np.maximum(picture, self._before)
+            self._stills.append(Image.fromarray(self._films[1].frame(both, step, score, lives)).copy())
+        self._before = picture
+        self.count += 1
+
+    def finish(self) -> None:
+        self._writer.close()
+        _write_gif(self._gif, self._stills)
+        for temporary, path in self._paths.items():
+            temporary.replace(path)
+
+    def discard(self) -> None:
+        self._writer.close()
+        for temporary in self._paths:
+            temporary.unlink(missing_ok=True)
+
+
+def _open_mp4(path: Path, film: Film) -> Any:
+    writer = imageio_ffmpeg.write_frames(
+        str(path),
+        (film.width, film.height),
+        fps=CONSOLE_FPS,
+        codec="libx264",
+        quality=None,
+        macro_block_size=2,
+        output_params=["-crf", "20", "-preset", "veryfast", "-tune", "animation", "-movflags", "+faststart"],
+    )
+    writer.send(None)
+    return writer
+
+
+def _write_gif(path: Path, frames: list[Image.Image]) -> None:
+    """Write a GIF with one palette for all frames: Pillow then stores only what changes."""
+    sample = Image.new("RGB", (frames[0].width, frames[0].height * min(8, len(frames))))
+    for i in range(min(8, len(frames))):
+        sample.paste(frames[i * len(frames) // 8 if len(frames) >= 8 else i], (0, i * frames[0].height))
+    palette = sample.quantize(128, dither=Image.Dither.NONE)
+    flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    flat[0].save(
+        path, save_all=True, append_images=flat[1:], duration=1000 // GIF_FPS, loop=0, optimize=False
+    )
+
+
+def _check(
+    epsilon: float, seed: int, max_seconds: float, gif_start: float, gif_seconds: float, scale: int
+) -> None:
+    if not 0.0 <= epsilon <= 1.0:
+        raise UserError(f"--epsilon {epsilon}: must be a probability from 0 to 1")
+    if not 0 <= seed < 2**31:
+        raise UserError(f"--seed {seed}: must be from 0 to {2**31 - 1}")
+    for flag, value, least in (
+        ("--max-seconds", max_seconds, 1.0),
+        ("--gif-start", gif_start, 0.0),
+        ("--gif-seconds", gif_seconds, 0.1),
+    ):
+        if not least <= value <= 86_400:
+            raise UserError(f"{flag} {value:g}: must be from {least:g} to 86400 seconds")
+    if not 2 <= scale <= 8:
+        raise UserError(f"--scale {scale}: must be a whole number from 2 to 8")
