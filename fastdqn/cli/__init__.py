@@ -15,6 +15,10 @@ from fastdqn.openmp import shorten_waits
 COMMANDS = {
     "train": "train on a game; live dashboard, checkpoints, resumable",
     "evaluate": "play whole games with a trained network",
+    "record": "film a game: an mp4 and a GIF, with the value of each action",
+    "plot": "draw the curves of one run or of several seeds",
+    "export": "write the policy to a file that other programs can load",
+    "games": "list the Atari games and their actions",
     "presets": "compare the named configurations",
     "info": "versions, processor, memory, accelerator, and what is missing",
 }

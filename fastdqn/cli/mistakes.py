@@ -88,6 +88,9 @@ _COMMANDS = {
     **dict.fromkeys(("resume", "continue"), "train --resume"),
     **dict.fromkeys(("doctor", "env", "version", "about"), "info"),
     **dict.fromkeys(("list", "configs", "ls"), "presets"),
+    **dict.fromkeys(("film", "video", "movie", "watch", "render"), "record"),
+    **dict.fromkeys(("chart", "curve", "curves", "graph"), "plot"),
+    **dict.fromkeys(("envs", "roms", "list-games"), "games"),
 }
 
 
