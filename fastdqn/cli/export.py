@@ -1,0 +1,76 @@
+"""`fastdqn export`: a policy file for other programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from fastdqn.cli import extras
+from fastdqn.cli.arguments import parse, scan
+from fastdqn.cli.progress import loading
+from fastdqn.errors import UserError
+
+_ABOUT = """Write the policy of a run's newest checkpoint to one file. What is written takes
+uint8 [N, 4, 84, 84], N from 1, and gives float32 [N, actions]; another dtype or
+shape is refused. It is compared with the run's own network on 1,024 frames of
+the run's game before the file gets its name.
+
+  fastdqn export RUN --format pt2
+
+safetensors  the weights; read with fastdqn.load_policy(FILE)
+pt2          a program; torch.export.load(FILE).module(), needs torch alone
+torchscript  a program; torch.jit.load(FILE), needs torch alone, also from C++.
+             PyTorch has deprecated TorchScript: take it only where pt2 cannot
+             be read."""
+
+_USE = {
+    "safetensors": "fastdqn.load_policy({path!r})",
+    "pt2": "torch.export.load({path!r}).module()",
+    "torchscript": "torch.jit.load({path!r})",
+}
+
+
+@dataclass(frozen=True)
+class ExportArguments:
+    """What `fastdqn export` takes."""
+
+    run: Annotated[str, Positional, arg(metavar="RUN", help_behavior_hint="")] = ""
+    """Folder of the run; nothing else is needed."""
+    format: Literal["safetensors", "pt2", "torchscript"] = "safetensors"
+    """What to write (PyTorch has deprecated TorchScript)."""
+    out: Annotated[
+        str, arg(metavar="FILE", help_behavior_hint="(default: policy.safetensors, .pt2 or .pt in the run)")
+    ] = ""
+    """The file; one that exists is replaced."""
+    json: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
+    """Write one JSON object to stdout instead of sentences."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command; return the exit code."""
+    scan(ExportArguments, words, positional="run")
+    arguments = parse(ExportArguments, words, prog="fastdqn export", about=_ABOUT)
+    if not arguments.run:
+        raise UserError("export needs the folder of a run.\n  Type: fastdqn export RUN --format pt2")
+    extras.require()
+    from fastdqn.run_folder import RunFolder
+
+    run = RunFolder.open(Path(arguments.run))
+    with loading("PyTorch and EnvPool"):
+        from fastdqn.export import export
+    result = export(run, arguments.format, Path(arguments.out) if arguments.out else None)
+    if arguments.json:
+        print(json.dumps(result.row()))
+        return 0
+    print(f"{result.path}\n  {result.num_actions} actions of {run.config.game}, weights {result.weights}")
+    print(
+        f"  differs from the run's network by {result.largest_difference:.1e} at most, in "
+        f"{result.frames_checked:,} frames"
+    )
+    print(f"  to use it: {_USE[result.format].format(path=result.path)}")
+    return 0

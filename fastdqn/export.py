@@ -1,0 +1,201 @@
+"""Policy files that other programs load: safetensors with our header, or a program that needs torch alone."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fastdqn import checkpoint
+from fastdqn.build import STACK, evaluation_seed
+from fastdqn.config import Config
+from fastdqn.envs import AtariEnvs
+from fastdqn.errors import RunFailedError, UserError
+from fastdqn.evaluate import policy_network
+from fastdqn.networks import FRAME_SIZE, QNetwork
+from fastdqn.run_folder import RunFolder
+
+Format = Literal["safetensors", "pt2", "torchscript"]
+
+BOUND = 1e-4
+"""Largest difference to the run's own action values that is let pass, where those are at most 1 in size; it
+grows with them. float32 sums of 3,000 products in another order differ by about 1e-6."""
+
+_CHECKED_STEPS = 64
+_SUFFIX = {"safetensors": ".safetensors", "pt2": ".pt2", "torchscript": ".pt"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written.
+
+    Attributes:
+        path: The file.
+        format: What it is.
+        weights: File that the weights came from.
+        num_actions: Size of the output.
+        frames_checked: Observations of the run's game on which it was compared with the run's network.
+        largest_difference: Between their action values.
+    """
+
+    path: str
+    format: str
+    weights: str
+    num_actions: int
+    frames_checked: int
+    largest_difference: float
+
+    def row(self) -> dict[str, Any]:
+        """Return the fields, for JSON."""
+        return asdict(self)
+
+
+class PlainPolicy(nn.Module):
+    """The Q-network in PyTorch's own operators, so that what is made of it needs nothing of ours.
+
+    Takes uint8 [N, 4, 84, 84] and gives float32 [N, num_actions].
+
+    Args:
+        network: Where the weights come from.
+    """
+
+    def __init__(self, network: QNetwork) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = network.conv1, network.conv2, network.conv3
+        self.hidden, self.advantage = network.hidden, network.advantage
+        # TorchScript compiles both branches of the head, so there is a layer in either case.
+        self.value = network.value or nn.Linear(network.hidden.out_features // 2, 1)
+        self.dueling: bool = network.dueling
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Return the value of each action."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            if obs.dtype != torch.uint8:
+                raise TypeError("obs: uint8 grey levels are wanted")
+            if obs.dim() != 4 or obs.size(1) != 4 or obs.size(2) != 84 or obs.size(3) != 84:
+                raise ValueError("obs: shape [N, 4, 84, 84] is wanted")
+        else:
+            # torch.export keeps this as a node of its graph; the shape it guards by itself.
+            torch.ops.aten._assert_tensor_metadata(obs, dtype=torch.uint8)
+        features = functional.relu(self.conv1(obs.to(torch.float32) / 255.0))
+        features = functional.relu(self.conv2(features))
+        features = functional.relu(self.conv3(features))
+        hidden = functional.relu(self.hidden(features.permute(0, 2, 3, 1).flatten(1)))
+        if not self.dueling:
+            values: Tensor = self.advantage(hidden)
+            return values
+        for_value, for_advantage = torch.chunk(hidden, 2, dim=1)
+        advantage: Tensor = self.advantage(for_advantage)
+        state: Tensor = self.value(for_value)
+        return state + advantage - advantage.mean(dim=1, keepdim=True)
+
+
+def export(run: RunFolder, format: Format, out: Path | None = None) -> Exported:
+    """Write the policy of a run's newest checkpoint to a file, once it was seen to give the same values.
+
+    Args:
+        run: The run; only its folder is needed.
+        format: `safetensors` (read it with `fastdqn.load_policy`), `pt2` (`torch.export.load(path).module()`)
+            or `torchscript` (`torch.jit.load(path)`).
+        out: The file; `policy` in the run's folder with the format's usual ending if none.
+
+    Raises:
+        UserError: The format is unknown, the run has no checkpoint, or the file cannot be written.
+        RunFailedError: The file's values differ from those of the run's network.
+    """
+    if format not in get_args(Format):
+        raise UserError(f"--format {format}: must be one of {', '.join(get_args(Format))}")
+    policy = checkpoint.load_policy(run.path)
+    network = policy_network(policy).eval().requires_grad_(False)
+    path = out or run.path / f"policy{_SUFFIX[format]}"
+    if path.is_dir():
+        raise UserError(f"--out {path}: that is a folder, and the name of a file is wanted")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"tmp-{path.name}")
+    try:
+        load = _WRITERS[format](network, policy, temporary)
+        frames = real_frames(run.config, _CHECKED_STEPS)
+        difference = largest_difference(network, load(temporary), frames)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Exported(str(path), format, str(policy.source), policy.num_actions, len(frames), difference)
+
+
+def real_frames(config: Config, steps: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Return observations of a run's game under random actions, uint8 [16 * steps, 4, 84, 84]."""
+    envs = AtariEnvs(config.game, replace(config.env, num_envs=16), evaluation_seed(seed))
+    random = np.random.default_rng(seed)
+    seen = [envs.reset()]
+    while len(seen) < steps:
+        envs.send(random.integers(envs.num_actions, size=16))
+        seen.append(envs.recv().observation)
+    envs.close()
+    return np.concatenate(seen)
+
+
+def largest_difference(
+    network: QNetwork, exported: Callable[[Tensor], Tensor], frames: NDArray[np.uint8]
+) -> float:
+    """Compare in batches of several sizes, 1 among them; return the largest difference.
+
+    Raises:
+        RunFailedError: It is beyond `BOUND`.
+    """
+    worst, largest, start = 0.0, 1.0, 0
+    sizes = [1, 2, 5, 32]
+    while start < len(frames):
+        obs = torch.from_numpy(frames[start : start + sizes[0]])
+        with torch.no_grad():
+            wanted, given = network(obs), exported(obs)
+        if given.shape != wanted.shape or given.dtype != wanted.dtype or not bool(given.isfinite().all()):
+            raise RunFailedError(
+                f"the exported policy gives {given.dtype} {list(given.shape)}, or no numbers"
+            )
+        worst = max(worst, float((wanted - given).abs().max()))
+        largest = max(largest, float(wanted.abs().max()))
+        start += sizes[0]
+        sizes = [*sizes[1:], sizes[0]]
+    if worst > BOUND * largest:
+        raise RunFailedError(
+            f"the exported policy differs from the run's network by {worst:.2g} in {len(frames):,} frames; "
+            f"at most {BOUND * largest:.2g} is let pass. Nothing was written."
+        )
+    return worst
+
+
+def _safetensors(network: QNetwork, policy: checkpoint.Policy, path: Path) -> Callable[[Path], Any]:
+    shutil.copyfile(policy.source, path)  # its header names the network that it fits
+    return lambda path: policy_network(checkpoint.load_policy(path)).eval()
+
+
+def _pt2(network: QNetwork, policy: checkpoint.Policy, path: Path) -> Callable[[Path], Any]:
+    # Two rows, because torch.export takes a dimension of one for a constant; one row is accepted all the same.
+    example = torch.zeros(2, STACK, FRAME_SIZE, FRAME_SIZE, dtype=torch.uint8)
+    rows = torch.export.Dim("rows", min=1)
+    program = torch.export.export(PlainPolicy(network).eval(), (example,), dynamic_shapes=({0: rows},))
+    torch.export.save(program, path)
+    return lambda path: torch.export.load(path).module()
+
+
+def _torchscript(network: QNetwork, policy: checkpoint.Policy, path: Path) -> Callable[[Path], Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is deprecated: the help says so
+        torch.jit.freeze(torch.jit.script(PlainPolicy(network).eval())).save(str(path))
+        return torch.jit.load
+
+
+_WRITERS: dict[str, Callable[[QNetwork, checkpoint.Policy, Path], Callable[[Path], Any]]] = {
+    "safetensors": _safetensors,
+    "pt2": _pt2,
+    "torchscript": _torchscript,
+}
