@@ -105,7 +105,7 @@ def test_a_policy_that_differs_is_not_written(format, tiny_run, tmp_path, monkey
 
     def wrong(network, policy, path):
         load = write(network, policy, path)
-        return lambda path: lambda obs, inner=load(path): inner(obs) + 1e-3
+        return lambda path: lambda obs: load(path)(obs) + 1e-3
 
     monkeypatch.setitem(exporting._WRITERS, format, wrong)
     monkeypatch.setattr(exporting, "_CHECKED_STEPS", 2)

@@ -1,0 +1,53 @@
+"""`fastdqn plot`: the curves of runs as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from fastdqn.cli import extras
+from fastdqn.cli.arguments import parse, scan
+from fastdqn.errors import UserError
+
+_ABOUT = """Draw returns, evaluations, values, loss and speed over the frames played.
+
+  fastdqn plot RUN
+  fastdqn plot runs/Pong-v5-quick-seed*
+
+Several runs of one game and preset become one line, their mean, in a band from
+the least to the most of them; faint lines are the runs. The band ends where the
+shortest run does."""
+
+
+@dataclass(frozen=True)
+class PlotArguments:
+    """What `fastdqn plot` takes."""
+
+    runs: Annotated[tuple[str, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="")] = ()
+    """Folders of the runs."""
+    out: Annotated[
+        str,
+        arg(metavar="FILE", help_behavior_hint="(default: curves.png, in the run if there is but one)"),
+    ] = ""
+    """The picture: .png, .svg or .pdf; one that exists is replaced."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command; return the exit code."""
+    scan(PlotArguments, words, positional="runs", many=True)
+    arguments = parse(PlotArguments, words, prog="fastdqn plot", about=_ABOUT)
+    if not arguments.runs:
+        raise UserError("plot needs the folder of a run, or of several.\n  Type: fastdqn plot RUN")
+    extras.require("plot")
+    from fastdqn.plot import plot
+
+    runs = [Path(run) for run in arguments.runs]
+    out = Path(arguments.out) if arguments.out else (runs[0] if len(runs) == 1 else Path()) / "curves.png"
+    for line in plot(runs, out):
+        print(line)
+    print(f"  {out}")
+    return 0
