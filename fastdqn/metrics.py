@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -191,6 +193,46 @@ class JsonLines:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class JsonLinesAndEvents(JsonLines):
+    """The same rows once more as TensorBoard events, in `tensorboard/` beside the file; lists are left out.
+
+    Args:
+        path: The file.
+        keep_frames: As for `JsonLines`; TensorBoard then ignores later events of an earlier process.
+    """
+
+    def __init__(self, path: Path, keep_frames: int | None = None) -> None:
+        super().__init__(path, keep_frames)
+        tensorboard: Any = importlib.import_module("torch.utils.tensorboard")
+        purge = None if not keep_frames else keep_frames + 1
+        folder = path.parent / "tensorboard" / path.stem
+        self._events = tensorboard.SummaryWriter(str(folder), purge_step=purge)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one row."""
+        super().write(row)
+        with suppress(OSError):  # a full disk; the file has, or will have, the row
+            for name, value in {**row, **row.get("timing", {})}.items():
+                if isinstance(value, int | float) and name != "frames":
+                    self._events.add_scalar(name, value, row["frames"])
+            self._events.flush()
+
+    def close(self) -> None:
+        """Close both."""
+        super().close()
+        with suppress(OSError):
+            self._events.close()
+
+
+def open_rows(path: Path, keep_frames: int | None = None) -> JsonLines:
+    """Open a file of rows, with TensorBoard events beside it where the extra `tensorboard` is installed.
+
+    Who installed it wants them, and they decide nothing in a run: so there is no setting.
+    """
+    kind = JsonLinesAndEvents if importlib.util.find_spec("tensorboard") else JsonLines
+    return kind(path, keep_frames)
 
 
 class Speed:

@@ -12,6 +12,7 @@ PACKAGES = ("torch", "envpool", "rich", "safetensors", "tyro")
 _EXTRAS = {
     "train": ("training", PACKAGES),
     "plot": ("plotting", ("matplotlib",)),
+    "tensorboard": ("writing events", ("tensorboard",)),
     "video": ("recording", ("imageio_ffmpeg", "PIL")),
 }
 """What each extra is for, and the import names of its packages."""
