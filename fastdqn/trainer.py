@@ -14,7 +14,7 @@ from fastdqn import build, checkpoint, schedules
 from fastdqn.backend import Backend
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.learner import MEANS
-from fastdqn.metrics import Games, JsonLines, PhaseTimer, Snapshot, Speed
+from fastdqn.metrics import Games, PhaseTimer, Snapshot, Speed, open_rows
 from fastdqn.run_folder import RunFolder
 
 REPORT_SECONDS = 0.25
@@ -106,7 +106,7 @@ class _Training:
         if weights:
             build.load_weights(self.parts, weights)
             self.say(f"weights from {weights}")
-        self.rows = JsonLines(run.metrics, keep_frames=self.clock.frames)
+        self.rows = open_rows(run.metrics, keep_frames=self.clock.frames)
         self.speed = Speed(self.clock.frames)
         self._reported = 0.0
         self._means: dict[str, float] | None = None
