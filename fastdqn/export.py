@@ -20,7 +20,7 @@ from fastdqn.build import STACK, evaluation_seed
 from fastdqn.config import Config
 from fastdqn.envs import AtariEnvs
 from fastdqn.errors import RunFailedError, UserError
-from fastdqn.evaluate import policy_network
+from fastdqn.evaluation import policy_network
 from fastdqn.networks import FRAME_SIZE, QNetwork
 from fastdqn.run_folder import RunFolder
 

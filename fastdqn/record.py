@@ -19,7 +19,7 @@ from fastdqn.build import evaluation_seed
 from fastdqn.config import EnvConfig
 from fastdqn.envs import AtariEnvs, ColourGame
 from fastdqn.errors import RunFailedError, UserError
-from fastdqn.evaluate import policy_network
+from fastdqn.evaluation import policy_network
 from fastdqn.film import Film, Moment
 from fastdqn.games import action_names
 from fastdqn.networks import QNetwork

@@ -825,7 +825,7 @@ def evaluator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str,
         on_episode(2, 21.0)
         return Evaluation()
 
-    monkeypatch.setitem(sys.modules, "fastdqn.evaluate", types.SimpleNamespace(evaluate=evaluate))
+    monkeypatch.setitem(sys.modules, "fastdqn.evaluation", types.SimpleNamespace(evaluate=evaluate))
     Path("r").mkdir()
     Path("r/config.json").write_text(Config().to_json())
     return calls

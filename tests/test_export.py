@@ -17,7 +17,7 @@ from fastdqn import checkpoint
 from fastdqn import export as exporting
 from fastdqn.cli import main
 from fastdqn.errors import RunFailedError, UserError
-from fastdqn.evaluate import policy_network
+from fastdqn.evaluation import policy_network
 from fastdqn.export import BOUND, PlainPolicy, export, largest_difference, real_frames
 from fastdqn.networks import QNetwork
 from fastdqn.run_folder import RunFolder

@@ -21,7 +21,7 @@ from fastdqn.cli import main
 from fastdqn.config import EnvConfig
 from fastdqn.envs import AtariEnvs, ColourGame
 from fastdqn.errors import RunFailedError
-from fastdqn.evaluate import evaluate
+from fastdqn.evaluation import evaluate
 from fastdqn.film import _BAR, _CHOSEN, _RANDOM, Film, Moment
 from fastdqn.record import CONSOLE_FPS, play, record, replay
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from fastdqn import checkpoint
 from fastdqn.config import Config, EnvConfig, ReplayConfig
 from fastdqn.errors import RunFailedError, UserError
-from fastdqn.evaluate import evaluate
+from fastdqn.evaluation import evaluate
 from fastdqn.presets import PRESETS
 from fastdqn.run_folder import RunFolder
 from fastdqn.trainer import train

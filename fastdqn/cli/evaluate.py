@@ -18,7 +18,7 @@ from fastdqn.cli.progress import loading
 from fastdqn.errors import UserError
 
 if TYPE_CHECKING:
-    from fastdqn.evaluate import Evaluation
+    from fastdqn.evaluation import Evaluation
 
 _ABOUT = """Play whole games with the newest checkpoint of a run. Scores are not clipped.
 
@@ -52,7 +52,7 @@ def main(words: Sequence[str]) -> int:
 
     run = RunFolder.open(Path(arguments.run))
     with loading("PyTorch and EnvPool"):
-        from fastdqn.evaluate import evaluate
+        from fastdqn.evaluation import evaluate
 
     _say(f"playing {arguments.episodes} games of {run.config.game}")
     result = evaluate(
