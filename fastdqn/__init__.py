@@ -10,13 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastdqn.api import Policy, evaluate, load_policy, train
     from fastdqn.config import Config
     from fastdqn.presets import PRESETS
     from fastdqn.replay import ReplayBuffer
 
-__all__ = ["PRESETS", "Config", "ReplayBuffer", "__version__", "get_include"]
+__all__ = [
+    "PRESETS",
+    "Config",
+    "Policy",
+    "ReplayBuffer",
+    "__version__",
+    "evaluate",
+    "get_include",
+    "load_policy",
+    "train",
+]
 
 _HOMES = {
+    **dict.fromkeys(("Policy", "evaluate", "load_policy", "train"), "fastdqn.api"),
     "Config": "fastdqn.config",
     "PRESETS": "fastdqn.presets",
     "ReplayBuffer": "fastdqn.replay",

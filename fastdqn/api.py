@@ -1,0 +1,140 @@
+"""What the command line does, from Python: train, evaluate, load a policy.
+
+These are the names that `fastdqn` itself has; nothing heavy is imported before one of them is called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastdqn.config import Config
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from fastdqn.checkpoint import Policy as Weights
+    from fastdqn.evaluation import Evaluation
+    from fastdqn.metrics import Snapshot
+    from fastdqn.trainer import Summary
+
+PathLike = str | os.PathLike[str]
+
+
+def train(
+    config: Config,
+    run_dir: PathLike | None = None,
+    *,
+    weights: PathLike | None = None,
+    overwrite: bool = False,
+    report: Callable[[Snapshot], None] = lambda snapshot: None,
+    say: Callable[[str], None] = lambda line: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Summary:
+    """Train from the beginning; `fastdqn train` without its signals and its dashboard.
+
+    Args:
+        config: What is to be run; `fastdqn.PRESETS["quick"].config` is one to start from.
+        run_dir: Folder of the run; a new one in `runs/` if none.
+        weights: Start from the network of this run or .safetensors file.
+        overwrite: Replace the run that is in the folder.
+        report: Called about four times a second with the state of the run.
+        say: Called with lines for people.
+        stop_requested: Asked once per step of the games; the run is saved when it says yes.
+
+    Returns:
+        How the run ended; `run` is its folder.
+
+    Raises:
+        fastdqn.errors.UserError: The configuration, the folder or the weights cannot be used.
+        fastdqn.errors.RunFailedError: The run had begun and cannot go on.
+    """
+    from fastdqn import build, trainer
+    from fastdqn.run_folder import RunFolder, default_run_path
+
+    source = None if weights is None else Path(weights)
+    build.check(config, source)  # all of it before a run that `overwrite` replaces is gone
+    path = default_run_path(config) if run_dir is None else Path(run_dir)
+    run = RunFolder.create(path, config, overwrite=overwrite)
+    return trainer.train(run, weights=source, report=report, say=say, stop_requested=stop_requested)
+
+
+def evaluate(run: PathLike, *, episodes: int = 5, epsilon: float = 0.05, seed: int = 0) -> Evaluation:
+    """Play whole games with the newest checkpoint of a run; `fastdqn evaluate`.
+
+    Args:
+        run: Its folder.
+        episodes: Games to play.
+        epsilon: Probability of a random action.
+        seed: Decides the games and the random actions, together with the weights.
+
+    Returns:
+        The scores, unclipped; `row()` has the usual statistics.
+
+    Raises:
+        fastdqn.errors.UserError: An argument is out of range, or the run has no checkpoint that can be read.
+    """
+    from fastdqn import evaluation
+    from fastdqn.run_folder import RunFolder
+
+    return evaluation.evaluate(RunFolder.open(Path(run)), episodes=episodes, epsilon=epsilon, seed=seed)
+
+
+def load_policy(path: PathLike) -> Policy:
+    """Load what a run has learned.
+
+    Args:
+        path: A run's folder (its newest checkpoint is taken), a checkpoint's folder, or a .safetensors file of
+            a checkpoint or of `fastdqn export`.
+
+    Returns:
+        A function from observations to action values, on the CPU.
+
+    Raises:
+        fastdqn.errors.UserError: There is nothing of the kind, or it is damaged.
+    """
+    from fastdqn import checkpoint
+
+    return Policy(checkpoint.load_policy(Path(path)))
+
+
+class Policy:
+    """A function from observations to action values. `load_policy` makes it.
+
+    Attributes:
+        num_actions: How many actions it values.
+        source: File that the weights came from.
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        from fastdqn.evaluation import policy_network
+
+        self._network = policy_network(weights).eval().requires_grad_(False)
+        self.num_actions, self.source = weights.num_actions, weights.source
+
+    def __call__(self, obs: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
+        """Return the value of each action.
+
+        Args:
+            obs: uint8 [N, 4, 84, 84], grey levels 0 to 255, the newest frame last.
+
+        Returns:
+            float32 [N, num_actions], discounted return in units of the (clipped) reward.
+
+        Raises:
+            TypeError: The dtype is not uint8.
+            ValueError: The shape is another.
+        """
+        import torch
+
+        values: torch.Tensor = self._network(torch.as_tensor(obs))
+        return values
+
+    def act(self, obs: NDArray[np.uint8] | torch.Tensor) -> NDArray[np.int64]:
+        """Return the best action for each observation, int64 [N]; arguments and errors are those of a call."""
+        actions: NDArray[np.int64] = self(obs).argmax(1).numpy()
+        return actions

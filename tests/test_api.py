@@ -1,0 +1,127 @@
+"""fastdqn's own functions, and the examples of them."""
+
+from __future__ import annotations
+
+import inspect
+import runpy
+import subprocess
+import sys
+import typing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("envpool")
+
+import fastdqn
+from fastdqn import checkpoint, evaluation
+from fastdqn.errors import UserError
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_importing_fastdqn_stays_light():
+    """Fails when a name that is not used loads what it needs, and when asking for one loads torch."""
+    code = (
+        "import sys, fastdqn\n"
+        "fastdqn.train, fastdqn.evaluate, fastdqn.load_policy, fastdqn.Policy, fastdqn.PRESETS, fastdqn.Config\n"
+        "heavy = ('torch', 'envpool', 'rich', 'matplotlib', 'PIL', 'imageio_ffmpeg', 'tyro', 'safetensors')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_every_name_is_there_typed_and_explained():
+    for name in fastdqn.__all__:
+        assert getattr(fastdqn, name) is not None
+    for function in (fastdqn.train, fastdqn.evaluate, fastdqn.load_policy):
+        assert "Args:" in function.__doc__
+        signature = inspect.signature(function)
+        assert signature.return_annotation is not inspect.Signature.empty
+        assert all(one.annotation is not inspect.Parameter.empty for one in signature.parameters.values())
+
+
+def test_a_function_is_no_module_after_its_module_was_imported(tiny_run):
+    """Fails when a submodule is called like a function: importing it would take the name."""
+    for _ in range(2):
+        assert callable(fastdqn.evaluate)
+        fastdqn.evaluate(tiny_run.path, episodes=1, epsilon=1.0)
+    names = {path.stem for path in Path(fastdqn.__file__).parent.glob("*.py")}
+    assert not names & {name for name in fastdqn.__all__ if name != "__version__"}
+
+
+def test_training_and_its_mistakes(tiny_run, tmp_path):
+    config = replace(tiny_run.config, total_frames=200)
+    said: list[str] = []
+    summary = fastdqn.train(config, tmp_path / "r", weights=tiny_run.path, say=said.append)
+    assert summary.frames == 200
+    assert Path(summary.run) == tmp_path / "r"
+    assert any("weights from" in line for line in said)
+    with pytest.raises(UserError, match="exists already"):
+        fastdqn.train(config, str(tmp_path / "r"))
+    with pytest.raises(UserError, match="did you mean Pong-v5"):
+        fastdqn.train(replace(config, game="Pnog-v5"), tmp_path / "r", overwrite=True)
+    assert (tmp_path / "r" / "summary.json").exists()  # a run is replaced only by one that can begin
+    assert fastdqn.train(config, tmp_path / "s", stop_requested=lambda: True).interrupted
+
+
+def test_evaluation_is_the_commands(tiny_run):
+    result = fastdqn.evaluate(str(tiny_run.path), episodes=2, epsilon=0.5, seed=3)
+    assert result == evaluation.evaluate(tiny_run, episodes=2, epsilon=0.5, seed=3)
+    with pytest.raises(UserError, match="is not a run"):
+        fastdqn.evaluate("nowhere")
+
+
+def test_a_policy_gives_the_networks_values(tiny_run):
+    obs = np.random.default_rng(0).integers(0, 256, (5, 4, 84, 84), dtype=np.uint8)
+    policy = fastdqn.load_policy(tiny_run.path)
+    with torch.no_grad():
+        wanted = evaluation.policy_network(checkpoint.load_policy(tiny_run.path))(torch.from_numpy(obs))
+    assert torch.equal(policy(obs), wanted)
+    assert torch.equal(policy(torch.from_numpy(obs)), wanted)
+    assert not policy(obs).requires_grad
+    assert policy.act(obs).tolist() == wanted.argmax(1).tolist()
+    assert policy.num_actions == wanted.shape[1] == 6
+    for bad, error in (
+        (obs.astype(np.float32), TypeError),
+        (obs.astype(np.int8), TypeError),
+        (obs[0], ValueError),
+        (obs[:, :3], ValueError),
+        (obs.transpose(0, 2, 3, 1), ValueError),
+    ):
+        with pytest.raises(error, match="obs"):
+            policy(bad)
+    with pytest.raises(UserError, match="does not exist"):
+        fastdqn.load_policy("nowhere")
+
+
+def run_example(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def test_the_examples_run(tiny_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_example("train.py", ["r", "800"], monkeypatch)
+    assert " frames, 0 updates; mean of 20 games None" in capsys.readouterr().out
+    run_example("evaluate.py", [str(tiny_run.path), "1"], monkeypatch)
+    assert "Pong-v5, 1 games: [" in capsys.readouterr().out
+    run_example("load_policy.py", [str(tiny_run.path), "Pong-v5", "20"], monkeypatch)
+    assert "points in 20 steps of four games" in capsys.readouterr().out
+
+
+def test_annotations_can_be_resolved():
+    """Fails when an annotation names what is not there: type checkers of users would see Any."""
+    from fastdqn import api
+    from fastdqn.checkpoint import Policy as Weights
+    from fastdqn.evaluation import Evaluation
+    from fastdqn.metrics import Snapshot
+    from fastdqn.trainer import Summary
+
+    names = {"Weights": Weights, "Evaluation": Evaluation, "Snapshot": Snapshot, "Summary": Summary}
+    assert typing.get_type_hints(api.train, {**vars(api), **names})["return"] is Summary
+    assert typing.get_type_hints(api.evaluate, {**vars(api), **names})["return"] is Evaluation
