@@ -10,7 +10,7 @@ ACTIONS = (
 )
 """All 18, in the order in which the Arcade Learning Environment numbers them."""
 
-# Which of them a game uses, as its numbers in base 18; every game that is not here uses all.
+# Which of them a game uses, as its numbers in base 18.
 _MINIMAL: dict[str, str] = {
     "012345": "BasicMath KingKong Qbert",
     "0123456789": "Othello TicTacToe3d VideoChess",
@@ -39,21 +39,44 @@ _MINIMAL: dict[str, str] = {
     "034": "Skiing",
     "134": "Backgammon",
     "16789": "VideoCheckers",
+    "0123456789abcdefgh": (
+        "Adventure Alien BankHeist BattleZone Berzerk Boxing Centipede ChopperCommand Crossbow "
+        "Darkchambers Defender DonkeyKong DoubleDunk Earthworld ElevatorAction Entombed Et "
+        "FishingDerby FlagCapture Frostbite Gravitar Hangman HauntedHouse Hero HumanCannonball "
+        "IceHockey Jamesbond Kangaroo Klax Krull LaserGates MarioBros MiniatureGolf MontezumaRevenge "
+        "Pitfall Pitfall2 PrivateEye Riverraid RoadRunner Robotank Seaquest Solaris SpaceWar "
+        "StarGunner Superman Tennis Trondead Venture VideoCube WordZapper YarsRevenge Zaxxon "
+    ),
 }
 _MINIMAL_OF = {game: digits for digits, games in _MINIMAL.items() for game in games.split()}
-# The two whose joystick has no button: `full` means its nine directions.
+# The two whose joystick has no button.
 _NO_BUTTON = ("LostLuggage", "Skiing")
 
 
-def action_names(game: str, *, full: bool = False) -> list[str]:
-    """Return the names of a game's actions, in the order of their numbers.
+def minimal_actions(game: str) -> list[str] | None:
+    """Return the names of the actions that a game uses, in the order of their numbers; none if it is not known.
 
     Args:
         game: EnvPool's name, such as `Pong-v5`.
-        full: The full action set instead of the game's own.
     """
-    name = game.removesuffix("-v5")
-    if full and name in _NO_BUTTON:
+    digits = _MINIMAL_OF.get(game.removesuffix("-v5"))
+    return None if digits is None else [ACTIONS[int(digit, 18)] for digit in digits]
+
+
+def full_actions(game: str) -> list[str]:
+    """Return the names of a game's full action set: all 18, but for two games that know no button."""
+    if game.removesuffix("-v5") in _NO_BUTTON:
         return [action for action in ACTIONS if "fire" not in action]
-    digits = "0123456789abcdefgh" if full else _MINIMAL_OF.get(name, "0123456789abcdefgh")
-    return [ACTIONS[int(digit, 18)] for digit in digits]
+    return list(ACTIONS)
+
+
+def action_names(game: str, *, full: bool, count: int) -> list[str]:
+    """Return the names of the actions that a network values; numbers where they are not known.
+
+    Args:
+        game: EnvPool's name, such as `Pong-v5`.
+        full: Whether it was trained on the full action set.
+        count: How many there are.
+    """
+    names = full_actions(game) if full else minimal_actions(game)
+    return names if names and len(names) == count else [f"action {i}" for i in range(count)]

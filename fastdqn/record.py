@@ -105,7 +105,7 @@ def record(
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"{policy.source.parent.name}-seed{seed}"
     titles = (run.config.game, f"{run.config.preset}, epsilon {epsilon:g}, seed {seed}")
-    names = action_names(run.config.game, full=rules.full_action_set)
+    names = action_names(run.config.game, full=rules.full_action_set, count=policy.num_actions)
     window = (round(gif_start * CONSOLE_FPS), round((gif_start + gif_seconds) * CONSOLE_FPS))
     shots = replay(run.config.game, rules, seed, moments)
     step, picture, score, lives = next(shots)
