@@ -29,7 +29,7 @@ from fastdqn.metrics import PHASES, Snapshot
 _LABEL, _VALUE, _HEAD = "dim", "bold", "cyan"
 _DONE, _LEFT = "cyan", "bright_black"
 
-_PLOT_ROWS = 9
+_PLOT_ROWS, _MAX_PLOT_ROWS = 9, 15
 _LOG_LINES = 4
 _AXIS = 8  # columns of the plot's labels
 _ROOMY = 28  # rows at which all messages and a full plot have room
@@ -96,15 +96,18 @@ def render(
         snapshot: The state now, none before the first.
         history: What came before it.
         width: Columns to use.
-        height: Rows to use; as many as are needed if none. First the plot shrinks, then the end is cut.
+        height: Rows to use; as many as are needed if none. The plot grows into what is left. Where there is too
+            little, first the plot shrinks, then the end is cut.
     """
     log = _log(history.lines, width, _LOG_LINES if height is None or height >= _ROOMY else 1)
     if snapshot is None:
         return Group(_heading(history.title, "starting", width), *log)
     top = _progress(snapshot, history.title, width)
     figures = _figures(snapshot, history, width)
-    around = len(top) + len(figures) + len(log) + 3 + 2  # 3 empty lines, 2 beside the plot
-    rows = _PLOT_ROWS if height is None else min(_PLOT_ROWS, height - around)
+    # Room for all messages is kept where there is any, so that a new one does not move the picture.
+    messages = _LOG_LINES if height is not None and height >= _ROOMY else len(log)
+    around = len(top) + len(figures) + messages + 3 + 2  # 3 empty lines, 2 beside the plot
+    rows = _PLOT_ROWS if height is None else min(_MAX_PLOT_ROWS, height - around)
     plot = _returns(snapshot, history, width, rows - 1 + rows % 2) if rows >= 3 else []
     blocks = [block for block in (top, plot, figures, log) if block]
     stacked = [line for block in blocks for line in [*block, Text()]][:-1]
@@ -261,12 +264,14 @@ def _progress(snapshot: Snapshot, title: str, width: int) -> list[Text]:
     cells = max(1, width - 3 - len(percent))
     full = min(cells, int(done * cells))
     bar = Text.assemble(" ", ("━" * full, _DONE), ("─" * (cells - full), _LEFT), " ", (percent, _VALUE), " ")
-    over_run = f", {snapshot.fps_run:,.0f} over the run" if width >= 76 else ""
-    left = Text.assemble(
-        *(" ", (f"{snapshot.frames:,}", _VALUE), " ", (f"of {snapshot.total_frames:,} frames", _LABEL)),
-        *("   ", (f"{snapshot.fps_recent:,.0f}", _VALUE), " ", (f"frames/s{over_run}", _LABEL)),
-    )
     right = Text.assemble((duration(snapshot.eta_seconds), _VALUE), " ", ("left", _LABEL), " ")
+    for over_run in (f", {snapshot.fps_run:,.0f} over the run", ""):
+        left = Text.assemble(
+            *(" ", (f"{snapshot.frames:,}", _VALUE), " ", (f"of {snapshot.total_frames:,} frames", _LABEL)),
+            *("   ", (f"{snapshot.fps_recent:,.0f}", _VALUE), " ", (f"frames/s{over_run}", _LABEL)),
+        )
+        if left.cell_len + right.cell_len + 2 < width:
+            break
     heading = _heading(title, f"{snapshot.note}   {duration(snapshot.seconds)}".strip(), width)
     return [heading, _fit(bar, width), _ends(left, right, width)]
 

@@ -104,6 +104,23 @@ def test_a_late_snapshot_shows_everything(width: int) -> None:
         assert wanted in text, wanted
 
 
+def test_the_time_left_is_shown_for_long_runs_too() -> None:
+    """Fails when a long line pushes it off a terminal of 80 columns, of which 78 are used."""
+    long = replace(LATE, frames=123_456_789, total_frames=200_000_000, eta_seconds=60_000.0)
+    text = "\n".join(shown(long, history(), 78))
+    assert "123,456,789 of 200,000,000 frames" in text
+    assert "1,512 frames/s" in text
+    assert "16:40:00 left" in text
+
+
+def test_the_plot_grows_with_the_terminal() -> None:
+    rows = [
+        sum(line[8:9] in ("┤", "│") for line in shown(LATE, history(), 118, height))
+        for height in (28, 39, 70)
+    ]
+    assert rows == [9, 15, 15]
+
+
 def test_an_empty_snapshot_says_what_is_going_on() -> None:
     text = "\n".join(shown(EMPTY, History("Pong-v5 quick"), 80))
     assert "compiling the update" in text
