@@ -37,7 +37,7 @@ _ROOMY = 28  # rows at which all messages and a full plot have room
 
 # Colours of the picture; a terminal has its own. Black, red, green, yellow, blue, magenta, cyan, white.
 _HUES = [(224, 108, 117), (152, 195, 121), (229, 192, 123), (97, 175, 239), (198, 120, 221)]
-_PAPER = TerminalTheme(
+PAPER = TerminalTheme(
     (24, 26, 31),
     (205, 210, 218),
     [(24, 26, 31), *_HUES, (72, 165, 190), (171, 178, 191)],
@@ -142,7 +142,7 @@ def to_svg(snapshot: Snapshot, history: History, path: Path, width: int = 100) -
         no_color=False,
     )
     console.print(render(snapshot, history, width))
-    console.save_svg(str(path), title=f"fastdqn train {history.title.split(' ')[0]}", theme=_PAPER)
+    console.save_svg(str(path), title=f"fastdqn train {history.title.split(' ')[0]}", theme=PAPER)
 
 
 def snapshot_from_row(row: Mapping[str, Any]) -> Snapshot:
