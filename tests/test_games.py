@@ -36,9 +36,10 @@ def check_runs(game: str) -> None:
     envs, random = AtariEnvs(game, CONFIG, 1), np.random.default_rng(0)
     observation = envs.reset()
     assert envs.num_actions == len(minimal_actions(game))
+    seen = np.zeros(2, np.bool_)  # Elevator Action shows nothing in its first seven steps
     for step in range(51):
         assert (observation.shape, observation.dtype) == ((2, 4, 84, 84), np.uint8), game
-        assert observation.any(), game
+        seen |= observation.any(axis=(1, 2, 3))
         if step == 50:
             break
         envs.send(random.integers(envs.num_actions, size=2))
@@ -49,6 +50,7 @@ def check_runs(game: str) -> None:
         for flag in (outcome.terminated, outcome.truncated):
             assert (flag.shape, flag.dtype) == ((2,), np.bool_), game
         assert envs.ram.shape == (2, 128), game
+    assert seen.all(), game
     envs.close()
 
 
