@@ -35,6 +35,18 @@ def test_importing_fastdqn_stays_light():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_the_help_of_every_command_is_light():
+    code = (
+        "import sys\n"
+        "from fastdqn.cli import COMMANDS, main\n"
+        "codes = [main([command, '--help']) for command in COMMANDS]\n"
+        "heavy = ('torch', 'envpool', 'rich', 'matplotlib', 'PIL', 'imageio_ffmpeg', 'safetensors')\n"
+        "print(codes, [name for name in heavy if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == f"{[0] * 8} []"
+
+
 def test_every_name_is_there_typed_and_explained():
     for name in fastdqn.__all__:
         assert getattr(fastdqn, name) is not None

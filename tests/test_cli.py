@@ -437,7 +437,7 @@ def test_resume_of_nothing(trainer: FakeTrainer, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        ("trian", ["'trian'", "Did you mean train?", "evaluate, presets, info"]),
+        ("trian", ["'trian'", "Did you mean train?", "evaluate, record, plot, export, games, presets, info"]),
         ("test RUN --json", ["fastdqn evaluate RUN --json"]),
         ("resume RUN", ["fastdqn train --resume RUN"]),
         ("Pong-v5 --seed 3", ["fastdqn train Pong-v5 --seed 3"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,6 +138,6 @@ def test_mistakes_are_answered(words, wanted, tmp_path, capsys, monkeypatch):
 
 
 def test_without_matplotlib_the_pip_line_is_named(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["plot", str(make_run(tmp_path / "a", 1, [1.0]))]) == 2
     assert 'pip install "fastdqn[plot]"' in capsys.readouterr().err

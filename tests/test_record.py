@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,6 +139,15 @@ def test_mistakes_are_answered(words, wanted, tiny_run, capsys):
     for part in wanted:
         assert part.replace("RUN", str(tiny_run.path)) in err
     assert not (tiny_run.path / "video").exists()
+
+
+@pytest.mark.parametrize(("package", "name"), [("imageio_ffmpeg", "imageio-ffmpeg"), ("PIL", "pillow")])
+def test_a_missing_package_is_named_with_the_pip_line(package, name, tiny_run, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(["record", str(tiny_run.path)]) == 2
+    err = capsys.readouterr().err
+    assert f"{name} is not installed; recording needs the `video` extra" in err
+    assert 'pip install "fastdqn[video]"' in err
 
 
 def test_the_command_names_the_files(tiny_run, tmp_path, capsys):
