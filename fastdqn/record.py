@@ -98,15 +98,15 @@ def record(
     policy = checkpoint.load_policy(run.path)
     rules = replace(run.config.env, num_envs=1, episodic_life=False, clip_rewards=False)
     moments, game_over = play(run.config.game, rules, policy, epsilon, seed, max_seconds)
-    if gif_start * CONSOLE_FPS >= len(moments) * rules.frame_skip:
-        length = len(moments) * rules.frame_skip / CONSOLE_FPS
-        raise UserError(f"--gif-start {gif_start:g}: the film is over after {length:.0f} s")
+    window = (round(gif_start * CONSOLE_FPS), round((gif_start + gif_seconds) * CONSOLE_FPS))
+    last = (len(moments) - 1) * rules.frame_skip  # the first frame of the last step
+    if window[0] > last:
+        raise UserError(f"--gif-start {gif_start:g}: the film is over after {last / CONSOLE_FPS:.1f} s")
     folder = out or run.path / "video"
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"{policy.source.parent.name}-seed{seed}"
     titles = (run.config.game, f"{run.config.preset}, epsilon {epsilon:g}, seed {seed}")
     names = action_names(run.config.game, full=rules.full_action_set, count=policy.num_actions)
-    window = (round(gif_start * CONSOLE_FPS), round((gif_start + gif_seconds) * CONSOLE_FPS))
     shots = replay(run.config.game, rules, seed, moments)
     step, picture, score, lives = next(shots)
     films = [
@@ -237,7 +237,8 @@ class _Files:
 
     def add(self, picture: NDArray[np.uint8], step: int, score: float, lives: int) -> None:
         self._writer.send(self._films[0].frame(picture, step, score, lives))
-        if self._window[0] <= self.count < self._window[1] and self.count % (CONSOLE_FPS // GIF_FPS) == 0:
+        since = self.count - self._window[0]
+        if since >= 0 and self.count < self._window[1] and since % (CONSOLE_FPS // GIF_FPS) == 0:
             # Sprites that flicker are drawn in every other frame: the brighter of two shows them all.
             both = picture if self._before is None else np.maximum(picture, self._before)
             self._stills.append(Image.fromarray(self._films[1].frame(both, step, score, lives)).copy())
