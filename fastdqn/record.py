@@ -92,7 +92,7 @@ def record(
 
     Raises:
         UserError: An argument is out of range, or the run has no checkpoint that can be read.
-        RunFailedError: The two emulators do not play the same game.
+        RunFailedError: The network's values are no numbers, or the two emulators do not play the same game.
     """
     _check(epsilon, seed, max_seconds, gif_start, gif_seconds, scale)
     policy = checkpoint.load_policy(run.path)
@@ -208,6 +208,8 @@ class _Watched:
         self.asked = False
         with torch.no_grad():
             self._values = self._network(torch.from_numpy(observation))
+        if not bool(self._values.isfinite().all()):
+            raise RunFailedError("the network's values are no numbers: its run has diverged.")
         return self._values[0].numpy()
 
     def told(self, _: torch.Tensor) -> torch.Tensor:

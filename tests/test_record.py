@@ -80,6 +80,14 @@ def test_another_game_is_not_shown(tiny_run, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_diverged_network_is_not_shown(tiny_run, tmp_path, monkeypatch):
+    weights = checkpoint.load_policy(tiny_run.path)
+    weights.weights["advantage.bias"] += float("nan")
+    monkeypatch.setattr(checkpoint, "load_policy", lambda path: weights)
+    with pytest.raises(RunFailedError, match="diverged"):
+        record(tiny_run, out=tmp_path, max_seconds=2)
+
+
 def test_the_mp4_holds_every_frame_in_colour(film, tiny_run):
     reader = imageio_ffmpeg.read_frames(film.mp4)
     about = next(reader)
