@@ -71,8 +71,9 @@ def test_the_frames_are_real_and_many(frames):
 
 
 @pytest.mark.parametrize("dueling", [True, False])
-def test_a_fresh_process_gets_the_runs_values(dueling, tiny_run, frames, tmp_path):
+def test_a_fresh_process_gets_the_runs_values(dueling, tiny_run, frames, tmp_path, monkeypatch):
     """Fails when an operator of ours is left in a program, when a batch size is, or when bad input passes."""
+    monkeypatch.setattr(exporting, "real_frames", lambda config, steps: frames)  # played once for all
     run = tiny_run if dueling else plain_run(tmp_path / "plain", tiny_run)
     wanted = values_of(run, frames)
     assert float(wanted.std()) > 100 * BOUND  # values that hardly differ would prove nothing
@@ -100,7 +101,8 @@ def plain_run(path, like: RunFolder) -> RunFolder:
     return run
 
 
-def test_safetensors_are_the_runs_weights_to_the_bit(tiny_run, frames, tmp_path):
+def test_safetensors_are_the_runs_weights_to_the_bit(tiny_run, frames, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "real_frames", lambda config, steps: frames)
     result = export(tiny_run, "safetensors", tmp_path / "p.safetensors")
     assert result.largest_difference == 0.0
     network = policy_network(checkpoint.load_policy(tmp_path / "p.safetensors"))
@@ -169,11 +171,12 @@ def test_an_unknown_format_is_refused_in_python_too(tiny_run):
         export(tiny_run, "onnx")
 
 
-def test_the_command_says_how_to_use_the_file(tiny_run, tmp_path, capsys):
+def test_the_command_says_how_to_use_the_file(tiny_run, tmp_path, capsys, monkeypatch):
     assert (
         main(["export", str(tiny_run.path), "--format", "torchscript", "--out", str(tmp_path / "x.pt")]) == 0
     )
     assert f"torch.jit.load('{tmp_path}/x.pt')" in capsys.readouterr().out
+    monkeypatch.setattr(exporting, "_CHECKED_STEPS", 2)
     assert main(["export", str(tiny_run.path), "--json", "--out", str(tmp_path / "x")]) == 0
     assert json.loads(capsys.readouterr().out)["num_actions"] == 6
 
