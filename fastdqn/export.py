@@ -75,6 +75,7 @@ class PlainPolicy(nn.Module):
         # TorchScript compiles both branches of the head, so there is a layer in either case.
         self.value = network.value or nn.Linear(network.hidden.out_features // 2, 1)
         self.dueling: bool = network.dueling
+        self.centered: bool = network.centered
 
     def forward(self, obs: Tensor) -> Tensor:
         """Return the value of each action."""
@@ -86,7 +87,10 @@ class PlainPolicy(nn.Module):
         else:
             # torch.export keeps this as a node of its graph; the shape it guards by itself.
             torch.ops.aten._assert_tensor_metadata(obs, dtype=torch.uint8)
-        features = functional.relu(self.conv1(obs.to(torch.float32) / 255.0))
+        pixels = obs.to(torch.float32)
+        if self.centered:
+            pixels = pixels - (pixels.sum(dim=(1, 2, 3), keepdim=True) / (4 * 84 * 84)).round()
+        features = functional.relu(self.conv1(pixels / 255.0))
         features = functional.relu(self.conv2(features))
         features = functional.relu(self.conv3(features))
         hidden = functional.relu(self.hidden(features.permute(0, 2, 3, 1).flatten(1)))

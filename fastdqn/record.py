@@ -153,7 +153,7 @@ def play(
     """
     watched = _Watched(policy_network(policy))
     envs = AtariEnvs(game, rules, evaluation_seed(seed))
-    actor = Actor(watched.told, envs.num_actions, evaluation_seed(seed + 1))
+    actor = Actor(watched.best, envs.num_actions, 1, evaluation_seed(seed + 1))
     moments: list[Moment] = []
     score, over, observation = 0.0, False, envs.reset()
     while not over and len(moments) * rules.frame_skip < max_seconds * CONSOLE_FPS:
@@ -212,9 +212,10 @@ class _Watched:
             raise RunFailedError("the network's values are no numbers: its run has diverged.")
         return self._values[0].numpy()
 
-    def told(self, _: torch.Tensor) -> torch.Tensor:
+    def best(self, _: NDArray[np.uint8]) -> NDArray[np.int64]:
         self.asked = True
-        return self._values
+        chosen: NDArray[np.int64] = self._values.argmax(1).numpy()
+        return chosen
 
 
 class _Files:
