@@ -18,6 +18,7 @@ Accelerate = Literal["auto", "eager", "compile"]
 Optimizer = Literal["adam", "rmsprop", "adagrad"]
 Loss = Literal["huber", "squared"]
 Bootstrap = Literal["max", "double"]
+KeepReplay = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class EnvConfig:
     """All 18 actions instead of those that the game uses."""
     max_episode_frames: int = 108_000
     """A game is cut (a truncation, not an end) after this many frames: half an hour of play."""
+    renew_steps: int = 1_000_000
+    """Make all games anew after this many actions, cutting those under way: resuming plays these actions again."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,9 @@ class CheckpointConfig:
     every_frames: int = 1_000_000
     """Frames between checkpoints; the last frame always has one."""
     keep: int = 3
-    """The newest checkpoints that are kept."""
+    """The newest checkpoints that are kept, beside the best by evaluation."""
+    replay: KeepReplay = "auto"
+    """Save the replay, too (the newest checkpoint has it), so that resuming is exact; auto: up to 2 GB."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +216,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "env.noop_max": _NATURAL,
     "env.sticky_actions": _PROBABILITY,
     "env.max_episode_frames": _COUNT,
+    "env.renew_steps": _COUNT,
     "replay.capacity": _COUNT,
     "replay.warmup_steps": _COUNT,
     "replay.alpha": _PROBABILITY,
@@ -240,6 +246,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "learner.optimizer": typing.get_args(Optimizer),
     "learner.loss": typing.get_args(Loss),
     "learner.bootstrap": typing.get_args(Bootstrap),
+    "checkpoint.replay": typing.get_args(KeepReplay),
 }
 
 
