@@ -23,6 +23,8 @@ STACK = 4
 FRAME_BYTES = 84 * 84
 SLOT_BYTES = FRAME_BYTES + 34
 """A frame slot of the replay: the pixels and what is kept beside them (at most)."""
+SAVED_REPLAY_BYTES = 2_000_000_000
+"""A larger replay is not saved unless the configuration says so."""
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Parts:
     Attributes:
         accelerate: How the learner runs: `eager` or `compile`.
         device: Where it runs: `cpu` or `cuda`.
+        keeps_replay: Whether checkpoints hold the replay.
     """
 
     clock: Clock
@@ -42,6 +45,7 @@ class Parts:
     feed: HostFeed
     accelerate: str
     device: str
+    keeps_replay: bool
 
 
 def check(config: Config, weights: Path | None = None) -> None:
@@ -65,23 +69,24 @@ def check(config: Config, weights: Path | None = None) -> None:
         check_policy(checkpoint.load_policy(weights), config, num_actions(config.game, config.env))
 
 
-def build(config: Config, *, resumed_at: int = 0) -> Parts:
+def build(config: Config, saved: checkpoint.Checkpoint | None = None) -> Parts:
     """Make the objects of a run.
 
     Args:
         config: A configuration that `check` let pass.
-        resumed_at: Steps that the run had taken before: games begin anew, so they are not to be the same ones.
+        saved: A checkpoint that the run goes on from. The replay is filled from it, and the games are the same
+            ones, or others where there is no replay to go on with; `resume.restore` does the rest.
 
     Raises:
-        UserError: The replay does not fit in memory after all.
+        UserError: The replay does not fit in memory after all, or its file is not of this configuration.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     clock = Clock(config.env.frame_skip, config.replay.warmup_steps, config.learner.steps_per_update)
     accelerate = resolve_accelerate(
         config.learner.accelerate, device, clock.updates_planned(config.total_frames)
     )
-    env_seed, actor_seed, replay_seed, network_seed = _seeds(config.seed, resumed_at)
-    envs = AtariEnvs(config.game, config.env, env_seed)
+    env_seed, actor_seed, replay_seed, network_seed = _seeds(config.seed)
+    envs = AtariEnvs(config.game, config.env, env_seed, _generation(saved))
     try:
         replay = ReplayBuffer(
             config.replay.capacity,
@@ -92,8 +97,12 @@ def build(config: Config, *, resumed_at: int = 0) -> Parts:
             alpha=config.replay.alpha,
             seed=replay_seed,
         )
+        if saved and saved.replay:
+            replay.load(saved.replay)
     except MemoryError as error:
         raise UserError(f"replay.capacity = {config.replay.capacity}: {error}") from None
+    except ValueError as error:
+        raise UserError(f"{saved.path if saved else ''}: {error}") from None
     learner = Learner(
         config.network,
         config.learner,
@@ -104,7 +113,14 @@ def build(config: Config, *, resumed_at: int = 0) -> Parts:
     )
     actor = Actor(learner.q_values, envs.num_actions, actor_seed, device)
     feed = HostFeed(replay, config.learner.batch_size, device)
-    return Parts(clock, envs, replay, learner, actor, feed, accelerate, device)
+    return Parts(clock, envs, replay, learner, actor, feed, accelerate, device, keeps_replay(config))
+
+
+def keeps_replay(config: Config) -> bool:
+    """Whether a run's checkpoints hold its replay, so that resuming is exact."""
+    if config.checkpoint.replay == "auto":
+        return config.replay.capacity * SLOT_BYTES <= SAVED_REPLAY_BYTES
+    return config.checkpoint.replay == "on"
 
 
 def load_weights(parts: Parts, path: Path) -> None:
@@ -138,9 +154,16 @@ def evaluation_seed(seed: int) -> int:
     return int(np.random.SeedSequence([seed, 1_000_003]).generate_state(1)[0] >> 1)
 
 
-def _seeds(seed: int, resumed_at: int) -> tuple[int, int, int, int]:
+def _generation(saved: checkpoint.Checkpoint | None) -> int:
+    """Return which games a run plays: those of its checkpoint, or the next ones if they cannot go on."""
+    if saved is None:
+        return 0
+    return int(saved.state["generation"]) + (saved.replay is None)
+
+
+def _seeds(seed: int) -> tuple[int, int, int, int]:
     """Derive unrelated seeds: EnvPool gives its games seed, seed + 1, ..., so neighbours would share games."""
-    words = np.random.SeedSequence([seed, resumed_at]).generate_state(4)
+    words = np.random.SeedSequence([seed, 0]).generate_state(4)
     a, b, c, d = (int(word >> 1) for word in words)
     return a, b, c, d
 

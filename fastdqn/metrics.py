@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,15 @@ class Games:
         taken, self.since_logged = self.since_logged, []
         return taken
 
+    def state(self) -> dict[str, Any]:
+        """Return all of it, as JSON values."""
+        return {**vars(self), "recent": list(self.recent)}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.count, self.best, self.since_logged = state["count"], state["best"], list(state["since_logged"])
+        self.recent.extend(state["recent"])
+
 
 class PhaseTimer:
     """Wall time of each phase. The phases of a pass follow each other, so one clock reading each is enough."""
@@ -174,23 +184,41 @@ class JsonLines:
 
     def __init__(self, path: Path, keep_frames: int | None = None) -> None:
         if keep_frames is not None and path.exists():
-            lines = path.read_text().splitlines(keepends=True)
+            lines = path.read_bytes().splitlines(keepends=True)
             # A line cut short by a kill can only be the last, and is newer than any checkpoint.
             kept = [
-                line for line in lines if line.endswith("\n") and json.loads(line)["frames"] <= keep_frames
+                line for line in lines if line.endswith(b"\n") and json.loads(line)["frames"] <= keep_frames
             ]
             temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(kept))
+            temporary.write_bytes(b"".join(kept))
             temporary.replace(path)
-        self._file = path.open("a", buffering=1)
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row."""
-        self._file.write(json.dumps(row) + "\n")
+        """Append one row. What a full disk does not take is kept, and written before the next row or at `sync`."""
+        self._waiting += (json.dumps(row) + "\n").encode()
+        with suppress(OSError):
+            self._flush()
+
+    def sync(self) -> None:
+        """Have the disk hold every row before going on.
+
+        Raises:
+            OSError: It does not take them.
+        """
+        self._flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
+        with suppress(OSError):
+            self._flush()
         self._file.close()
+
+    def _flush(self) -> None:
+        while self._waiting:
+            self._waiting = self._waiting[self._file.write(self._waiting) :]
 
 
 class Means:
@@ -212,6 +240,14 @@ class Means:
     def mean(self, name: str) -> float | None:
         """Return the mean of a number, none before the first."""
         return float(self._sums[name]) / self._count if self._count else None
+
+    def state(self) -> tuple[dict[str, Any], int]:
+        """Return the sums, as they are, and how many updates are in them."""
+        return dict(self._sums), self._count
+
+    def set_state(self, sums: Mapping[str, Any], count: int) -> None:
+        """Go on from what `state` returned."""
+        self._sums, self._count = dict(sums), count
 
     def clear(self) -> None:
         """Start over."""

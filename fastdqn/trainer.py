@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastdqn import build, checkpoint, schedules
-from fastdqn.errors import RunFailedError, UserError
+from fastdqn import build, checkpoint, resume, schedules
+from fastdqn.errors import RunFailedError, cause_of_failure
 from fastdqn.metrics import Games, JsonLines, Means, PhaseTimer, Snapshot, Speed
 from fastdqn.run_folder import RunFolder
 
@@ -68,11 +68,17 @@ def train(
 
     Raises:
         UserError: The configuration, the checkpoint or the weights cannot be used.
-        RunFailedError: The loss is not finite any more.
+        RunFailedError: The loss is not finite any more, the emulator died, memory or disk ran out; it names
+            the last good checkpoint.
     """
     training = _Training(run, resume, weights, report, say)
     try:
         return training.loop(stop_requested)
+    except Exception as error:
+        cause = cause_of_failure(error)
+        if cause is None:  # a bug: to be seen whole
+            raise
+        raise RunFailedError(f"{cause}\n{training.what_is_left()}") from error
     finally:
         training.close()
 
@@ -83,7 +89,7 @@ class _Training:
     def __init__(
         self,
         run: RunFolder,
-        resume: bool,
+        resuming: bool,
         weights: Path | None,
         report: Callable[[Snapshot], None],
         say: Callable[[str], None],
@@ -91,19 +97,18 @@ class _Training:
         self.run, self.config = run, run.config
         self._report, self._say = report, say
         build.check(self.config, weights)
-        saved = checkpoint.load(checkpoint.newest(run.checkpoints)) if resume else None
-        self.parts = build.build(self.config, resumed_at=saved[1]["clock"]["steps"] if saved else 0)
+        saved = resume.load(run) if resuming else None
+        self.parts = build.build(self.config, saved)
         self.clock = self.parts.clock
         self.games, self.means, self.phase = Games(), Means(), PhaseTimer()
-        if saved:
-            self._restore(*saved)
+        self.marks = {"logged": 0, "saved": 0}
+        self._observation, self._store = self._begin(saved)
         if weights:
             build.load_weights(self.parts, weights)
             self.say(f"weights from {weights}")
         self.rows = JsonLines(run.metrics, keep_frames=self.clock.frames)
         self.speed = Speed(self.clock.frames)
         self._reported = 0.0
-        self._logged_frames = self._saved_frames = self.clock.frames
 
     def loop(self, stop_requested: Callable[[], bool]) -> Summary:
         clock, envs, replay, learner, actor, feed = (
@@ -115,14 +120,13 @@ class _Training:
             self.parts.feed,
         )
         self._warm_up()
-        observation = envs.reset()
-        store = partial(replay.begin, observation)
+        observation = self._observation
         while clock.frames < self.config.total_frames and not stop_requested():
             with self.phase("act"):
                 action = actor.act(observation, self.epsilon)
                 envs.send(action)  # the emulator's threads work from here on
             with self.phase("store"):
-                store()  # what came back before
+                self._store()  # what came back before
             for _ in range(clock.updates_due()):
                 with self.phase("sample"):
                     batch = feed.next(self.beta)
@@ -133,7 +137,7 @@ class _Training:
                     self.means.add(loss=result.loss, q_mean=result.q_mean, grad_norm=result.grad_norm)
             with self.phase("env"):
                 outcome = envs.recv()
-            store = partial(
+            self._store = partial(
                 replay.add,
                 action,
                 outcome.observation,
@@ -144,6 +148,10 @@ class _Training:
             observation = outcome.observation
             clock.add_steps(outcome.steps)
             self.games.add(outcome.returns)
+            if envs.worn:
+                self._store()
+                observation = envs.renew()
+                self._store = partial(replay.begin, observation)  # cuts the episodes that are open
             self._after_pass()
         return self._finish()
 
@@ -201,10 +209,9 @@ class _Training:
     def _after_pass(self) -> None:
         """Tell and save what is due. Files follow frame counts alone; only the display follows the time."""
         frames = self.clock.frames
-        if frames // self.config.log_every_frames > self._logged_frames // self.config.log_every_frames:
+        if self._is_due("logged", self.config.log_every_frames):
             self._log_row()
-        every = self.config.checkpoint.every_frames
-        if frames // every > self._saved_frames // every and frames < self.config.total_frames:
+        if self._is_due("saved", self.config.checkpoint.every_frames) and frames < self.config.total_frames:
             self._save()
         if time.perf_counter() - self._reported > REPORT_SECONDS:
             self.speed.mark(frames, self.phase.seconds, learning=self.clock.updates > 0)
@@ -212,24 +219,30 @@ class _Training:
             self._report(self._snapshot(note))
             self._reported = time.perf_counter()
 
+    def _is_due(self, mark: str, every_frames: int) -> bool:
+        return self.clock.frames // every_frames > self.marks[mark] // every_frames
+
     def _log_row(self) -> None:
         snapshot = self._snapshot("", returns=self.games.take_logged())
         self.rows.write(snapshot.row())
         self.means.clear()
-        self._logged_frames = self.clock.frames
+        self.marks["logged"] = self.clock.frames
         if snapshot.loss is not None and not math.isfinite(snapshot.loss):
             raise RunFailedError(
                 f"the loss is {snapshot.loss} at frame {self.clock.frames}: the run has diverged.\n"
-                f"Checkpoints up to frame {self._saved_frames} are in {self.run.checkpoints}; "
-                "a smaller --learner.learning-rate may help."
+                "A smaller --learner.learning-rate may help."
             )
 
     def _finish(self) -> Summary:
         self.speed.mark(self.clock.frames, self.phase.seconds, learning=self.clock.updates > 0)
         self._report(self._snapshot(""))
-        if self.clock.frames > self._logged_frames:
+        complete = self.clock.frames >= self.config.total_frames
+        if (
+            complete and self.clock.frames > self.marks["logged"]
+        ):  # stopped early, the row is yet to be filled
             self._log_row()
-        self._save()
+        if not checkpoint.exists(self.run.checkpoints, self.clock.frames):
+            self._save(final=True)
         summary = Summary(
             frames=self.clock.frames,
             frames_per_second=round(self.speed.final, 1),
@@ -238,45 +251,52 @@ class _Training:
             mean_return_20=self.games.mean,
             seconds=round(self.speed.seconds, 1),
             run=str(self.run.path),
-            interrupted=self.clock.frames < self.config.total_frames,
+            interrupted=not complete,
         )
         self.run.write_summary(summary.row())
         return summary
 
-    def _save(self) -> None:
-        state = {
-            "clock": asdict(self.clock),
-            "actor": self.parts.actor.random_state(),
-            "games": {"count": self.games.count, "best": self.games.best, "recent": list(self.games.recent)},
-        }
-        path = checkpoint.save(
-            self.run.checkpoints,
-            self.clock.frames,
-            self.parts.learner.state_tensors(),
-            state,
-            self.config.network,
-            self.parts.envs.num_actions,
-            self.config.checkpoint.keep,
-        )
-        self._saved_frames = self.clock.frames
+    def _begin(self, saved: checkpoint.Checkpoint | None) -> tuple[Any, Callable[[], Any]]:
+        """Return the first observation, and what is yet to be stored of it."""
+        observation = None
+        if saved:
+            self.marks |= saved.state["marks"]
+            self.say(f"going on from {saved.path}")
+            observation = resume.restore(saved, self.parts, self.games, self.means)
+            if observation is not None:
+                return observation, _nothing
+            self.say(
+                "it has no replay, so replay and games start afresh: the next "
+                f"{self.config.replay.warmup_steps:,} steps fill the replay before updates go on"
+            )
+        observation = self.parts.envs.reset()
+        return observation, partial(self.parts.replay.begin, observation)
+
+    def _save(self, final: bool = False) -> None:
+        self._store()  # what the next pass would have stored
+        self._store = _nothing
+        self.marks["saved"] = self.clock.frames
+        try:
+            self.rows.sync()
+            path = resume.save(self.run, self.parts, self.games, self.means, self.marks)
+        except OSError as error:
+            left = checkpoint.find(self.run.checkpoints)
+            if final or not left:
+                raise
+            self.say(
+                f"NOT SAVED: {error.strerror or error}. Training goes on; the last checkpoint is {left[-1]}"
+            )
+            return
         self.say(f"saved {path}")
 
-    def _restore(self, tensors: dict[str, Any], state: dict[str, Any]) -> None:
-        if state["clock"]["steps"] * self.clock.frame_skip >= self.config.total_frames:
-            raise UserError(
-                f"{self.run.path} is complete: it has played its {self.config.total_frames:,} frames.\n"
-                "Play on with a larger --total-frames, or start anew from its weights with --weights."
-            )
-        self.parts.learner.load_state_tensors(tensors)
-        self.clock.steps, self.clock.updates = state["clock"]["steps"], state["clock"]["updates"]
-        self.parts.learner.updates = self.clock.updates
-        self.clock.restart_warmup()
-        self.parts.actor.set_random_state(state["actor"])
-        self.games.count, self.games.best = state["games"]["count"], state["games"]["best"]
-        self.games.recent.extend(state["games"]["recent"])
-        self.say(
-            f"resumed at frame {self.clock.frames:,}; the replay and the games start afresh, so the next "
-            f"{self.config.replay.warmup_steps:,} steps fill the replay before updates go on"
+    def what_is_left(self) -> str:
+        """Name the last good checkpoint, and what to type."""
+        left = checkpoint.find(self.run.checkpoints)
+        if not left:
+            return "No checkpoint had been saved."
+        return (
+            f"The last good checkpoint is {left[-1]}; to go on from it, type:\n"
+            f"fastdqn train --resume {self.run.path}"
         )
 
     def _snapshot(self, note: str, returns: list[float] | None = None) -> Snapshot:
@@ -306,3 +326,7 @@ class _Training:
             phase_share=self.speed.phase_share,
             note=note,
         )
+
+
+def _nothing() -> None:
+    """Store nothing: all is stored."""
