@@ -19,6 +19,7 @@ Optimizer = Literal["adam", "rmsprop", "adagrad"]
 Loss = Literal["huber", "squared"]
 Bootstrap = Literal["max", "double"]
 KeepReplay = Literal["auto", "on", "off"]
+Protocol = Literal["nature", "machado", "own"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class EnvConfig:
     clip_rewards: bool = True
     """Learn from the sign of each reward. Reported returns are never clipped."""
     noop_max: int = 30
-    """At most this many no-op actions at the start of a game."""
+    """At most this many frames without action at the start of a game; the last is FIRE in games that wait for it.
+    1 is the least that EnvPool can do."""
     fire_reset: bool = True
     """Press FIRE at the start of a game that waits for it."""
     sticky_actions: float = 0.0
@@ -138,6 +140,26 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class EvaluationConfig:
+    """Whole games, scores unclipped, on environments of their own. What is none is the protocol's."""
+
+    every_frames: int | None = None
+    """Frames of training between evaluations; none evaluates never."""
+    protocol: Protocol = "nature"
+    """nature: Mnih et al. 2015; machado: Machado et al. 2018; own: the run's own settings."""
+    episodes: int | None = None
+    """Games of an evaluation."""
+    epsilon: float | None = None
+    """Probability of a random action."""
+    max_episode_frames: int | None = None
+    """A game is cut after this many frames; its score counts."""
+    noop_max: int | None = None
+    """As env.noop-max."""
+    sticky_actions: float | None = None
+    """Probability that the emulator repeats the previous action."""
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that decides what a run computes."""
 
@@ -157,6 +179,7 @@ class Config:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def validate(self) -> list[str]:
         """Return every problem of the values, each as `name = value: what is wanted`; empty when all is well.
@@ -213,7 +236,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "env.num_envs": (1, 4096, "a whole number from 1 to 4096"),
     "env.threads": _NATURAL,
     "env.frame_skip": (1, 60, "a whole number from 1 to 60"),
-    "env.noop_max": _NATURAL,
+    "env.noop_max": _COUNT,
     "env.sticky_actions": _PROBABILITY,
     "env.max_episode_frames": _COUNT,
     "env.renew_steps": _COUNT,
@@ -239,6 +262,12 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "exploration.decay_frames": _COUNT,
     "checkpoint.every_frames": _COUNT,
     "checkpoint.keep": _COUNT,
+    "evaluation.every_frames": _COUNT,
+    "evaluation.episodes": (1, 100_000, "a whole number from 1 to 100000"),
+    "evaluation.epsilon": _PROBABILITY,
+    "evaluation.max_episode_frames": _COUNT,
+    "evaluation.noop_max": _COUNT,
+    "evaluation.sticky_actions": _PROBABILITY,
 }
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -247,6 +276,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "learner.loss": typing.get_args(Loss),
     "learner.bootstrap": typing.get_args(Bootstrap),
     "checkpoint.replay": typing.get_args(KeepReplay),
+    "evaluation.protocol": typing.get_args(Protocol),
 }
 
 
