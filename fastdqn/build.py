@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class Parts:
         accelerate: How the learner runs: `eager` or `compile`.
         device: Where it runs: `cpu` or `cuda`.
         keeps_replay: Whether checkpoints hold the replay.
+        evaluate_every_frames: Frames between evaluations; more than any run has where it is not evaluated.
     """
 
     clock: Clock
@@ -46,6 +48,7 @@ class Parts:
     accelerate: str
     device: str
     keeps_replay: bool
+    evaluate_every_frames: int
 
 
 def check(config: Config, weights: Path | None = None) -> None:
@@ -63,6 +66,8 @@ def check(config: Config, weights: Path | None = None) -> None:
         problems.insert(0, _unknown_game(config.game))
     if not problems:
         problems = [*_ring_problems(config), *_memory_problems(config)]
+        if config.evaluation.every_frames is not None:
+            problems += _protocol_problems(config)
     if problems:
         raise UserError("\n".join(problems))
     if weights is not None:
@@ -113,7 +118,18 @@ def build(config: Config, saved: checkpoint.Checkpoint | None = None) -> Parts:
     )
     actor = Actor(learner.q_values, envs.num_actions, actor_seed, device)
     feed = HostFeed(replay, config.learner.batch_size, device)
-    return Parts(clock, envs, replay, learner, actor, feed, accelerate, device, keeps_replay(config))
+    return Parts(
+        clock,
+        envs,
+        replay,
+        learner,
+        actor,
+        feed,
+        accelerate,
+        device,
+        keeps_replay(config),
+        config.evaluation.every_frames or 2**62,
+    )
 
 
 def keeps_replay(config: Config) -> bool:
@@ -149,9 +165,30 @@ def check_policy(policy: checkpoint.Policy, config: Config, num_actions: int) ->
         )
 
 
-def evaluation_seed(seed: int) -> int:
-    """Return the seed of an evaluation's games, apart from the seeds of training."""
-    return int(np.random.SeedSequence([seed, 1_000_003]).generate_state(1)[0] >> 1)
+def check_evaluation(config: Config) -> None:
+    """Raise where an evaluation's settings are out of range, or are not for the run's policy.
+
+    Raises:
+        UserError: Every problem, by the name of its flag.
+    """
+    problems = config.validate() or _protocol_problems(config)
+    if problems:
+        raise UserError(_with_flags("\n".join(problems)))
+
+
+def evaluation_seed(seed: int, frames: int = 0) -> int:
+    """Return the seed of an evaluation's games, apart from the seeds of training.
+
+    Args:
+        seed: The run's, or the user's.
+        frames: Frame of training: each evaluation of a run plays games of its own.
+    """
+    words = [seed, 1_000_003, frames] if frames else [seed, 1_000_003]
+    return int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
+
+
+def _with_flags(text: str) -> str:
+    return re.sub(r"evaluation\.(\w+)", lambda found: "--" + found[1].replace("_", "-"), text)
 
 
 def _generation(saved: checkpoint.Checkpoint | None) -> int:
@@ -193,6 +230,19 @@ def _ring_problems(config: Config) -> list[str]:
             f"env.num_envs ({envs}) x learner.n_step ({n_step}), or there is nothing to sample"
         )
     return problems
+
+
+def _protocol_problems(config: Config) -> list[str]:
+    """Machado et al. 2018 have agents choose among all 18 actions; a policy knows those it was trained with.
+
+    Its actions could be looked up among the 18, but the score would be another protocol's.
+    """
+    if config.evaluation.protocol != "machado" or config.env.full_action_set:
+        return []
+    return [
+        "evaluation.protocol = machado: it is for policies that choose among all 18 actions; train one with "
+        "--env.full-action-set, or take the protocol own with sticky actions 0.25"
+    ]
 
 
 def _memory_problems(config: Config) -> list[str]:

@@ -69,6 +69,13 @@ class AtariEnvs:
         generation: How often the games were made anew before; each time has a seed of its own.
     """
 
+    _pool: Any
+    _last: NDArray[np.uint8]
+    _lives: NDArray[np.int32]
+    _resetting: NDArray[np.bool_]
+    _return: NDArray[np.float64]
+    _game_steps: NDArray[np.int64]
+
     def __init__(self, game: str, config: EnvConfig, seed: int, generation: int = 0) -> None:
         self.num_envs = config.num_envs
         self.frame_skip = config.frame_skip
@@ -83,7 +90,7 @@ class AtariEnvs:
         """Start every game and return its first observation, uint8 [N, 4, 84, 84]. To be called once."""
         observation, info = self._pool.reset()
         self._lives = info["lives"]
-        self._last: NDArray[np.uint8] = observation
+        self._last = observation
         return self._last
 
     @property
@@ -185,7 +192,7 @@ class AtariEnvs:
 
     def _make(self) -> None:
         config = self._config
-        self._pool: Any = envpool.make(
+        self._pool = envpool.make(
             self._game,
             env_type="gymnasium",
             num_envs=config.num_envs,

@@ -85,6 +85,11 @@ class RunFolder:
         """One JSON object a line, every `log_every_frames`."""
         return self.path / "metrics.jsonl"
 
+    @property
+    def evaluations(self) -> Path:
+        """One JSON object a line, for each evaluation while training."""
+        return self.path / "evaluations.jsonl"
+
     def log(self, line: str) -> None:
         """Append a line with the time of day to log.txt. One that a full disk does not take ends no run."""
         with suppress(OSError), (self.path / "log.txt").open("a") as file:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fastdqn import build, checkpoint, resume, schedules
-from fastdqn.errors import RunFailedError, cause_of_failure
+from fastdqn.errors import RunFailedError, UserError, cause_of_failure
+from fastdqn.evaluate import Evaluation, evaluate_learner
 from fastdqn.metrics import Games, JsonLines, Means, PhaseTimer, Snapshot, Speed
 from fastdqn.run_folder import RunFolder
 
@@ -101,12 +102,13 @@ class _Training:
         self.parts = build.build(self.config, saved)
         self.clock = self.parts.clock
         self.games, self.means, self.phase = Games(), Means(), PhaseTimer()
-        self.marks = {"logged": 0, "saved": 0}
+        self.marks = {"logged": 0, "evaluated": 0, "saved": 0}
         self._observation, self._store = self._begin(saved)
         if weights:
             build.load_weights(self.parts, weights)
             self.say(f"weights from {weights}")
         self.rows = JsonLines(run.metrics, keep_frames=self.clock.frames)
+        self.evaluations = JsonLines(run.evaluations, keep_frames=self.clock.frames)
         self.speed = Speed(self.clock.frames)
         self._reported = 0.0
 
@@ -121,6 +123,7 @@ class _Training:
         )
         self._warm_up()
         observation = self._observation
+        self._evaluate_if_due(stop_requested)  # where a run was stopped while it was evaluated
         while clock.frames < self.config.total_frames and not stop_requested():
             with self.phase("act"):
                 action = actor.act(observation, self.epsilon)
@@ -152,7 +155,7 @@ class _Training:
                 self._store()
                 observation = envs.renew()
                 self._store = partial(replay.begin, observation)  # cuts the episodes that are open
-            self._after_pass()
+            self._after_pass(stop_requested)
         return self._finish()
 
     @property
@@ -191,6 +194,7 @@ class _Training:
 
     def close(self) -> None:
         self.rows.close()
+        self.evaluations.close()
         self.parts.envs.close()
 
     def _warm_up(self) -> None:
@@ -206,11 +210,12 @@ class _Training:
         self.say(f"compiled in {time.perf_counter() - start:.1f} s")
         self.speed = Speed(self.clock.frames)
 
-    def _after_pass(self) -> None:
+    def _after_pass(self, stop_requested: Callable[[], bool]) -> None:
         """Tell and save what is due. Files follow frame counts alone; only the display follows the time."""
         frames = self.clock.frames
         if self._is_due("logged", self.config.log_every_frames):
             self._log_row()
+        self._evaluate_if_due(stop_requested)
         if self._is_due("saved", self.config.checkpoint.every_frames) and frames < self.config.total_frames:
             self._save()
         if time.perf_counter() - self._reported > REPORT_SECONDS:
@@ -232,6 +237,34 @@ class _Training:
                 f"the loss is {snapshot.loss} at frame {self.clock.frames}: the run has diverged.\n"
                 "A smaller --learner.learning-rate may help."
             )
+
+    def _evaluate_if_due(self, stop_requested: Callable[[], bool]) -> None:
+        if not self._is_due("evaluated", self.parts.evaluate_every_frames):
+            return
+        policy, result = evaluate_learner(self.parts, self.config, self._report_game, stop_requested)
+        if result is None:  # asked to stop; whoever resumes plays it again
+            return
+        self.marks["evaluated"] = self.clock.frames
+        self.evaluations.write(result.scores())
+        self.say(f"evaluated at frame {self.clock.frames:,}: {result}")
+        self._keep_best(policy, result)
+
+    def _report_game(self, game: int) -> None:
+        self._report(self._snapshot(f"evaluating: {game} games have ended"))
+
+    def _keep_best(self, policy: checkpoint.Policy, result: Evaluation) -> None:
+        """Save the policy if none did better."""
+        try:
+            best = checkpoint.best_mean(self.run.checkpoints)
+        except UserError as error:  # damaged, and to be replaced
+            self.say(str(error).splitlines()[0])
+            best = None
+        if best is not None and result.scores()["mean"] <= best:
+            return
+        try:
+            self.say(f"best so far: {checkpoint.save_best(self.run.checkpoints, policy, result.row())}")
+        except OSError as error:
+            self.say(f"NOT SAVED as the best: {error.strerror or error}. Training goes on")
 
     def _finish(self) -> Summary:
         self.speed.mark(self.clock.frames, self.phase.seconds, learning=self.clock.updates > 0)
@@ -261,7 +294,8 @@ class _Training:
         observation = None
         if saved:
             self.marks |= saved.state["marks"]
-            self.say(f"going on from {saved.path}")
+            again = ", whose games are played again up to there" if saved.replay else ""
+            self.say(f"going on from {saved.path}{again}")
             observation = resume.restore(saved, self.parts, self.games, self.means)
             if observation is not None:
                 return observation, _nothing
@@ -278,6 +312,7 @@ class _Training:
         self.marks["saved"] = self.clock.frames
         try:
             self.rows.sync()
+            self.evaluations.sync()
             path = resume.save(self.run, self.parts, self.games, self.means, self.marks)
         except OSError as error:
             left = checkpoint.find(self.run.checkpoints)

@@ -80,6 +80,7 @@ def interrupted(path: Path, config: Config, stops: list[int]) -> RunFolder:
 def test_resumed_is_uninterrupted(game, alpha, tmp_path):
     """Fails when anything that a run is made of is not in its checkpoint."""
     config = tiny(game, alpha)
+    config = replace(config, env=replace(config.env, sticky_actions=0.25 if game == "Pong-v5" else 0.0))
     whole = RunFolder.create(tmp_path / "whole", config)
     train(whole)
     expected = outcome(whole)
