@@ -139,6 +139,17 @@ def keeps_replay(config: Config) -> bool:
     return config.checkpoint.replay == "on"
 
 
+def replay_note(config: Config) -> str:
+    """Say what checkpoints do with the replay, and what that means."""
+    size = f"up to {config.replay.capacity * SLOT_BYTES / 1e6:,.0f} MB"
+    if keeps_replay(config):
+        return f"the newest checkpoint keeps the replay ({size}): resuming is exact"
+    return (
+        f"checkpoints leave the replay out ({size}; --checkpoint.replay on keeps it): "
+        "a resumed run fills it anew, with other games"
+    )
+
+
 def load_weights(parts: Parts, path: Path) -> None:
     """Start both networks from trained weights that `check` let pass."""
     policy = checkpoint.load_policy(path)

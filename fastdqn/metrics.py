@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastdqn.errors import UserError
+
 PHASES = ("act", "env", "store", "sample", "learn")
 """Parts of one pass of the loop: choose actions, wait for the emulator, store, sample a batch, update."""
 
@@ -185,9 +187,10 @@ class JsonLines:
     def __init__(self, path: Path, keep_frames: int | None = None) -> None:
         if keep_frames is not None and path.exists():
             lines = path.read_bytes().splitlines(keepends=True)
-            # A line cut short by a kill can only be the last, and is newer than any checkpoint.
+            if lines and not lines[-1].endswith(b"\n"):  # cut short by a kill, newer than any checkpoint
+                lines.pop()
             kept = [
-                line for line in lines if line.endswith(b"\n") and json.loads(line)["frames"] <= keep_frames
+                line for number, line in enumerate(lines, 1) if _frames(line, path, number) <= keep_frames
             ]
             temporary = path.with_suffix(".tmp")
             temporary.write_bytes(b"".join(kept))
@@ -219,6 +222,15 @@ class JsonLines:
     def _flush(self) -> None:
         while self._waiting:
             self._waiting = self._waiting[self._file.write(self._waiting) :]
+
+
+def _frames(line: bytes, path: Path, number: int) -> int:
+    try:
+        return int(json.loads(line)["frames"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{path}: line {number} cannot be read. Remove it to go on without that row."
+        ) from None
 
 
 class Means:

@@ -202,6 +202,7 @@ class _Training:
             f"{self.config.game}, {self.parts.learner.num_parameters:,} parameters, on {self.parts.device}, "
             f"{self.parts.accelerate}"
         )
+        self.say(build.replay_note(self.config))
         if self.parts.accelerate != "compile":
             return
         self._report(self._snapshot("compiling the update, half a minute or so"))

@@ -13,9 +13,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("envpool")
 
-from fastdqn import checkpoint, envs, resume
+from fastdqn import build, checkpoint, envs, resume
 from fastdqn.config import CheckpointConfig, Config, EnvConfig, ReplayConfig
 from fastdqn.errors import RunFailedError, UserError
+from fastdqn.metrics import JsonLines
 from fastdqn.presets import PRESETS
 from fastdqn.run_folder import RunFolder
 from fastdqn.trainer import train
@@ -93,6 +94,15 @@ def test_resumed_is_uninterrupted(game, alpha, tmp_path):
 
 
 @pytest.mark.slow
+def test_resumed_is_uninterrupted_when_compiled(tmp_path):
+    config = tiny()
+    config = replace(config, learner=replace(config.learner, accelerate="compile"))
+    whole = RunFolder.create(tmp_path / "whole", config)
+    train(whole)
+    assert differences(outcome(interrupted(tmp_path / "parts", config, [150, 101])), outcome(whole)) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_resumed_is_uninterrupted_at_many_places(seed, tmp_path):
     rng = random.Random(seed)
@@ -122,6 +132,19 @@ def test_without_the_replay_games_and_replay_start_afresh(tmp_path):
     assert state["generation"] >= 1
     frames = [json.loads(line)["frames"] for line in run.metrics.read_text().splitlines()]
     assert frames == sorted(set(frames))
+
+
+@pytest.mark.parametrize(
+    ("setting", "capacity", "kept"),
+    [("auto", 100_000, True), ("auto", 1_000_000, False), ("on", 1_000_000, True), ("off", 100, False)],
+)
+def test_the_log_says_what_becomes_of_the_replay(setting, capacity, kept):
+    config = replace(tiny(), replay=ReplayConfig(capacity=capacity))
+    config = replace(config, checkpoint=CheckpointConfig(replay=setting))
+    assert build.keeps_replay(config) is kept
+    assert ("resuming is exact" if kept else "--checkpoint.replay on") in build.replay_note(config)
+    if capacity == 1_000_000:
+        assert "up to 7,090 MB" in build.replay_note(config)
 
 
 def test_only_the_newest_checkpoint_has_its_replay_and_the_older_one_is_good(tmp_path):
@@ -161,6 +184,34 @@ def test_another_emulator_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(envs, "_generation_seed", lambda seed, generation: seed + 1)
     with pytest.raises(UserError, match="another EnvPool"):
         train(RunFolder.open(run.path), resume=True)
+
+
+def test_a_row_that_cannot_be_read_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"frames": 1}\n{"fra\x00es": 2}\n{"frames": 3}\n{"fr')
+    with pytest.raises(UserError, match="line 2 cannot be read"):
+        JsonLines(path, keep_frames=2)
+    path.write_text('{"frames": 1}\n{"frames": 3}\n{"fr')
+    JsonLines(path, keep_frames=2).close()
+    assert path.read_text() == '{"frames": 1}\n'
+
+
+def test_rows_that_a_full_disk_did_not_take_are_written_later(tmp_path):
+    """Fails when a full disk leaves half a row, or a hole, in metrics.jsonl."""
+    path = tmp_path / "metrics.jsonl"
+    rows = JsonLines(path)
+    rows.write({"frames": 1})
+    real, rows._file = rows._file, open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+    rows.write({"frames": 2})
+    rows.write({"frames": 3})
+    with pytest.raises(OSError, match="No space left"):
+        rows.sync()
+    rows._file.close()
+    rows._file = real
+    rows.write({"frames": 4})
+    rows.sync()
+    rows.close()
+    assert [json.loads(line)["frames"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
 
 
 class _Full:

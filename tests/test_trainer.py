@@ -215,9 +215,9 @@ def test_bad_configurations_are_refused_before_anything_is_made(tmp_path, change
 
 
 def test_evaluation_is_repeatable_and_counts_whole_games(finished):
-    first = evaluate(finished, episodes=5, epsilon=0.5, seed=3)
-    assert evaluate(finished, episodes=5, epsilon=0.5, seed=3) == first
-    assert evaluate(finished, episodes=5, epsilon=0.5, seed=4) != first
+    first = evaluate(finished, episodes=5, epsilon=0.5, max_episode_frames=2_000, seed=3)
+    assert evaluate(finished, episodes=5, epsilon=0.5, max_episode_frames=2_000, seed=3) == first
+    assert evaluate(finished, episodes=5, epsilon=0.5, max_episode_frames=2_000, seed=4) != first
     row = first.row()
     assert len(row["returns"]) == len(row["lengths_frames"]) == 5
     assert max(row["lengths_frames"]) <= 2_000
