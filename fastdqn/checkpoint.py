@@ -225,7 +225,7 @@ def load(path: Path) -> Checkpoint:
         state = json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"{file} cannot be read: {error}") from None
-    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
+    if not isinstance(state, dict) or not all(isinstance(state.get(n), int) for n in ("format", "frames")):
         raise UserError(f"{file} was not written by fastdqn.")
     if state["format"] != FORMAT:
         age = "a newer" if state["format"] > FORMAT else "an older"
@@ -342,7 +342,9 @@ def _sums(path: Path) -> dict[str, str]:
         lines = file.read_text("ascii").splitlines()
         return {name: digest for digest, name in (line.split("  ") for line in lines)}
     except FileNotFoundError:
-        raise UserError(f"{path} is no checkpoint, or a damaged one: it has no {SUMS}.\n{_ANOTHER}") from None
+        raise UserError(
+            f"{path} is no checkpoint, a damaged one, or of an older fastdqn: it has no {SUMS}.\n{_ANOTHER}"
+        ) from None
     except (OSError, ValueError):
         raise UserError(f"{file} is damaged.\n{_ANOTHER}") from None
 

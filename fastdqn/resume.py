@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastdqn import checkpoint
 from fastdqn.checkpoint import Checkpoint
-from fastdqn.config import CheckpointConfig, Config
+from fastdqn.config import CheckpointConfig, Config, EvaluationConfig
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.metrics import Games, Means
 from fastdqn.run_folder import RunFolder
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from fastdqn.build import Parts
 
 
-def save(run: RunFolder, parts: Parts, games: Games, means: Means, marks: dict[str, int]) -> Any:
+def save(run: RunFolder, parts: Parts, games: Games, means: Means, marks: dict[str, int]) -> Path:
     """Write a checkpoint of a run whose last pass is in the replay, too.
 
     Args:
@@ -129,4 +130,11 @@ def restore(saved: Checkpoint, parts: Parts, games: Games, means: Means) -> NDAr
 
 def _essence(config: Config) -> Config:
     """Return what must not differ between a checkpoint and the run that goes on from it."""
-    return replace(config, preset="", total_frames=1, log_every_frames=1, checkpoint=CheckpointConfig())
+    return replace(
+        config,
+        preset="",
+        total_frames=1,
+        log_every_frames=1,
+        checkpoint=CheckpointConfig(),
+        evaluation=EvaluationConfig(),
+    )

@@ -209,8 +209,9 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
         ("{", "cannot be read"),
         ("[]", "not written by fastdqn"),
         ('{"clock": {}}', "not written by fastdqn"),
-        ('{"format": 99}', "a newer fastdqn"),
-        ('{"format": 1}', "an older fastdqn"),
+        ('{"format": 2}', "not written by fastdqn"),
+        ('{"format": 99, "frames": 4}', "a newer fastdqn"),
+        ('{"format": 1, "frames": 4}', "an older fastdqn"),
     ],
 )
 def test_a_state_that_is_not_ours_is_refused(tmp_path, text, wanted):
