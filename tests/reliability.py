@@ -314,15 +314,13 @@ def fill(path: Path) -> None:
 
 def memory(minutes: float, folder: Path) -> dict[str, Any]:
     """Train for a while, with checkpoints, evaluations and renewed games, and watch the resident memory."""
-    config = tiny(
-        total_frames=10**9, evaluation=EvaluationConfig(40_000, episodes=4, max_episode_frames=2_000)
-    )
+    evaluation = EvaluationConfig(8_000, episodes=2, max_episode_frames=800)
+    config = tiny(total_frames=10**9, evaluation=evaluation)
     config = replace(
         config,
-        log_every_frames=2_000,
-        env=replace(config.env, renew_steps=20_000, max_episode_frames=20_000),
-        replay=replace(config.replay, capacity=5_000),
-        checkpoint=CheckpointConfig(every_frames=20_000, keep=3),
+        env=replace(config.env, renew_steps=3_000),
+        replay=replace(config.replay, capacity=2_000),
+        checkpoint=CheckpointConfig(every_frames=4_000, keep=3),
     )
     run = RunFolder.create(folder / "run", config)
     start, series = time.monotonic(), []
@@ -344,6 +342,7 @@ def memory(minutes: float, folder: Path) -> dict[str, Any]:
         "frames": summary.frames,
         "updates": summary.updates,
         "checkpoints": (run.path / "log.txt").read_text().count(" saved "),
+        "games made anew": checkpoint.load(checkpoint.newest(run.checkpoints)).state["generation"],
         "evaluations": run.evaluations.read_bytes().count(b"\n"),
         "replay full after s": round(full_at[0], 1),
         "resident MB when it was full": round(series[0][1] / 1e6, 1),
