@@ -271,9 +271,7 @@ class _Training:
         self.speed.mark(self.clock.frames, self.phase.seconds, learning=self.clock.updates > 0)
         self._report(self._snapshot(""))
         complete = self.clock.frames >= self.config.total_frames
-        if (
-            complete and self.clock.frames > self.marks["logged"]
-        ):  # stopped early, the row is yet to be filled
+        if complete and self.clock.frames > self.marks["logged"]:  # else the row is filled after resuming
             self._log_row()
         if not checkpoint.exists(self.run.checkpoints, self.clock.frames):
             self._save(final=True)
