@@ -335,7 +335,7 @@ class _Training:
 
     def _snapshot(self, note: str, returns: list[float] | None = None) -> Snapshot:
         stats, fps = self.parts.replay.stats(), self.speed.recent
-        left = self.config.total_frames - self.clock.frames
+        left = max(0, self.config.total_frames - self.clock.frames)  # the last pass may play a few too many
         return Snapshot(
             frames=self.clock.frames,
             total_frames=self.config.total_frames,
