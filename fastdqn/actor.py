@@ -79,16 +79,18 @@ class Actor:
         self._random_action = random.integers(self._num_actions, size=self._shape)
 
 
-def best_of(q_values: Callable[[Tensor], Tensor]) -> BestActions:
-    """Return the best actions by a network on the CPU.
+def best_of(q_values: Callable[[Tensor], Tensor], device: str | torch.device = "cpu") -> BestActions:
+    """Return the best actions by a network.
 
     Args:
         q_values: uint8 [N, 4, 84, 84] to float32 [N, A].
+        device: Where it lives.
     """
 
     def best_actions(observation: NDArray[np.uint8]) -> NDArray[np.int64]:
         with torch.no_grad():
-            return cast("NDArray[np.int64]", q_values(torch.from_numpy(observation)).argmax(1).numpy())
+            values = q_values(torch.from_numpy(observation).to(device))
+            return cast("NDArray[np.int64]", values.argmax(1).cpu().numpy())
 
     return best_actions
 

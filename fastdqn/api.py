@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastdqn.config import Config
+from fastdqn.config import Config, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,11 +63,21 @@ def train(
     return trainer.train(run, weights=source, report=report, say=say, stop_requested=stop_requested)
 
 
-def evaluate(run: PathLike, *, episodes: int = 5, epsilon: float = 0.05, seed: int = 0) -> Evaluation:
-    """Play whole games with the newest checkpoint of a run; `fastdqn evaluate`.
+def evaluate(
+    run: PathLike,
+    *,
+    checkpoint: str | int = "last",
+    protocol: Protocol | None = None,
+    episodes: int | None = None,
+    epsilon: float | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Play whole games with a checkpoint of a run; `fastdqn evaluate`.
 
     Args:
         run: Its folder.
+        checkpoint: `last`, `best` by the evaluations while it trained, or the frames of one.
+        protocol: `nature`, `machado` or `own`: where the values come from that are none; the run's if none.
         episodes: Games to play.
         epsilon: Probability of a random action.
         seed: Decides the games and the random actions, together with the weights.
@@ -81,7 +91,14 @@ def evaluate(run: PathLike, *, episodes: int = 5, epsilon: float = 0.05, seed: i
     from fastdqn import evaluation
     from fastdqn.run_folder import RunFolder
 
-    return evaluation.evaluate(RunFolder.open(Path(run)), episodes=episodes, epsilon=epsilon, seed=seed)
+    return evaluation.evaluate(
+        RunFolder.open(Path(run)),
+        which=checkpoint,
+        protocol=protocol,
+        episodes=episodes,
+        epsilon=epsilon,
+        seed=seed,
+    )
 
 
 def load_policy(path: PathLike) -> Policy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ STACK = 4
 FRAME_BYTES = 84 * 84
 SLOT_BYTES = FRAME_BYTES + 34
 """A frame slot of the replay: the pixels and what is kept beside them (at most)."""
+SAVED_REPLAY_BYTES = 2_000_000_000
+"""A larger replay is not saved unless the configuration says so."""
 
 
 @dataclass
@@ -33,6 +36,8 @@ class Parts:
         best_actions: The network's part of the actor.
         accelerate: How the learner runs: `eager`, `compile` or `graph`.
         frames_on: Where the learner reads frames, for people.
+        keeps_replay: Whether checkpoints hold the replay.
+        evaluate_every_frames: Frames between evaluations; more than any run has where it is not evaluated.
     """
 
     clock: Clock
@@ -44,6 +49,8 @@ class Parts:
     feed: Feed
     accelerate: str
     frames_on: str
+    keeps_replay: bool
+    evaluate_every_frames: int
 
 
 def check(config: Config, weights: Path | None = None, *, device: backend.Backend | None = None) -> None:
@@ -62,30 +69,35 @@ def check(config: Config, weights: Path | None = None, *, device: backend.Backen
         problems.insert(0, _unknown_game(config.game))
     if not problems:
         problems = [*_ring_problems(config), *_memory_problems(config), *_device_problems(config, device)]
+        if config.evaluation.every_frames is not None:
+            problems += _protocol_problems(config)
     if problems:
         raise UserError("\n".join(problems))
     if weights is not None:
         check_policy(checkpoint.load_policy(weights), config, num_actions(config.game, config.env))
 
 
-def build(config: Config, *, resumed_at: int = 0, device: backend.Backend | None = None) -> Parts:
+def build(
+    config: Config, saved: checkpoint.Checkpoint | None = None, *, device: backend.Backend | None = None
+) -> Parts:
     """Make the objects of a run.
 
     Args:
         config: A configuration that `check` let pass.
+        saved: A checkpoint that the run goes on from. The replay is filled from it, and the games are the same
+            ones, or others where there is no replay to go on with; `resume.restore` does the rest.
         device: Where the learner lives; the GPU if there is one and none is given.
-        resumed_at: Steps that the run had taken before: games begin anew, so they are not to be the same ones.
 
     Raises:
-        UserError: The replay does not fit in memory after all.
+        UserError: The replay does not fit in memory after all, or its file is not of this configuration.
     """
     device = device or backend.choose(config.learner.precision)
     clock = Clock(config.env.frame_skip, config.replay.warmup_steps, config.learner.steps_per_update)
     accelerate = resolve_accelerate(
         config.learner.accelerate, device.device, clock.updates_planned(config.total_frames)
     )
-    env_seed, actor_seed, replay_seed, network_seed = _seeds(config.seed, resumed_at)
-    envs = AtariEnvs(config.game, config.env, env_seed)
+    env_seed, actor_seed, replay_seed, network_seed = _seeds(config.seed)
+    envs = AtariEnvs(config.game, config.env, env_seed, _generation(saved))
     try:
         replay = ReplayBuffer(
             config.replay.capacity,
@@ -96,8 +108,12 @@ def build(config: Config, *, resumed_at: int = 0, device: backend.Backend | None
             alpha=config.replay.alpha,
             seed=replay_seed,
         )
+        if saved and saved.replay:
+            replay.load(saved.replay)
     except MemoryError as error:
         raise UserError(f"replay.capacity = {config.replay.capacity}: {error}") from None
+    except ValueError as error:
+        raise UserError(f"{saved.path if saved else ''}: {error}") from None
     learner = Learner(
         config.network,
         config.learner,
@@ -114,7 +130,19 @@ def build(config: Config, *, resumed_at: int = 0, device: backend.Backend | None
     )
     actor = Actor(best_actions, envs.num_actions, config.env.num_envs, actor_seed)
     feed, frames_on = _feed(config, replay, device)
-    return Parts(clock, envs, replay, learner, actor, best_actions, feed, accelerate, frames_on)
+    return Parts(
+        clock,
+        envs,
+        replay,
+        learner,
+        actor,
+        best_actions,
+        feed,
+        accelerate,
+        frames_on,
+        keeps_replay(config),
+        config.evaluation.every_frames or 2**62,
+    )
 
 
 def _feed(config: Config, replay: ReplayBuffer, device: backend.Backend) -> tuple[Feed, str]:
@@ -139,6 +167,24 @@ def _feed(config: Config, replay: ReplayBuffer, device: backend.Backend) -> tupl
         )
     feed = DeviceFeed(replay, config.learner.batch_size, device, launches)
     return feed, f"{needed / 2**30:.2f} GiB of frames on the device"
+
+
+def keeps_replay(config: Config) -> bool:
+    """Whether a run's checkpoints hold its replay, so that resuming is exact."""
+    if config.checkpoint.replay == "auto":
+        return config.replay.capacity * SLOT_BYTES <= SAVED_REPLAY_BYTES
+    return config.checkpoint.replay == "on"
+
+
+def replay_note(config: Config) -> str:
+    """Say what checkpoints do with the replay, and what that means."""
+    size = f"up to {config.replay.capacity * SLOT_BYTES / 1e6:,.0f} MB"
+    if keeps_replay(config):
+        return f"the newest checkpoint keeps the replay ({size}): resuming is exact"
+    return (
+        f"checkpoints leave the replay out ({size}; --checkpoint.replay on keeps it): "
+        "a resumed run fills it anew, with other games"
+    )
 
 
 def load_weights(parts: Parts, path: Path) -> None:
@@ -171,14 +217,42 @@ def _shape_of(network: NetworkConfig) -> str:
     return f"width {network.width:g}, dueling {network.dueling}, centered {network.centered}"
 
 
-def evaluation_seed(seed: int) -> int:
-    """Return the seed of an evaluation's games, apart from the seeds of training."""
-    return int(np.random.SeedSequence([seed, 1_000_003]).generate_state(1)[0] >> 1)
+def check_evaluation(config: Config) -> None:
+    """Raise where an evaluation's settings are out of range, or are not for the run's policy.
+
+    Raises:
+        UserError: Every problem, by the name of its flag.
+    """
+    problems = config.validate() or _protocol_problems(config)
+    if problems:
+        raise UserError(_with_flags("\n".join(problems)))
 
 
-def _seeds(seed: int, resumed_at: int) -> tuple[int, int, int, int]:
+def evaluation_seed(seed: int, frames: int = 0) -> int:
+    """Return the seed of an evaluation's games, apart from the seeds of training.
+
+    Args:
+        seed: The run's, or the user's.
+        frames: Frame of training: each evaluation of a run plays games of its own.
+    """
+    words = [seed, 1_000_003, frames] if frames else [seed, 1_000_003]
+    return int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
+
+
+def _with_flags(text: str) -> str:
+    return re.sub(r"evaluation\.(\w+)", lambda found: "--" + found[1].replace("_", "-"), text)
+
+
+def _generation(saved: checkpoint.Checkpoint | None) -> int:
+    """Return which games a run plays: those of its checkpoint, or the next ones if they cannot go on."""
+    if saved is None:
+        return 0
+    return int(saved.state["generation"]) + (saved.replay is None)
+
+
+def _seeds(seed: int) -> tuple[int, int, int, int]:
     """Derive unrelated seeds: EnvPool gives its games seed, seed + 1, ..., so neighbours would share games."""
-    words = np.random.SeedSequence([seed, resumed_at]).generate_state(4)
+    words = np.random.SeedSequence([seed, 0]).generate_state(4)
     a, b, c, d = (int(word >> 1) for word in words)
     return a, b, c, d
 
@@ -208,6 +282,19 @@ def _ring_problems(config: Config) -> list[str]:
             f"env.num_envs ({envs}) x learner.n_step ({n_step}), or there is nothing to sample"
         )
     return problems
+
+
+def _protocol_problems(config: Config) -> list[str]:
+    """Machado et al. 2018 have agents choose among all 18 actions; a policy knows those it was trained with.
+
+    Its actions could be looked up among the 18, but the score would be another protocol's.
+    """
+    if config.evaluation.protocol != "machado" or config.env.full_action_set:
+        return []
+    return [
+        "evaluation.protocol = machado: it is for policies that choose among all 18 actions; train one with "
+        "--env.full-action-set, or take the protocol own with sticky actions 0.25"
+    ]
 
 
 def _memory_problems(config: Config) -> list[str]:

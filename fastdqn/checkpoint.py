@@ -1,29 +1,38 @@
 """Checkpoints: tensors as safetensors, the rest as JSON, on disk whole or not at all.
 
 A checkpoint is a folder `frame-N`: online.safetensors (the policy, enough to play), target.safetensors,
-optimizer.safetensors and state.json. It is written under a temporary name, synced, and renamed.
+optimizer.safetensors, loop.safetensors, state.json and, in the newest one, replay.safetensors. SHA256SUMS has
+the checksum of each (`sha256sum -c SHA256SUMS` checks them by hand). The best policy by evaluation is a folder
+`best-N` with online.safetensors, evaluation.json and SHA256SUMS. A folder is written under a temporary name,
+synced, and renamed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import torch as safetensors
 
 from fastdqn.config import NetworkConfig
 from fastdqn.errors import UserError
 
-FORMAT = 1
-PARTS = ("online", "target", "optimizer")
-_PREFIX = "frame-"
+FORMAT = 2
+POLICY_FORMAT = "fastdqn-1"
+PARTS = ("online", "target", "optimizer", "loop")
+SUMS = "SHA256SUMS"
+REPLAY = "replay.safetensors"
+_CHECKPOINT, _BEST, _TEMPORARY = "frame-", "best-", "tmp-"
+_ANOTHER = "To go on from the checkpoint before it, remove this one's folder."
 
 
 @dataclass(frozen=True)
@@ -34,13 +43,32 @@ class Policy:
         weights: Named tensors as the network's `state_dict` has them.
         network: Shape of the network.
         num_actions: Size of its output.
-        source: The file.
+        source: The file, or what else it came from.
+        frames: Emulator frames that it was trained for, none where the file does not say.
     """
 
     weights: dict[str, torch.Tensor]
     network: NetworkConfig
     num_actions: int
     source: Path
+    frames: int | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `load` read.
+
+    Attributes:
+        path: Its folder.
+        tensors: Named as in `save`.
+        state: Everything else, as JSON values.
+        replay: The replay's file, none if the checkpoint has none.
+    """
+
+    path: Path
+    tensors: dict[str, torch.Tensor]
+    state: dict[str, Any]
+    replay: Path | None
 
 
 def save(
@@ -51,55 +79,71 @@ def save(
     network: NetworkConfig,
     num_actions: int,
     keep: int,
+    write_replay: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write a checkpoint and drop those older than the newest `keep`.
+    """Write a checkpoint; drop those older than the newest `keep`, and the replay of all but this one.
 
     Args:
         folder: Where a run's checkpoints lie.
         frames: Emulator frames played; names the checkpoint.
-        tensors: Named `online.*`, `target.*` and `optimizer.*`.
+        tensors: Named `online.*`, `target.*`, `optimizer.*` and `loop.*`.
         state: Everything else, as JSON values.
         network: Shape of the network, kept beside the weights.
         num_actions: Size of its output.
         keep: Checkpoints that stay.
+        write_replay: Writes the replay to the path it is given; none leaves it out.
 
     Returns:
         The new checkpoint's folder.
+
+    Raises:
+        OSError: The disk is full or failed; what was there before is as it was.
     """
-    final = folder / f"{_PREFIX}{frames:012d}"
-    temporary = folder / f"tmp-{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    about = {
-        "format": f"fastdqn-{FORMAT}",
-        "width": repr(network.width),
-        "dueling": str(int(network.dueling)),
-        "centered": str(int(network.centered)),
-        "num_actions": str(num_actions),
-    }
-    for part in PARTS:
-        own = {
-            name.removeprefix(part + "."): tensor.detach().cpu().contiguous()
-            for name, tensor in tensors.items()
-            if name.startswith(part + ".")
-        }
-        save_file(own, temporary / f"{part}.safetensors", metadata=about)
-    (temporary / "state.json").write_text(json.dumps({"format": FORMAT, **state}, indent=1) + "\n")
-    for path in (*temporary.iterdir(), temporary):
-        _sync(path)
-    if final.exists():  # saved twice at one frame: on resuming and stopping at once
-        shutil.rmtree(final)
-    temporary.rename(final)
-    _sync(folder)
-    for old in find(folder)[:-keep]:
+    about = _about(network, num_actions, frames)
+    files = {f"{part}.safetensors": _packed(tensors, part, about) for part in PARTS}
+    files["state.json"] = _json({"format": FORMAT, "frames": frames, **state})
+    final = _write(folder, f"{_CHECKPOINT}{frames:012d}", files, write_replay)
+    found = find(folder)
+    for old in found[:-keep]:
         shutil.rmtree(old)
+    for old in found[-keep:]:
+        if old != final:
+            with suppress(OSError):  # a full disk may not even take a shorter list; the next save tries again
+                _drop_replay(old)
     return final
 
 
-def find(folder: Path) -> list[Path]:
+def save_best(folder: Path, policy: Policy, evaluation: Mapping[str, Any]) -> Path:
+    """Write the policy that did best so far, and drop the one that did before.
+
+    Args:
+        folder: Where a run's checkpoints lie.
+        policy: It; `frames` must be known.
+        evaluation: How it did, as JSON values.
+
+    Raises:
+        OSError: As in `save`.
+    """
+    assert policy.frames is not None
+    about = _about(policy.network, policy.num_actions, policy.frames)
+    online = {f"online.{name}": tensor for name, tensor in policy.weights.items()}
+    files = {"online.safetensors": _packed(online, "online", about), "evaluation.json": _json(evaluation)}
+    final = _write(folder, f"{_BEST}{policy.frames:012d}", files)
+    for old in find(folder, _BEST):
+        if old != final:
+            shutil.rmtree(old)
+    return final
+
+
+def find(folder: Path, kind: str = _CHECKPOINT) -> list[Path]:
     """Return a run's checkpoints, oldest first."""
-    found = [path for path in folder.glob(_PREFIX + "*") if path.name.removeprefix(_PREFIX).isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+    found = [path for path in folder.glob(kind + "*") if path.name.removeprefix(kind).isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(kind)))
+
+
+def exists(folder: Path, frames: int) -> bool:
+    """Whether a run has a checkpoint of this frame."""
+    return (folder / f"{_CHECKPOINT}{frames:012d}").is_dir()
 
 
 def newest(folder: Path) -> Path:
@@ -114,26 +158,83 @@ def newest(folder: Path) -> Path:
     return found[-1]
 
 
-def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read a checkpoint's folder: tensors named as in `save`, and the state.
+def best(folder: Path) -> Path | None:
+    """Return the folder of a run's best policy by evaluation, none if there was no evaluation."""
+    found = find(folder, _BEST)
+    return found[-1] if found else None
+
+
+def best_mean(folder: Path) -> float | None:
+    """Return the mean return of a run's best policy, none if there is none.
 
     Raises:
-        UserError: A file is missing, damaged or not ours.
+        UserError: Its file is damaged.
     """
+    path = best(folder)
+    if path is None:
+        return None
+    _verify(path / "evaluation.json", _sums(path))
+    return float(json.loads((path / "evaluation.json").read_text())["mean"])
+
+
+def choose(folder: Path, which: str | int) -> Path:
+    """Return one of a run's checkpoints.
+
+    Args:
+        folder: Where they lie.
+        which: `last`, `best`, or the frames of one.
+
+    Raises:
+        UserError: There is no such one.
+    """
+    if which == "last":
+        return newest(folder)
+    if which == "best":
+        path = best(folder)
+        if path is None:
+            raise UserError(
+                f"{folder} has no best checkpoint: the run was not evaluated while it trained "
+                "(--evaluate-every-frames). Name last, or the frames of a checkpoint."
+            )
+        return path
+    frames = {int(path.name.rpartition("-")[2]): path for path in (*find(folder, _BEST), *find(folder))}
+    if which not in frames:
+        there = ", ".join(str(number) for number in sorted(frames)) or "none"
+        raise UserError(f"{folder} has no checkpoint of frame {which}. There are: {there}.")
+    return frames[int(which)]
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint's folder, every byte of it checked.
+
+    Raises:
+        UserError: A file is missing, damaged, of another checkpoint, not ours, or newer than this version.
+    """
+    sums = _sums(path)
+    if set(sums) - {REPLAY} != {"state.json", *(f"{part}.safetensors" for part in PARTS)}:
+        raise UserError(f"{path / SUMS} is damaged: it does not list what a checkpoint has.\n{_ANOTHER}")
+    if REPLAY in sums:
+        _verify(path / REPLAY, sums)
     tensors: dict[str, torch.Tensor] = {}
     for part in PARTS:
-        own, _ = _read(path / f"{part}.safetensors")
+        own, _ = _read(path / f"{part}.safetensors", sums)
         tensors.update({f"{part}.{name}": tensor for name, tensor in own.items()})
     file = path / "state.json"
+    _verify(file, sums)
     try:
         state = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"{file} cannot be read: {error}") from None
-    if not isinstance(state, dict) or "format" not in state:
+    if not isinstance(state, dict) or not all(isinstance(state.get(n), int) for n in ("format", "frames")):
         raise UserError(f"{file} was not written by fastdqn.")
     if state["format"] != FORMAT:
-        raise UserError(f"{file} has format {state['format']}; this fastdqn reads format {FORMAT}.")
-    return tensors, state
+        age = "a newer" if state["format"] > FORMAT else "an older"
+        raise UserError(
+            f"{file} has format {state['format']}, of {age} fastdqn; this one reads format {FORMAT}."
+        )
+    if f"{_CHECKPOINT}{state['frames']:012d}" != path.name:
+        raise UserError(f"{path} holds the checkpoint of frame {state['frames']}: it was renamed.")
+    return Checkpoint(path, tensors, state, path / REPLAY if REPLAY in sums else None)
 
 
 def load_policy(path: Path) -> Policy:
@@ -147,32 +248,145 @@ def load_policy(path: Path) -> Policy:
     """
     if (path / "checkpoints").is_dir():
         path = newest(path / "checkpoints")
-    if path.is_dir():
+    in_folder = path.is_dir()
+    if in_folder:
         path = path / "online.safetensors"
-    weights, about = _read(path)
-    network = NetworkConfig(
-        width=float(about["width"]),
-        dueling=about["dueling"] == "1",
-        centered=about.get("centered") == "1",
-    )
-    return Policy(weights, network, int(about["num_actions"]), path)
+    sums = _sums(path.parent) if in_folder or (path.parent / SUMS).exists() else None
+    weights, about = _read(path, sums)
+    try:
+        network = NetworkConfig(
+            width=float(about["width"]),
+            dueling=about["dueling"] == "1",
+            centered=about.get("centered") == "1",
+        )
+        frames = int(about["frames"]) if "frames" in about else None
+        return Policy(weights, network, int(about["num_actions"]), path, frames)
+    except (KeyError, ValueError):
+        raise UserError(f"{path} is damaged: its header does not say what network it fits.") from None
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _about(network: NetworkConfig, num_actions: int, frames: int) -> dict[str, str]:
+    return {
+        "format": POLICY_FORMAT,
+        "width": repr(network.width),
+        "dueling": str(int(network.dueling)),
+        "centered": str(int(network.centered)),
+        "num_actions": str(num_actions),
+        "frames": str(frames),
+    }
+
+
+def _packed(tensors: Mapping[str, torch.Tensor], part: str, about: dict[str, str]) -> bytes:
+    own = {
+        name.removeprefix(part + "."): tensor.detach().cpu().contiguous()
+        for name, tensor in tensors.items()
+        if name.startswith(part + ".")
+    }
+    return safetensors.save(own, metadata=about)
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=1) + "\n").encode()
+
+
+def _write(
+    folder: Path,
+    name: str,
+    files: Mapping[str, bytes],
+    write_replay: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write a folder of files and their checksums: it appears whole or not at all."""
+    final, temporary = folder / name, folder / (_TEMPORARY + name)
+    for left in folder.glob(_TEMPORARY + "*"):  # by a process that was killed
+        shutil.rmtree(left)
+    try:
+        temporary.mkdir(parents=True)
+        sums = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
+        for file, data in files.items():
+            (temporary / file).write_bytes(data)
+        if write_replay:
+            write_replay(temporary / REPLAY)
+            sums[REPLAY] = _hash(temporary / REPLAY)
+        (temporary / SUMS).write_bytes(_sums_text(sums))
+        for path in (*temporary.iterdir(), temporary):
+            _sync(path)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if final.exists():  # saved twice at one frame
+        final.rename(folder / f"{_TEMPORARY}old-{name}")
+    temporary.rename(final)
+    _sync(folder)
+    shutil.rmtree(folder / f"{_TEMPORARY}old-{name}", ignore_errors=True)
+    return final
+
+
+def _drop_replay(path: Path) -> None:
+    """Remove a checkpoint's replay, from its checksums first: at every moment the checkpoint is good."""
+    try:
+        sums = _sums(path)
+    except UserError:  # damaged already: for `load` to tell, should it ever be asked for
+        return
+    if sums.pop(REPLAY, None):
+        temporary = path / (SUMS + ".tmp")
+        temporary.write_bytes(_sums_text(sums))
+        _sync(temporary)
+        temporary.replace(path / SUMS)
+        _sync(path)
+    (path / REPLAY).unlink(missing_ok=True)
+
+
+def _sums_text(sums: Mapping[str, str]) -> bytes:
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode()
+
+
+def _sums(path: Path) -> dict[str, str]:
+    """Read a folder's checksums."""
+    file = path / SUMS
+    try:
+        lines = file.read_text("ascii").splitlines()
+        return {name: digest for digest, name in (line.split("  ") for line in lines)}
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is no checkpoint, a damaged one, or of an older fastdqn: it has no {SUMS}.\n{_ANOTHER}"
+        ) from None
+    except (OSError, ValueError):
+        raise UserError(f"{file} is damaged.\n{_ANOTHER}") from None
+
+
+def _verify(path: Path, sums: Mapping[str, str]) -> None:
+    """Compare a file with its checksum."""
+    try:
+        digest = _hash(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.\n{_ANOTHER}") from None
+    if sums.get(path.name) != digest:
+        raise UserError(f"{path} is damaged: its checksum is not the one in {SUMS}.\n{_ANOTHER}")
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path, sums: Mapping[str, str] | None) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read tensors and header of a file of ours; without checksums if it lies alone."""
     if not path.is_file():
         raise UserError(
             f"{path} does not exist. Name a run's folder, a checkpoint's, or an online.safetensors."
         )
+    if sums is not None:
+        _verify(path, sums)
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
     if not about.get("format", "").startswith("fastdqn-"):
         raise UserError(f"{path} was not written by fastdqn: its header does not say what network it fits.")
-    if about["format"] != f"fastdqn-{FORMAT}":
-        raise UserError(f"{path} has format {about['format']}; this fastdqn reads fastdqn-{FORMAT}.")
+    if about["format"] != POLICY_FORMAT:
+        raise UserError(f"{path} has format {about['format']}; this fastdqn reads {POLICY_FORMAT}.")
     return tensors, about
 
 

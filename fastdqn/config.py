@@ -19,6 +19,8 @@ Precision = Literal["fp32", "tf32", "bf16"]
 Optimizer = Literal["adam", "rmsprop", "adagrad"]
 Loss = Literal["huber", "squared"]
 Bootstrap = Literal["max", "double"]
+KeepReplay = Literal["auto", "on", "off"]
+Protocol = Literal["nature", "machado", "own"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class EnvConfig:
     clip_rewards: bool = True
     """Learn from the sign of each reward. Reported returns are never clipped."""
     noop_max: int = 30
-    """At most this many no-op actions at the start of a game."""
+    """At most this many frames without action at the start of a game; the last is FIRE in games that wait for it.
+    1 is the least that EnvPool can do."""
     fire_reset: bool = True
     """Press FIRE at the start of a game that waits for it."""
     sticky_actions: float = 0.0
@@ -45,6 +48,8 @@ class EnvConfig:
     """All 18 actions instead of those that the game uses."""
     max_episode_frames: int = 108_000
     """A game is cut (a truncation, not an end) after this many frames: half an hour of play."""
+    renew_steps: int = 1_000_000
+    """Make all games anew after this many actions, cutting those under way: resuming plays these actions again."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,29 @@ class CheckpointConfig:
     every_frames: int = 1_000_000
     """Frames between checkpoints; the last frame always has one."""
     keep: int = 3
-    """The newest checkpoints that are kept."""
+    """The newest checkpoints that are kept, beside the best by evaluation."""
+    replay: KeepReplay = "auto"
+    """Save the replay, too (the newest checkpoint has it), so that resuming is exact; auto: up to 2 GB."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Whole games, scores unclipped, on environments of their own. What is none is the protocol's."""
+
+    every_frames: int | None = None
+    """Frames of training between evaluations; none evaluates never."""
+    protocol: Protocol = "nature"
+    """nature: Mnih et al. 2015; machado: Machado et al. 2018; own: the run's own settings."""
+    episodes: int | None = None
+    """Games of an evaluation."""
+    epsilon: float | None = None
+    """Probability of a random action."""
+    max_episode_frames: int | None = None
+    """A game is cut after this many frames; its score counts."""
+    noop_max: int | None = None
+    """As env.noop-max."""
+    sticky_actions: float | None = None
+    """Probability that the emulator repeats the previous action."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +198,7 @@ class Config:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def validate(self) -> list[str]:
         """Return every problem of the values, each as `name = value: what is wanted`; empty when all is well.
@@ -232,9 +260,10 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "env.num_envs": (1, 4096, "a whole number from 1 to 4096"),
     "env.threads": _NATURAL,
     "env.frame_skip": (1, 60, "a whole number from 1 to 60"),
-    "env.noop_max": _NATURAL,
+    "env.noop_max": _COUNT,
     "env.sticky_actions": _PROBABILITY,
     "env.max_episode_frames": _COUNT,
+    "env.renew_steps": _COUNT,
     "replay.capacity": _COUNT,
     "replay.warmup_steps": _COUNT,
     "replay.alpha": _PROBABILITY,
@@ -260,6 +289,12 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "exploration.decay_frames": _COUNT,
     "checkpoint.every_frames": _COUNT,
     "checkpoint.keep": _COUNT,
+    "evaluation.every_frames": _COUNT,
+    "evaluation.episodes": (1, 100_000, "a whole number from 1 to 100000"),
+    "evaluation.epsilon": _PROBABILITY,
+    "evaluation.max_episode_frames": _COUNT,
+    "evaluation.noop_max": _COUNT,
+    "evaluation.sticky_actions": _PROBABILITY,
 }
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -269,6 +304,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "learner.optimizer": typing.get_args(Optimizer),
     "learner.loss": typing.get_args(Loss),
     "learner.bootstrap": typing.get_args(Bootstrap),
+    "checkpoint.replay": typing.get_args(KeepReplay),
+    "evaluation.protocol": typing.get_args(Protocol),
 }
 
 

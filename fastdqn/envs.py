@@ -11,6 +11,7 @@ from envpool.registration import registry
 from numpy.typing import NDArray
 
 from fastdqn.config import EnvConfig
+from fastdqn.errors import RunFailedError, UserError
 
 
 def game_names() -> list[str]:
@@ -57,51 +58,90 @@ class AtariEnvs:
     EnvPool resets on the row after a done: that row's action is ignored, its reward is 0, and its observation
     is the new episode's first (Gymnasium calls it next-step autoreset).
 
+    EnvPool cannot save an emulator's state, but one seed and one sequence of actions give one game. So the
+    actions since the games were made are kept, a byte each, and `restore` plays them again. `renew` keeps that
+    record short.
+
     Args:
         game: EnvPool's name, such as `Pong-v5`.
         config: Preprocessing and episode rules.
         seed: Decides the games, whatever the number of threads.
+        generation: How often the games were made anew before; each time has a seed of its own.
 
     Attributes:
         ram: uint8 [N, 128], the consoles' memory after the last step: all of a game's state but the emulator's.
     """
 
-    def __init__(self, game: str, config: EnvConfig, seed: int) -> None:
+    _pool: Any
+    _last: NDArray[np.uint8]
+    _lives: NDArray[np.int32]
+    _resetting: NDArray[np.bool_]
+    _return: NDArray[np.float64]
+    _game_steps: NDArray[np.int64]
+
+    def __init__(self, game: str, config: EnvConfig, seed: int, generation: int = 0) -> None:
         self.num_envs = config.num_envs
         self.frame_skip = config.frame_skip
+        self.generation = generation
+        self._game, self._config, self._seed = game, config, seed
         self._max_steps = config.max_episode_frames // config.frame_skip
         self._episodic_life = config.episodic_life
-        self._pool: Any = envpool.make(
-            game,
-            env_type="gymnasium",
-            num_envs=config.num_envs,
-            num_threads=config.threads,
-            seed=seed,
-            max_episode_steps=self._max_steps,
-            frame_skip=config.frame_skip,
-            noop_max=config.noop_max,
-            episodic_life=config.episodic_life,
-            reward_clip=config.clip_rewards,
-            use_fire_reset=config.fire_reset,
-            full_action_space=config.full_action_set,
-            repeat_action_probability=config.sticky_actions,
-        )
+        self._make()
         self.num_actions = int(self._pool.action_space.n)
-        self._lives = np.zeros(self.num_envs, np.int32)
-        self._resetting = np.zeros(self.num_envs, np.bool_)
-        self._return = np.zeros(self.num_envs, np.float64)
-        self._game_steps = np.zeros(self.num_envs, np.int64)
-        self.ram: NDArray[np.uint8] = np.zeros((self.num_envs, 128), np.uint8)
 
     def reset(self) -> NDArray[np.uint8]:
-        """Start every game anew and return its first observation, uint8 [N, 4, 84, 84]."""
+        """Start every game and return its first observation, uint8 [N, 4, 84, 84]. To be called once."""
         observation, info = self._pool.reset()
         self._lives, self.ram = info["lives"], info["ram"]
-        self._resetting[:] = False
-        self._return[:] = 0.0
-        self._game_steps[:] = 0
-        first: NDArray[np.uint8] = observation
-        return first
+        self._last = observation
+        return self._last
+
+    @property
+    def worn(self) -> bool:
+        """Whether it is time to `renew`: `renew_steps` actions were sent since the games were made."""
+        return len(self._actions) >= self._config.renew_steps
+
+    def renew(self) -> NDArray[np.uint8]:
+        """Make all games anew, from the next seed, and return their first observations as `reset` does.
+
+        Games under way are cut where they are: for the learner truncations, in the scores nothing, since they
+        are no whole games.
+        """
+        self.close()
+        self.generation += 1
+        self._make()
+        return self.reset()
+
+    def played(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return what `restore` takes: the actions so far, uint8 [passes, N], and the last observation."""
+        actions = np.frombuffer(bytes(self._actions), np.uint8).reshape(-1, self.num_envs)
+        return actions, self._last
+
+    def restore(self, actions: NDArray[np.uint8], observation: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Bring games that were just made to where `played` was called, at the emulator's speed.
+
+        Args:
+            actions: uint8 [passes, N], from games of the same configuration, seed and generation.
+            observation: uint8 [N, 4, 84, 84], the last one.
+
+        Returns:
+            The last observation.
+
+        Raises:
+            UserError: The games went another way.
+        """
+        self.reset()
+        fits = actions.ndim == 2 and actions.shape[1] == self.num_envs
+        if fits and actions.max(initial=0) < self.num_actions:
+            for row in actions:
+                self.send(row.astype(np.int64))
+                self.recv()
+            if np.array_equal(self._last, observation):
+                return self._last
+        raise UserError(
+            f"{self._game} played again does not arrive where the checkpoint was saved: its games were played "
+            "with another EnvPool, or with other settings.\nmeta.json in the run's folder has the versions."
+        )
 
     def send(self, action: NDArray[np.int64]) -> None:
         """Start the emulation of one step and return at once.
@@ -109,11 +149,19 @@ class AtariEnvs:
         Args:
             action: int64 [N], from 0 to `num_actions` - 1.
         """
-        self._pool.send(action)
+        self._actions += action.astype(np.uint8).tobytes()
+        try:
+            self._pool.send(action)
+        except Exception as error:
+            raise RunFailedError(f"the emulator refused an action: {error}") from error
 
     def recv(self) -> Outcome:
         """Wait for the step that `send` started."""
-        observation, reward, terminated, truncated, info = self._pool.recv()
+        try:
+            observation, reward, terminated, truncated, info = self._pool.recv()
+        except Exception as error:
+            raise RunFailedError(f"the emulator died: {error}") from error
+        self._last = observation
         stepped = ~self._resetting
         self._return += info["reward"] * stepped
         self._game_steps += stepped
@@ -145,6 +193,29 @@ class AtariEnvs:
     def close(self) -> None:
         """Stop the emulator's threads."""
         self._pool.close()
+
+    def _make(self) -> None:
+        config = self._config
+        self._pool = envpool.make(
+            self._game,
+            env_type="gymnasium",
+            num_envs=config.num_envs,
+            num_threads=config.threads,
+            seed=_generation_seed(self._seed, self.generation),
+            max_episode_steps=self._max_steps,
+            frame_skip=config.frame_skip,
+            noop_max=config.noop_max,
+            episodic_life=config.episodic_life,
+            reward_clip=config.clip_rewards,
+            use_fire_reset=config.fire_reset,
+            full_action_space=config.full_action_set,
+            repeat_action_probability=config.sticky_actions,
+        )
+        self._actions = bytearray()
+        self._lives = np.zeros(self.num_envs, np.int32)
+        self._resetting = np.zeros(self.num_envs, np.bool_)
+        self._return = np.zeros(self.num_envs, np.float64)
+        self._game_steps = np.zeros(self.num_envs, np.int64)
 
 
 class ColourGame:
@@ -200,3 +271,9 @@ class ColourGame:
     def _note(self, info: dict[str, Any]) -> None:
         self.ram: NDArray[np.uint8] = info["ram"][0]
         self.lives = int(info["lives"][0])
+
+
+def _generation_seed(seed: int, generation: int) -> int:
+    if generation == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, generation]).generate_state(1)[0] >> 1)

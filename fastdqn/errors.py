@@ -1,4 +1,4 @@
-"""The one error that is the user's to mend."""
+"""What can go wrong that is no bug: mistakes of the user, and runs that cannot go on."""
 
 from __future__ import annotations
 
@@ -12,3 +12,26 @@ class UserError(Exception):
 
 class RunFailedError(Exception):
     """A run that had begun cannot go on; the message says why and what is left of it. Exit code 1."""
+
+
+def cause_of_failure(error: Exception) -> str | None:
+    """Return why a run cannot go on, in words; none if it is a bug or the user's to mend."""
+    if isinstance(error, RunFailedError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or 'the system'}: {error.strerror or error}"
+    if isinstance(error, ValueError) and str(error).startswith("priority: "):  # what a replay says to nan
+        return (
+            "a TD error is not finite any more: the run has diverged.\n"
+            "A smaller --learner.learning-rate may help."
+        )
+    # torch raises a RuntimeError of its own on a GPU, and a plain one on a CPU.
+    said = str(error)
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
+    ):
+        return (
+            f"out of memory: {said.splitlines()[0] if said else 'the system has no more'}\n"
+            "A smaller --replay.capacity, --learner.batch-size or --env.num-envs needs less."
+        )
+    return None

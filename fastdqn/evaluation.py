@@ -5,17 +5,43 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from fastdqn import checkpoint
 from fastdqn.actor import Actor, best_of
-from fastdqn.build import STACK, evaluation_seed
+from fastdqn.build import STACK, Parts, check_evaluation, evaluation_seed
+from fastdqn.config import Config, EnvConfig, EvaluationConfig, Protocol
 from fastdqn.envs import AtariEnvs
 from fastdqn.errors import UserError
 from fastdqn.networks import QNetwork
 from fastdqn.run_folder import RunFolder
+from fastdqn.scores import human_normalized
 
-MAX_PARALLEL_GAMES = 16
+MAX_PARALLEL_GAMES = 32
+
+PROTOCOLS: dict[Protocol, EvaluationConfig] = {
+    # Mnih et al. 2015, Methods and Extended Data Table 1: 30 games of up to 5 minutes (at 60 frames a second),
+    # up to 30 no-ops, epsilon 0.05; the game's own actions, or those that the policy was trained with.
+    "nature": EvaluationConfig(
+        episodes=30, epsilon=0.05, max_episode_frames=18_000, noop_max=30, sticky_actions=0.0
+    ),
+    # Machado et al. 2018: sticky actions instead of no-ops (noop_max 1 is none), all 18 actions, only a game's end
+    # ends it. That paper has no evaluation phase: it averages the last 100 games of training, with epsilon 0.01
+    # after annealing. Play without learning at that epsilon comes nearest.
+    "machado": EvaluationConfig(
+        protocol="machado",
+        episodes=100,
+        epsilon=0.01,
+        max_episode_frames=18_000,
+        noop_max=1,
+        sticky_actions=0.25,
+    ),
+    # The run's own environment settings.
+    "own": EvaluationConfig(protocol="own", episodes=30, epsilon=0.05),
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +51,8 @@ class Evaluation:
     Attributes:
         game: EnvPool's name of the game.
         weights: File that the weights came from.
+        frames: Emulator frames that the policy was trained for, none where its file does not say.
+        protocol: Name of the protocol, and what was changed of it.
         episodes: Games played.
         epsilon: Probability of a random action.
         seed: Of the games and of the exploration.
@@ -34,68 +62,190 @@ class Evaluation:
 
     game: str
     weights: str
+    frames: int | None
+    protocol: str
     episodes: int
     epsilon: float
     seed: int
     returns: list[float]
     lengths_frames: list[int]
 
-    def row(self) -> dict[str, Any]:
-        """Return the fields and the usual statistics, for JSON."""
+    def scores(self) -> dict[str, Any]:
+        """Return what evaluations.jsonl keeps of an evaluation."""
+        mean = statistics.fmean(self.returns)
         return {
-            "game": self.game,
-            "weights": self.weights,
-            "episodes": self.episodes,
-            "epsilon": self.epsilon,
-            "seed": self.seed,
-            "mean": statistics.fmean(self.returns),
+            "frames": self.frames,
+            "mean": mean,
             "median": statistics.median(self.returns),
             "std": statistics.pstdev(self.returns),
-            "min": min(self.returns),
-            "max": max(self.returns),
-            "returns": self.returns,
-            "lengths_frames": self.lengths_frames,
+            "episodes": self.episodes,
+            "protocol": self.protocol,
+            "human_normalized": human_normalized(self.game, mean),
         }
+
+    def __str__(self) -> str:
+        scores = self.scores()
+        human = scores["human_normalized"]
+        of_human = "" if human is None else f", {human:.0%} of the way from random play to a human"
+        return (
+            f"mean {scores['mean']:.1f}, median {scores['median']:.1f}, std {scores['std']:.1f} of "
+            f"{self.episodes} games ({self.protocol}){of_human}"
+        )
+
+    def row(self) -> dict[str, Any]:
+        """Return the fields and the usual statistics, for JSON."""
+        spread = {"min": min(self.returns), "max": max(self.returns)}
+        return {**vars(self), **self.scores(), **spread}
 
 
 def evaluate(
     run: RunFolder,
     *,
-    episodes: int = 5,
-    epsilon: float = 0.05,
+    which: str | int = "last",
+    protocol: Protocol | None = None,
+    episodes: int | None = None,
+    epsilon: float | None = None,
+    max_episode_frames: int | None = None,
+    noop_max: int | None = None,
+    sticky_actions: float | None = None,
     seed: int = 0,
     on_episode: Callable[[int, float], None] | None = None,
 ) -> Evaluation:
-    """Play `episodes` games with the newest checkpoint of a run.
+    """Play whole games with a checkpoint of a run.
+
+    Args:
+        run: The run; only its folder is needed.
+        which: The checkpoint: `last`, `best` by evaluation, or the frames of one.
+        protocol: Where the settings come from that are none; none takes the run's own protocol and settings.
+        episodes: Games to play.
+        epsilon: Probability of a random action.
+        max_episode_frames: A game is cut after this many frames; its score counts.
+        noop_max: At most this many frames without action at the start of a game, 1 or more.
+        sticky_actions: Probability that the emulator repeats the previous action.
+        seed: Decides the games, together with the weights.
+        on_episode: Called with the number of games that have ended and the last one's return.
+
+    Raises:
+        UserError: An argument is out of range, or the run has no such checkpoint that can be read.
+    """
+    if not 0 <= seed < 2**31:
+        raise UserError(f"--seed {seed}: must be from 0 to {2**31 - 1}")
+    given: dict[str, Any] = {
+        "episodes": episodes,
+        "epsilon": epsilon,
+        "max_episode_frames": max_episode_frames,
+        "noop_max": noop_max,
+        "sticky_actions": sticky_actions,
+    }
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    base = EvaluationConfig(protocol=protocol) if protocol else run.config.evaluation
+    config = replace(run.config, evaluation=replace(base, **changes))
+    check_evaluation(config)
+    policy = checkpoint.load_policy(checkpoint.choose(run.checkpoints, which))
+    result = play(policy, config, evaluation_seed(seed), on_episode=on_episode)
+    assert result is not None
+    return replace(result, seed=seed)
+
+
+def evaluate_learner(
+    parts: Parts, config: Config, on_episode: Callable[[int], None], stop_requested: Callable[[], bool]
+) -> tuple[checkpoint.Policy, Evaluation | None]:
+    """Evaluate what a run has learned so far. Nothing of the run changes: no random stream, no game, no weight.
+
+    Args:
+        parts: The run's.
+        config: The run's.
+        on_episode: Called with the number of games that have ended.
+        stop_requested: Asked once per step.
+
+    Returns:
+        The policy, and its scores: none if it was asked to stop.
+    """
+    frames, prefix = parts.clock.frames, "online."
+    online = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in parts.learner.state_tensors().items()
+        if name.startswith(prefix)
+    }
+    policy = checkpoint.Policy(online, config.network, parts.envs.num_actions, Path("the run"), frames)
+    seed = evaluation_seed(config.seed, frames)
+    result = play(
+        policy,
+        config,
+        seed,
+        device=parts.learner.backend.device,
+        stop_requested=stop_requested,
+        on_episode=lambda game, _: on_episode(game),
+    )
+    return policy, result
+
+
+def play(
+    policy: checkpoint.Policy,
+    config: Config,
+    seed: int,
+    *,
+    device: str | torch.device = "cpu",
+    stop_requested: Callable[[], bool] = lambda: False,
+    on_episode: Callable[[int, float], None] | None = None,
+) -> Evaluation | None:
+    """Evaluate a policy with the settings of a configuration; all it draws on is its own.
 
     Every environment plays a number of games fixed beforehand. Taking the first games to end, as is often
     done, would favour short ones.
 
     Args:
-        run: The run; only its folder is needed.
-        episodes: Games to play.
-        epsilon: Probability of a random action.
-        seed: Decides the games, together with the weights.
-        on_episode: Called with the number of games that have ended and the last one's return.
+        policy: The weights.
+        config: The game, its preprocessing, and the evaluation's settings.
+        seed: Decides the games and the random actions.
+        device: Where the network runs.
+        stop_requested: Asked once per step.
+        on_episode: As in `evaluate`.
+
+    Returns:
+        The scores, none if it was asked to stop.
 
     Raises:
-        UserError: An argument is out of range, or the run has no checkpoint that can be read.
+        UserError: The weights do not fit the network that they describe.
     """
-    if episodes < 1:
-        raise UserError(f"--episodes {episodes}: at least 1 game is needed")
-    if not 0.0 <= epsilon <= 1.0:
-        raise UserError(f"--epsilon {epsilon}: must be a probability from 0 to 1")
-    if not 0 <= seed < 2**31:
-        raise UserError(f"--seed {seed}: must be from 0 to {2**31 - 1}")
-    policy = checkpoint.load_policy(run.path)
-    network = policy_network(policy)
-    num_envs = min(episodes, MAX_PARALLEL_GAMES)
-    rules = replace(run.config.env, num_envs=num_envs, episodic_life=False, clip_rewards=False)
-    envs = AtariEnvs(run.config.game, rules, evaluation_seed(seed))
-    actor = Actor(best_of(network), envs.num_actions, num_envs, evaluation_seed(seed + 1))
-    returns, lengths = _play(envs, actor, _quotas(episodes, num_envs), epsilon, on_episode)
-    envs.close()
-    return Evaluation(run.config.game, str(policy.source), episodes, epsilon, seed, returns, lengths)
+    settings, name = resolve(config)
+    assert settings.episodes is not None
+    assert settings.epsilon is not None
+    network = policy_network(policy).to(device)
+    num_envs = min(settings.episodes, MAX_PARALLEL_GAMES)
+    envs = AtariEnvs(config.game, game_rules(config, num_envs), seed)
+    actor = Actor(best_of(network, device), envs.num_actions, num_envs, evaluation_seed(seed))
+    try:
+        games = _play(
+            envs, actor, _quotas(settings.episodes, num_envs), settings.epsilon, on_episode, stop_requested
+        )
+    finally:
+        envs.close()
+    if games is None:
+        return None
+    source = str(policy.source)
+    returns, lengths = [value for value, _ in games], [frames for _, frames in games]
+    return Evaluation(
+        config.game, source, policy.frames, name, len(games), settings.epsilon, seed, returns, lengths
+    )
+
+
+def resolve(config: Config) -> tuple[EvaluationConfig, str]:
+    """Return an evaluation's settings, those of its protocol filled in, and the name that tells what it is."""
+    own, env = config.evaluation, config.env
+    protocol = PROTOCOLS[own.protocol]
+    if own.protocol == "own":
+        protocol = replace(
+            protocol,
+            max_episode_frames=env.max_episode_frames,
+            noop_max=env.noop_max,
+            sticky_actions=env.sticky_actions,
+        )
+    names = ("episodes", "epsilon", "max_episode_frames", "noop_max", "sticky_actions")
+    changed = {name: getattr(own, name) for name in names if getattr(own, name) is not None}
+    changed = {name: value for name, value in changed.items() if value != getattr(protocol, name)}
+    told = "".join(f", {name} {value:g}" for name, value in changed.items())
+    return replace(protocol, **changed), own.protocol + told
 
 
 def policy_network(policy: checkpoint.Policy) -> QNetwork:
@@ -123,18 +273,38 @@ def _quotas(episodes: int, num_envs: int) -> list[int]:
     return [episodes // num_envs + (env < episodes % num_envs) for env in range(num_envs)]
 
 
+def game_rules(config: Config, num_envs: int) -> EnvConfig:
+    """Return the rules of an evaluation's games: those of training but for lives, rewards and the protocol."""
+    settings, _ = resolve(config)
+    assert settings.max_episode_frames is not None
+    assert settings.noop_max is not None
+    assert settings.sticky_actions is not None
+    return replace(
+        config.env,
+        num_envs=num_envs,
+        episodic_life=False,
+        clip_rewards=False,
+        max_episode_frames=settings.max_episode_frames,
+        noop_max=settings.noop_max,
+        sticky_actions=settings.sticky_actions,
+    )
+
+
 def _play(
     envs: AtariEnvs,
     actor: Actor,
     quota: list[int],
     epsilon: float,
-    on_episode: Callable[[int, float], None] | None,
-) -> tuple[list[float], list[int]]:
+    on_episode: Callable[[int, float], None] | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> list[tuple[float, int]] | None:
     """Play until each environment has ended its number of games; games beyond it do not count."""
     games: list[list[tuple[float, int]]] = [[] for _ in quota]
     observation = envs.reset()
     ended = 0
-    while any(len(own) < wanted for own, wanted in zip(games, quota, strict=True)):
+    while ended < sum(quota):
+        if stop_requested():
+            return None
         envs.send(actor.act(observation, epsilon))
         outcome = envs.recv()
         observation = outcome.observation
@@ -144,5 +314,4 @@ def _play(
                 ended += 1
                 if on_episode:
                     on_episode(ended, value)
-    played = [game for own in games for game in own]
-    return [value for value, _ in played], [frames for _, frames in played]
+    return [game for own in games for game in own]

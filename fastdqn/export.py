@@ -103,14 +103,15 @@ class PlainPolicy(nn.Module):
         return state + advantage - advantage.mean(dim=1, keepdim=True)
 
 
-def export(run: RunFolder, format: Format, out: Path | None = None) -> Exported:
-    """Write the policy of a run's newest checkpoint to a file, once it was seen to give the same values.
+def export(run: RunFolder, format: Format, out: Path | None = None, *, which: str | int = "last") -> Exported:
+    """Write the policy of a checkpoint to a file, once it was seen to give the same values.
 
     Args:
         run: The run; only its folder is needed.
         format: `safetensors` (read it with `fastdqn.load_policy`), `pt2` (`torch.export.load(path).module()`)
             or `torchscript` (`torch.jit.load(path)`).
         out: The file; `policy` in the run's folder with the format's usual ending if none.
+        which: The checkpoint: `last`, `best` by evaluation, or the frames of one.
 
     Raises:
         UserError: The format is unknown, the run has no checkpoint, or the file cannot be written.
@@ -118,7 +119,7 @@ def export(run: RunFolder, format: Format, out: Path | None = None) -> Exported:
     """
     if format not in get_args(Format):
         raise UserError(f"--format {format}: must be one of {', '.join(get_args(Format))}")
-    policy = checkpoint.load_policy(run.path)
+    policy = checkpoint.load_policy(checkpoint.choose(run.checkpoints, which))
     network = policy_network(policy).eval().requires_grad_(False)
     path = out or run.path / f"policy{_SUFFIX[format]}"
     if path.is_dir():

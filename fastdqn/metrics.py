@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from fastdqn.errors import UserError
 
 PHASES = ("act", "env", "store", "sample", "learn")
 """Parts of one pass of the loop: choose actions, wait for the emulator, store, sample a batch, update."""
@@ -115,6 +118,15 @@ class Games:
         taken, self.since_logged = self.since_logged, []
         return taken
 
+    def state(self) -> dict[str, Any]:
+        """Return all of it, as JSON values."""
+        return {**vars(self), "recent": list(self.recent)}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.count, self.best, self.since_logged = state["count"], state["best"], list(state["since_logged"])
+        self.recent.extend(state["recent"])
+
 
 class PhaseTimer:
     """Wall time of each phase. The phases of a pass follow each other, so one clock reading each is enough."""
@@ -176,23 +188,51 @@ class JsonLines:
 
     def __init__(self, path: Path, keep_frames: int | None = None) -> None:
         if keep_frames is not None and path.exists():
-            lines = path.read_text().splitlines(keepends=True)
-            # A line cut short by a kill can only be the last, and is newer than any checkpoint.
+            lines = path.read_bytes().splitlines(keepends=True)
+            if lines and not lines[-1].endswith(b"\n"):  # cut short by a kill, newer than any checkpoint
+                lines.pop()
             kept = [
-                line for line in lines if line.endswith("\n") and json.loads(line)["frames"] <= keep_frames
+                line for number, line in enumerate(lines, 1) if _frames(line, path, number) <= keep_frames
             ]
             temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(kept))
+            temporary.write_bytes(b"".join(kept))
             temporary.replace(path)
-        self._file = path.open("a", buffering=1)
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row."""
-        self._file.write(json.dumps(row) + "\n")
+        """Append one row. What a full disk does not take is kept, and written before the next row or at `sync`."""
+        self._waiting += (json.dumps(row) + "\n").encode()
+        with suppress(OSError):
+            self._flush()
+
+    def sync(self) -> None:
+        """Have the disk hold every row before going on.
+
+        Raises:
+            OSError: It does not take them.
+        """
+        self._flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
+        with suppress(OSError):
+            self._flush()
         self._file.close()
+
+    def _flush(self) -> None:
+        while self._waiting:
+            self._waiting = self._waiting[self._file.write(self._waiting) :]
+
+
+def _frames(line: bytes, path: Path, number: int) -> int:
+    try:
+        return int(json.loads(line)["frames"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{path}: line {number} cannot be read. Remove it to go on without that row."
+        ) from None
 
 
 class JsonLinesAndEvents(JsonLines):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from fastdqn.build import evaluation_seed
 from fastdqn.config import EnvConfig
 from fastdqn.envs import AtariEnvs, ColourGame
 from fastdqn.errors import RunFailedError, UserError
-from fastdqn.evaluation import policy_network
+from fastdqn.evaluation import game_rules, policy_network
 from fastdqn.film import Film, Moment
 from fastdqn.games import action_names
 from fastdqn.networks import QNetwork
@@ -68,6 +68,7 @@ class Recording:
 def record(
     run: RunFolder,
     *,
+    which: str | int = "last",
     out: Path | None = None,
     epsilon: float = 0.05,
     seed: int = 0,
@@ -81,6 +82,7 @@ def record(
 
     Args:
         run: The run; only its folder is needed.
+        which: The checkpoint: `last`, `best` by evaluation, or the frames of one.
         out: Folder of the films; `video` in the run's if none.
         epsilon: Probability of a random action.
         seed: Decides the game, together with the weights.
@@ -95,8 +97,8 @@ def record(
         RunFailedError: The network's values are no numbers, or the two emulators do not play the same game.
     """
     _check(epsilon, seed, max_seconds, gif_start, gif_seconds, scale)
-    policy = checkpoint.load_policy(run.path)
-    rules = replace(run.config.env, num_envs=1, episodic_life=False, clip_rewards=False)
+    policy = checkpoint.load_policy(checkpoint.choose(run.checkpoints, which))
+    rules = game_rules(run.config, 1)
     moments, game_over = play(run.config.game, rules, policy, epsilon, seed, max_seconds)
     window = (round(gif_start * CONSOLE_FPS), round((gif_start + gif_seconds) * CONSOLE_FPS))
     last = (len(moments) - 1) * rules.frame_skip  # the first frame of the last step
@@ -153,7 +155,7 @@ def play(
     """
     watched = _Watched(policy_network(policy))
     envs = AtariEnvs(game, rules, evaluation_seed(seed))
-    actor = Actor(watched.best, envs.num_actions, 1, evaluation_seed(seed + 1))
+    actor = Actor(watched.best, envs.num_actions, 1, evaluation_seed(evaluation_seed(seed)))
     moments: list[Moment] = []
     score, over, observation = 0.0, False, envs.reset()
     while not over and len(moments) * rules.frame_skip < max_seconds * CONSOLE_FPS:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,14 @@ class RunFolder:
         """One JSON object a line, every `log_every_frames`."""
         return self.path / "metrics.jsonl"
 
+    @property
+    def evaluations(self) -> Path:
+        """One JSON object a line, for each evaluation while training."""
+        return self.path / "evaluations.jsonl"
+
     def log(self, line: str) -> None:
-        """Append a line with the time of day to log.txt."""
-        with (self.path / "log.txt").open("a") as file:
+        """Append a line with the time of day to log.txt. One that a full disk does not take ends no run."""
+        with suppress(OSError), (self.path / "log.txt").open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     def write_summary(self, row: dict[str, Any]) -> None:

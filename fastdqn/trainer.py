@@ -10,11 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastdqn import build, checkpoint, schedules
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdqn import build, checkpoint, resume, schedules
 from fastdqn.backend import Backend
-from fastdqn.errors import RunFailedError, UserError
+from fastdqn.errors import RunFailedError, UserError, cause_of_failure
+from fastdqn.evaluation import Evaluation, evaluate_learner
 from fastdqn.learner import MEANS
 from fastdqn.metrics import Games, PhaseTimer, Snapshot, Speed, open_rows
+from fastdqn.replay import Added
 from fastdqn.run_folder import RunFolder
 
 REPORT_SECONDS = 0.25
@@ -72,11 +77,17 @@ def train(
 
     Raises:
         UserError: The configuration, the checkpoint or the weights cannot be used.
-        RunFailedError: The loss is not finite any more.
+        RunFailedError: The loss is not finite any more, the emulator died, memory or disk ran out; it names
+            the last good checkpoint.
     """
     training = _Training(run, resume, weights, report, say, device)
     try:
         return training.loop(stop_requested)
+    except Exception as error:
+        cause = cause_of_failure(error)
+        if cause is None:  # a bug: to be seen whole
+            raise
+        raise RunFailedError(f"{cause}\n{training.what_is_left()}") from error
     finally:
         training.close()
 
@@ -87,7 +98,7 @@ class _Training:
     def __init__(
         self,
         run: RunFolder,
-        resume: bool,
+        resuming: bool,
         weights: Path | None,
         report: Callable[[Snapshot], None],
         say: Callable[[str], None],
@@ -96,23 +107,22 @@ class _Training:
         self.run, self.config = run, run.config
         self._report, self._say = report, say
         build.check(self.config, weights, device=device)
-        saved = checkpoint.load(checkpoint.newest(run.checkpoints)) if resume else None
-        resumed_at = saved[1]["clock"]["steps"] if saved else 0
-        self.parts = build.build(self.config, resumed_at=resumed_at, device=device)
+        saved = resume.load(run) if resuming else None
+        self.parts = build.build(self.config, saved, device=device)
         self.clock = self.parts.clock
         self.games, self.phase = Games(), PhaseTimer()
-        if saved:
-            self._restore(*saved)
+        self.marks = {"logged": 0, "evaluated": 0, "saved": 0}
+        self._observation, self._store = self._begin(saved)
         if weights:
             build.load_weights(self.parts, weights)
             self.say(f"weights from {weights}")
         self.rows = open_rows(run.metrics, keep_frames=self.clock.frames)
+        self.evaluations = open_rows(run.evaluations, keep_frames=self.clock.frames)
         self.speed = Speed(self.clock.frames)
         self._reported = 0.0
         self._means: dict[str, float] | None = None
         self._read_means = self._read_reported = self.parts.learner.means()
         self._row: Snapshot | None = None
-        self._logged_frames = self._saved_frames = self.clock.frames
 
     def loop(self, stop_requested: Callable[[], bool]) -> Summary:
         clock, envs, replay, learner, actor, feed = (
@@ -124,15 +134,15 @@ class _Training:
             self.parts.feed,
         )
         self._warm_up()
-        observation = envs.reset()
-        store = partial(replay.begin, observation)
+        observation = self._observation
         launch = self.config.learner.updates_per_launch
+        self._evaluate_if_due(stop_requested)  # where a run was stopped while it was evaluated
         while clock.frames < self.config.total_frames and not stop_requested():
             with self.phase("act"):
                 action = actor.act(observation, self.epsilon)
                 envs.send(action)  # the emulator's threads work from here on
             with self.phase("store"):
-                feed.store(store(), observation)  # what came back before
+                self._store()  # what came back before
             self._write_row()
             for _ in range(clock.launches_due(launch)):
                 with self.phase("sample"):
@@ -142,18 +152,21 @@ class _Training:
                     clock.add_updates(launch)
             with self.phase("env"):
                 outcome = envs.recv()
-            store = partial(
-                replay.add,
-                action,
-                outcome.observation,
-                outcome.reward,
-                outcome.terminated,
-                outcome.truncated,
-            )
             observation = outcome.observation
+            self._store = self._storing(
+                observation,
+                partial(
+                    replay.add, action, observation, outcome.reward, outcome.terminated, outcome.truncated
+                ),
+            )
             clock.add_steps(outcome.steps)
             self.games.add(outcome.returns)
-            self._after_pass()
+            if envs.worn:
+                self._store()
+                observation = envs.renew()
+                # Cuts the episodes that are open.
+                self._store = self._storing(observation, partial(replay.begin, observation))
+            self._after_pass(stop_requested)
         return self._finish()
 
     @property
@@ -192,6 +205,7 @@ class _Training:
 
     def close(self) -> None:
         self.rows.close()
+        self.evaluations.close()
         self.parts.envs.close()
 
     def _warm_up(self) -> None:
@@ -201,6 +215,7 @@ class _Training:
             f"{self.config.game}, {parts.learner.num_parameters:,} parameters, on {device}, "
             f"{parts.accelerate}, {parts.frames_on}"
         )
+        self.say(build.replay_note(self.config))
         if parts.accelerate != "eager":
             self._report(self._snapshot("compiling the update, half a minute or so"))
         start = time.perf_counter()
@@ -210,13 +225,13 @@ class _Training:
             self.say(f"compiled in {time.perf_counter() - start:.1f} s")
         self.speed = Speed(self.clock.frames)
 
-    def _after_pass(self) -> None:
+    def _after_pass(self, stop_requested: Callable[[], bool]) -> None:
         """Tell and save what is due. Files follow frame counts alone; only the display follows the time."""
         frames = self.clock.frames
-        if frames // self.config.log_every_frames > self._logged_frames // self.config.log_every_frames:
+        if self._is_due("logged", self.config.log_every_frames):
             self._begin_row()
-        every = self.config.checkpoint.every_frames
-        if frames // every > self._saved_frames // every and frames < self.config.total_frames:
+        self._evaluate_if_due(stop_requested)
+        if self._is_due("saved", self.config.checkpoint.every_frames) and frames < self.config.total_frames:
             self._save()
         if time.perf_counter() - self._reported > REPORT_SECONDS:
             self.speed.mark(frames, self.phase.seconds, learning=self.clock.updates > 0)
@@ -226,11 +241,14 @@ class _Training:
             self._report(self._snapshot(note))
             self._reported = time.perf_counter()
 
+    def _is_due(self, mark: str, every_frames: int) -> bool:
+        return self.clock.frames // every_frames > self.marks[mark] // every_frames
+
     def _begin_row(self) -> None:
         """Take a row's figures; those of the learner are on their way until the next actions are there."""
         self._row = self._snapshot("", returns=self.games.take_logged())
         self._read_means = self.parts.learner.means(clear=True)
-        self._logged_frames = self.clock.frames
+        self.marks["logged"] = self.clock.frames
 
     def _write_row(self) -> None:
         """Write the row that was begun, if one was."""
@@ -241,17 +259,47 @@ class _Training:
         if self._means and not math.isfinite(self._means["loss"]):
             raise RunFailedError(
                 f"the loss is {self._means['loss']} at frame {row.frames}: the run has diverged.\n"
-                f"Checkpoints up to frame {self._saved_frames} are in {self.run.checkpoints}; "
-                "a smaller --learner.learning-rate may help."
+                "A smaller --learner.learning-rate may help."
             )
+
+    def _evaluate_if_due(self, stop_requested: Callable[[], bool]) -> None:
+        if not self._is_due("evaluated", self.parts.evaluate_every_frames):
+            return
+        policy, result = evaluate_learner(self.parts, self.config, self._report_game, stop_requested)
+        if result is None:  # asked to stop; whoever resumes plays it again
+            return
+        self.marks["evaluated"] = self.clock.frames
+        self.evaluations.write(result.scores())
+        self.say(f"evaluated at frame {self.clock.frames:,}: {result}")
+        self._keep_best(policy, result)
+
+    def _report_game(self, game: int) -> None:
+        self._report(self._snapshot(f"evaluating: {game} games have ended"))
+
+    def _keep_best(self, policy: checkpoint.Policy, result: Evaluation) -> None:
+        """Save the policy if none did better."""
+        try:
+            best = checkpoint.best_mean(self.run.checkpoints)
+        except UserError as error:  # damaged, and to be replaced
+            self.say(str(error).splitlines()[0])
+            best = None
+        if best is not None and result.scores()["mean"] <= best:
+            return
+        try:
+            self.say(f"best so far: {checkpoint.save_best(self.run.checkpoints, policy, result.row())}")
+        except OSError as error:
+            self.say(f"NOT SAVED as the best: {error.strerror or error}. Training goes on")
 
     def _finish(self) -> Summary:
         self.speed.mark(self.clock.frames, self.phase.seconds, learning=self.clock.updates > 0)
         self._means = self.parts.learner.means()()
         self._report(self._snapshot(""))
-        if self.clock.frames > self._logged_frames:
+        complete = self.clock.frames >= self.config.total_frames
+        if complete and self.clock.frames > self.marks["logged"]:  # else the row is filled after resuming
             self._begin_row()
-        self._save()
+        self._write_row()
+        if not checkpoint.exists(self.run.checkpoints, self.clock.frames):
+            self._save(final=True)
         summary = Summary(
             frames=self.clock.frames,
             frames_per_second=round(self.speed.final, 1),
@@ -260,53 +308,66 @@ class _Training:
             mean_return_20=self.games.mean,
             seconds=round(self.speed.seconds, 1),
             run=str(self.run.path),
-            interrupted=self.clock.frames < self.config.total_frames,
+            interrupted=not complete,
         )
         self.run.write_summary(summary.row())
         return summary
 
-    def _save(self) -> None:
+    def _begin(self, saved: checkpoint.Checkpoint | None) -> tuple[Any, Callable[[], Any]]:
+        """Return the first observation, and what is yet to be stored of it."""
+        observation = None
+        if saved:
+            self.marks |= saved.state["marks"]
+            again = ", whose games are played again up to there" if saved.replay else ""
+            self.say(f"going on from {saved.path}{again}")
+            observation = resume.restore(saved, self.parts, self.games)
+            if observation is not None:
+                return observation, _nothing
+            self.say(
+                "it has no replay, so replay and games start afresh: the next "
+                f"{self.config.replay.warmup_steps:,} steps fill the replay before updates go on"
+            )
+        observation = self.parts.envs.reset()
+        return observation, self._storing(observation, partial(self.parts.replay.begin, observation))
+
+    def _storing(self, observation: NDArray[np.uint8], store: Callable[[], Added]) -> Callable[[], None]:
+        """Return what stores a pass: in the replay, and with the feed what the replay took of it."""
+        return lambda: self.parts.feed.store(store(), observation)
+
+    def _save(self, final: bool = False) -> None:
         self._write_row()
         self.parts.feed.settle()
-        state = {
-            "clock": asdict(self.clock),
-            "actor": self.parts.actor.random_state(),
-            "games": {"count": self.games.count, "best": self.games.best, "recent": list(self.games.recent)},
-        }
-        path = checkpoint.save(
-            self.run.checkpoints,
-            self.clock.frames,
-            self.parts.learner.state_tensors(),
-            state,
-            self.config.network,
-            self.parts.envs.num_actions,
-            self.config.checkpoint.keep,
-        )
-        self._saved_frames = self.clock.frames
+        self._store()  # what the next pass would have stored
+        self._store = _nothing
+        self.marks["saved"] = self.clock.frames
+        try:
+            self.rows.sync()
+            self.evaluations.sync()
+            path = resume.save(self.run, self.parts, self.games, self.marks)
+        except OSError as error:
+            left = checkpoint.find(self.run.checkpoints)
+            if final or not left:
+                raise
+            self.say(
+                f"NOT SAVED: {error.strerror or error}. Training goes on; the last checkpoint is {left[-1]}"
+            )
+            return
         self.say(f"saved {path}")
 
-    def _restore(self, tensors: dict[str, Any], state: dict[str, Any]) -> None:
-        if state["clock"]["steps"] * self.clock.frame_skip >= self.config.total_frames:
-            raise UserError(
-                f"{self.run.path} is complete: it has played its {self.config.total_frames:,} frames.\n"
-                "Play on with a larger --total-frames, or start anew from its weights with --weights."
-            )
-        self.parts.learner.load_state_tensors(tensors)
-        self.clock.steps, self.clock.updates = state["clock"]["steps"], state["clock"]["updates"]
-        self.parts.learner.updates = self.clock.updates
-        self.clock.restart_warmup()
-        self.parts.actor.set_random_state(state["actor"])
-        self.games.count, self.games.best = state["games"]["count"], state["games"]["best"]
-        self.games.recent.extend(state["games"]["recent"])
-        self.say(
-            f"resumed at frame {self.clock.frames:,}; the replay and the games start afresh, so the next "
-            f"{self.config.replay.warmup_steps:,} steps fill the replay before updates go on"
+    def what_is_left(self) -> str:
+        """Name the last good checkpoint, and what to type."""
+        left = checkpoint.find(self.run.checkpoints)
+        if not left:
+            return "No checkpoint had been saved."
+        return (
+            f"The last good checkpoint is {left[-1]}; to go on from it, type:\n"
+            f"fastdqn train --resume {self.run.path}"
         )
 
     def _snapshot(self, note: str, returns: list[float] | None = None) -> Snapshot:
         stats, fps = self.parts.replay.stats(), self.speed.recent
         means = self._means or dict.fromkeys(MEANS)
-        left = self.config.total_frames - self.clock.frames
+        left = max(0, self.config.total_frames - self.clock.frames)  # the last pass may play a few too many
         return Snapshot(
             frames=self.clock.frames,
             total_frames=self.config.total_frames,
@@ -331,3 +392,7 @@ class _Training:
             phase_share=self.speed.phase_share,
             note=note,
         )
+
+
+def _nothing() -> None:
+    """Store nothing: all is stored."""

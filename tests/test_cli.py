@@ -808,9 +808,18 @@ class Evaluation:
     episodes: int = 2
     epsilon: float = 0.05
     seed: int = 0
+    protocol: str = "nature"
 
     def row(self) -> dict[str, Any]:
-        scores = {"mean": 20.0, "median": 20.0, "std": 1.0, "min": 19.0, "max": 21.0, "returns": [19.0, 21.0]}
+        scores = {
+            "human_normalized": 1.153,
+            "mean": 20.0,
+            "median": 20.0,
+            "std": 1.0,
+            "min": 19.0,
+            "max": 21.0,
+            "returns": [19.0, 21.0],
+        }
         return {**asdict(self), "weights": "r/online.safetensors", **scores}
 
 
@@ -836,7 +845,7 @@ def test_evaluate_as_json(evaluator: list[dict[str, Any]], capsys: pytest.Captur
     out, err = capsys.readouterr()
     assert out.count("\n") == 1
     assert json.loads(out) == Evaluation().row()
-    assert "game 2 of 2: 21" in err
+    assert "game 2: 21" in err
     call = evaluator[0]
     assert (call["episodes"], call["epsilon"], call["seed"], call["run"].path) == (2, 0.01, 3, Path("r"))
 
@@ -846,7 +855,27 @@ def test_evaluate_as_a_table(evaluator: list[dict[str, Any]], capsys: pytest.Cap
     out = capsys.readouterr().out
     assert "Pong-v5: 2 games, epsilon 0.05, seed 0" in out
     assert ["mean", "20.0"] in [line.split() for line in out.splitlines()]
-    assert (evaluator[0]["episodes"], evaluator[0]["epsilon"], evaluator[0]["seed"]) == (5, 0.05, 0)
+    assert "human       115.3%" in out
+    assert "Wang et al. 2016" in out
+    call = evaluator[0]
+    assert (call["which"], call["protocol"], call["episodes"], call["epsilon"]) == ("last", None, None, None)
+
+
+def test_evaluate_takes_a_checkpoint_and_a_protocol(evaluator: list[dict[str, Any]]) -> None:
+    assert main(["evaluate", "r", "--checkpoint", "1.2M", "--protocol", "machado", "--noop-max", "3"]) == 0
+    assert main(["evaluate", "r", "--checkpoint", "best", "--sticky-actions", "0.5"]) == 0
+    assert [call["which"] for call in evaluator] == [1_200_000, "best"]
+    assert [call["protocol"] for call in evaluator] == ["machado", None]
+    assert (evaluator[0]["noop_max"], evaluator[1]["sticky_actions"]) == (3, 0.5)
+
+
+def test_evaluate_refuses_a_checkpoint_that_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "last, best or a number of frames" in refused(capsys, "evaluate", "r", "--checkpoint", "newest")
+
+
+def test_the_frames_between_evaluations_have_a_short_name(trainer: FakeTrainer) -> None:
+    assert main(["train", "Pong-v5", "--evaluate-every-frames", "1M", "--progress", "none"]) == 0
+    assert trainer.config.evaluation.every_frames == 1_000_000
 
 
 @pytest.fixture

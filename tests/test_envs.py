@@ -11,6 +11,7 @@ pytest.importorskip("envpool")
 
 from fastdqn.config import EnvConfig
 from fastdqn.envs import AtariEnvs, game_names
+from fastdqn.errors import RunFailedError, UserError
 
 
 def play(envs: AtariEnvs, passes: int, seed: int = 0):
@@ -90,3 +91,72 @@ def test_games_follow_the_seed_and_not_the_threads(threads):
 
     assert np.array_equal(run(7, threads), run(7, 1))
     assert not np.array_equal(run(8, threads), run(7, 1))
+
+
+def test_played_again_is_the_same_game_to_the_last_byte_of_state():
+    """Lives, resets and cuts fall in between; fails when any of what AtariEnvs counts is not brought back."""
+    config = EnvConfig(num_envs=3, max_episode_frames=700)
+    one, other = (AtariEnvs("Breakout-v5", config, seed=3, generation=2) for _ in range(2))
+    games = sum(len(outcome.returns) for outcome in play(one, 230))
+    assert games >= 3
+    actions, observation = one.played()
+    assert actions.shape == (230, 3)
+    assert np.array_equal(other.restore(actions, observation), observation)
+    rng = np.random.default_rng(9)
+    for _ in range(200):
+        action = rng.integers(one.num_actions, size=3)
+        outcomes = []
+        for envs in (one, other):
+            envs.send(action)
+            outcomes.append(envs.recv())
+        for name in ("observation", "reward", "terminated", "truncated"):
+            assert np.array_equal(getattr(outcomes[0], name), getattr(outcomes[1], name)), name
+        for name in ("steps", "returns", "game_env", "game_frames"):
+            assert getattr(outcomes[0], name) == getattr(outcomes[1], name), name
+
+
+@pytest.mark.parametrize("change", ["action", "observation", "envs", "illegal"])
+def test_games_that_went_another_way_are_refused(change):
+    envs = AtariEnvs("Breakout-v5", EnvConfig(num_envs=2), seed=3)
+    for _ in play(envs, 60):
+        pass
+    actions, observation = (array.copy() for array in envs.played())
+    if change == "action":
+        actions[5:, 0] = (actions[5:, 0] + 1) % 4
+    elif change == "observation":
+        observation[1, 2, 30, 30] ^= 1
+    elif change == "envs":
+        actions = actions.reshape(-1, 1)
+    else:
+        actions[7, 1] = 200
+    again = AtariEnvs("Breakout-v5", EnvConfig(num_envs=2), seed=3)
+    with pytest.raises(UserError, match="does not arrive where"):
+        again.restore(actions, observation)
+
+
+def test_renewed_games_are_others_and_start_afresh():
+    """Pong's first screen is always the same; what follows is not."""
+    envs = AtariEnvs("Pong-v5", EnvConfig(num_envs=2, renew_steps=40), seed=5)
+    last = []
+    envs.reset()
+    for generation in (0, 1, 2):
+        assert envs.generation == generation
+        assert len(envs.played()[0]) == 0
+        for _ in range(20):
+            assert not envs.worn
+            envs.send(np.full(2, 2))
+            outcome = envs.recv()
+        assert envs.worn
+        last.append(outcome.observation.tobytes())
+        assert envs.renew().shape == (2, 4, 84, 84)
+    assert len(set(last)) == 3
+
+
+def test_a_dead_emulator_is_told():
+    envs = AtariEnvs("Pong-v5", EnvConfig(num_envs=1), seed=5)
+    envs.reset()
+    envs._pool = None
+    with pytest.raises(RunFailedError, match="emulator"):
+        envs.send(np.zeros(1, np.int64))
+    with pytest.raises(RunFailedError, match="emulator died"):
+        envs.recv()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +21,13 @@ from fastdqn.cli import main
 from fastdqn.config import EnvConfig
 from fastdqn.envs import AtariEnvs, ColourGame
 from fastdqn.errors import RunFailedError
-from fastdqn.evaluation import evaluate
+from fastdqn.evaluation import evaluate, game_rules
 from fastdqn.film import _BAR, _CHOSEN, _RANDOM, Film, Moment
 from fastdqn.record import CONSOLE_FPS, play, record, replay
 
 
 def rules_of(run) -> EnvConfig:
-    return replace(run.config.env, num_envs=1, episodic_life=False, clip_rewards=False)
+    return game_rules(run.config, 1)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+from fastdqn.errors import UserError
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _COUNT = re.compile(r"([+-]?[0-9][0-9_]*(?:\.[0-9]+)?(?:e[+-]?[0-9]{1,2})?)([kmgb]?)", re.IGNORECASE)
 
@@ -31,3 +33,17 @@ def format_count(value: int) -> str:
             if len(digits) <= 2:
                 return f"{'-' if value < 0 else ''}{whole}{'.' + digits if digits else ''}{unit}"
     return str(value)
+
+
+def which_of(text: str) -> str | int:
+    """Return which checkpoint is meant: last, best, or a number of frames, written as people write it.
+
+    Raises:
+        UserError: It is neither.
+    """
+    if text in ("last", "best"):
+        return text
+    try:
+        return parse_count(text)
+    except ValueError:
+        raise UserError(f"--checkpoint {text}: last, best or a number of frames is wanted.") from None

@@ -14,15 +14,30 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from fastdqn.cli import extras
 from fastdqn.cli.arguments import parse, scan
+from fastdqn.cli.counts import which_of
 from fastdqn.cli.progress import loading
+from fastdqn.config import Protocol
 from fastdqn.errors import UserError
+from fastdqn.scores import SOURCE
 
 if TYPE_CHECKING:
     from fastdqn.evaluation import Evaluation
 
-_ABOUT = """Play whole games with the newest checkpoint of a run. Scores are not clipped.
+_ABOUT = """Play whole games with a checkpoint of a run. Scores are not clipped.
 
-  fastdqn evaluate RUN --episodes 10 --epsilon 0.01"""
+  fastdqn evaluate RUN
+  fastdqn evaluate RUN --checkpoint best --protocol nature
+  fastdqn evaluate RUN --episodes 5 --epsilon 0.01
+
+protocols (--protocol; each flag below changes a value of it):
+  nature   30 games of up to 18,000 frames (5 minutes), up to 30 no-ops at the
+           start, epsilon 0.05 (Mnih et al. 2015)
+  machado  100 games of up to 18,000 frames, sticky actions 0.25, no no-ops, all
+           18 actions, epsilon 0.01 (Machado et al. 2018); the policy must have
+           been trained with --env.full-action-set
+  own      30 games with the settings that the run was trained with, epsilon 0.05
+
+A lost life ends no game under any of them."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +46,20 @@ class EvaluateArguments:
 
     run: Annotated[str, Positional, arg(metavar="RUN", help_behavior_hint="")] = ""
     """Folder of the run; nothing else is needed."""
-    episodes: int = 5
+    checkpoint: Annotated[str, arg(metavar="{last,best,FRAMES}")] = "last"
+    """last; best: the best by the evaluations while it trained; or the frames of one."""
+    protocol: Annotated[Protocol | None, arg(help_behavior_hint="(default: the run's)")] = None
+    """Where the values come from that no flag sets."""
+    episodes: int | None = None
     """Games to play."""
-    epsilon: float = 0.05
+    epsilon: float | None = None
     """Probability of a random action."""
+    max_episode_frames: int | None = None
+    """A game is cut after this many frames; its score counts."""
+    noop_max: int | None = None
+    """At most this many frames without action at the start of a game; 1 is the least."""
+    sticky_actions: float | None = None
+    """Probability that the emulator repeats the previous action."""
     seed: int = 0
     """Decides the games and the random actions."""
     json: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
@@ -47,6 +72,7 @@ def main(words: Sequence[str]) -> int:
     arguments = parse(EvaluateArguments, words, prog="fastdqn evaluate", about=_ABOUT)
     if not arguments.run:
         raise UserError("evaluate needs the folder of a run.\n  Type: fastdqn evaluate RUN")
+    which = which_of(arguments.checkpoint)
     extras.require()
     from fastdqn.run_folder import RunFolder
 
@@ -54,13 +80,17 @@ def main(words: Sequence[str]) -> int:
     with loading("PyTorch and EnvPool"):
         from fastdqn.evaluation import evaluate
 
-    _say(f"playing {arguments.episodes} games of {run.config.game}")
     result = evaluate(
         run,
+        which=which,
+        protocol=arguments.protocol,
         episodes=arguments.episodes,
         epsilon=arguments.epsilon,
+        max_episode_frames=arguments.max_episode_frames,
+        noop_max=arguments.noop_max,
+        sticky_actions=arguments.sticky_actions,
         seed=arguments.seed,
-        on_episode=lambda game, value: _say(f"game {game} of {arguments.episodes}: {value:g}"),
+        on_episode=lambda game, value: _say(f"game {game}: {value:g}"),
     )
     print(json.dumps(result.row()) if arguments.json else "\n".join(_table(result)))
     return 0
@@ -74,5 +104,10 @@ def _say(line: str) -> None:
 def _table(result: Evaluation) -> list[str]:
     row = result.row()
     head = f"{result.game}: {result.episodes} games, epsilon {result.epsilon:g}, seed {result.seed}"
-    figures = [f"  {name:<8}{row[name]:>10,.1f}" for name in ("mean", "median", "std", "min", "max")]
-    return [head, *figures, f"  weights {row['weights']}"]
+    lines = [head, f"  protocol {result.protocol}"]
+    lines += [f"  {name:<8}{row[name]:>10,.1f}" for name in ("mean", "median", "std", "min", "max")]
+    if row["human_normalized"] is not None:
+        lines.append(
+            f"  {'human':<8}{row['human_normalized']:>10.1%}  (0 % random play, 100 % a human: {SOURCE})"
+        )
+    return [*lines, f"  weights {row['weights']}"]

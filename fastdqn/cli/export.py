@@ -12,10 +12,11 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from fastdqn.cli import extras
 from fastdqn.cli.arguments import parse, scan
+from fastdqn.cli.counts import which_of
 from fastdqn.cli.progress import loading
 from fastdqn.errors import UserError
 
-_ABOUT = """Write the policy of a run's newest checkpoint to one file. What is written takes
+_ABOUT = """Write the policy of a checkpoint to one file. What is written takes
 uint8 [N, 4, 84, 84], N from 1, and gives float32 [N, actions]; another dtype or
 shape is refused. It is compared with the run's own network on 1,024 frames of
 the run's game before the file gets its name.
@@ -43,6 +44,8 @@ class ExportArguments:
     """Folder of the run; nothing else is needed."""
     format: Literal["safetensors", "pt2", "torchscript"] = "safetensors"
     """What to write (PyTorch has deprecated TorchScript)."""
+    checkpoint: Annotated[str, arg(metavar="{last,best,FRAMES}")] = "last"
+    """last; best: the best by the evaluations while it trained; or the frames of one."""
     out: Annotated[
         str, arg(metavar="FILE", help_behavior_hint="(default: policy.safetensors, .pt2 or .pt in the run)")
     ] = ""
@@ -63,7 +66,12 @@ def main(words: Sequence[str]) -> int:
     run = RunFolder.open(Path(arguments.run))
     with loading("PyTorch and EnvPool"):
         from fastdqn.export import export
-    result = export(run, arguments.format, Path(arguments.out) if arguments.out else None)
+    result = export(
+        run,
+        arguments.format,
+        Path(arguments.out) if arguments.out else None,
+        which=which_of(arguments.checkpoint),
+    )
     if arguments.json:
         print(json.dumps(result.row()))
         return 0

@@ -14,6 +14,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from fastdqn.cli import extras
 from fastdqn.cli.arguments import parse, scan
+from fastdqn.cli.counts import which_of
 from fastdqn.cli.progress import loading
 from fastdqn.errors import UserError
 
@@ -36,6 +37,8 @@ class RecordArguments:
     """Folder of the run; nothing else is needed."""
     out: Annotated[str, arg(metavar="FOLDER", help_behavior_hint="(default: video/ in the run)")] = ""
     """Where the films go."""
+    checkpoint: Annotated[str, arg(metavar="{last,best,FRAMES}")] = "last"
+    """last; best: the best by the evaluations while it trained; or the frames of one."""
     epsilon: float = 0.05
     """Probability of a random action."""
     seed: int = 0
@@ -67,6 +70,7 @@ def main(words: Sequence[str]) -> int:
         from fastdqn.record import record
     result = record(
         run,
+        which=which_of(arguments.checkpoint),
         out=Path(arguments.out) if arguments.out else None,
         epsilon=arguments.epsilon,
         seed=arguments.seed,

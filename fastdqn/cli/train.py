@@ -32,14 +32,19 @@ _ABOUT = """Train a Deep Q-Network on an Atari game.
 
 The preset is chosen first, and flags change its values; the defaults below are
 those of --preset. Counts can be written 10M, 2.5k or 1_000_000.
---exploration-max is another name of --exploration.max.
+--exploration-max is another name of --exploration.max, --evaluate-every-frames
+of --evaluation.every-frames.
 
 Progress goes to stderr; when the run ends, stdout gets one line of JSON.
 The first Ctrl-C saves a checkpoint and names the command that resumes; a
 second one stops at once."""
 
 _HEAVY = "PyTorch and EnvPool"
-_ALIASES = {"--exploration-max": "--exploration.max", "--exploration-min": "--exploration.min"}
+_ALIASES = {
+    "--exploration-max": "--exploration.max",
+    "--exploration-min": "--exploration.min",
+    "--evaluate-every-frames": "--evaluation.every-frames",
+}
 _WITH_RESUME = {"--resume", "--progress", "--total-frames"}
 
 

@@ -1,0 +1,135 @@
+"""What a run is made of at one moment: gathered for a checkpoint, and put back into new parts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastdqn import checkpoint
+from fastdqn.checkpoint import Checkpoint
+from fastdqn.config import CheckpointConfig, Config, EvaluationConfig
+from fastdqn.errors import RunFailedError, UserError
+from fastdqn.metrics import Games
+from fastdqn.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from fastdqn.build import Parts
+
+
+def save(run: RunFolder, parts: Parts, games: Games, marks: dict[str, int]) -> Path:
+    """Write a checkpoint of a run whose last pass is in the replay, too.
+
+    Args:
+        run: Where to.
+        parts: The objects of the run.
+        games: Finished games.
+        marks: Frames of the last row, and of whatever else follows frames.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        RunFailedError: A weight is not finite: such a checkpoint would be of no use.
+        OSError: The disk is full or failed.
+    """
+    tensors = parts.learner.state_tensors()
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise RunFailedError(f"{name} is not finite at frame {parts.clock.frames}: the run has diverged.")
+    sums, count = parts.learner.sums()
+    actions, observation = parts.envs.played()
+    loop = {"loop.sums": sums}
+    if parts.keeps_replay:  # the games are of use only with the replay that belongs to them
+        loop["loop.actions"] = torch.from_numpy(actions.copy())
+        loop["loop.observation"] = torch.from_numpy(observation)
+    state = {
+        "config": asdict(run.config),
+        "clock": asdict(parts.clock),
+        "actor": parts.actor.random_state(),
+        "generation": parts.envs.generation,
+        "games": games.state(),
+        "updates_in_means": count,
+        "marks": marks,
+    }
+    return checkpoint.save(
+        run.checkpoints,
+        parts.clock.frames,
+        {**tensors, **loop},
+        state,
+        run.config.network,
+        parts.envs.num_actions,
+        run.config.checkpoint.keep,
+        parts.replay.save if parts.keeps_replay else None,
+    )
+
+
+def load(run: RunFolder) -> Checkpoint:
+    """Read the newest checkpoint of a run that is to go on.
+
+    Raises:
+        UserError: There is none, it is damaged or of a run of another configuration, or the run is complete.
+    """
+    saved = checkpoint.load(checkpoint.newest(run.checkpoints))
+    try:
+        of = Config.from_json(json.dumps(saved.state["config"]))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{saved.path / 'state.json'} cannot be read: {error}") from None
+    if _essence(of) != _essence(run.config):
+        raise UserError(
+            f"{saved.path} is of a run with another configuration than {run.path / 'config.json'}.\n"
+            "Start a new run from its weights: fastdqn train GAME --weights " + str(saved.path)
+        )
+    if saved.state["frames"] >= run.config.total_frames:
+        raise UserError(
+            f"{run.path} is complete: it has played its {run.config.total_frames:,} frames.\n"
+            "Play on with a larger --total-frames, or start anew from its weights with --weights."
+        )
+    return saved
+
+
+def restore(saved: Checkpoint, parts: Parts, games: Games) -> NDArray[np.uint8] | None:
+    """Put a checkpoint into parts that `build` made for it.
+
+    Returns:
+        The last observation of the games, which go on; none where the checkpoint has no replay, so that
+        replay and games start afresh.
+
+    Raises:
+        UserError: It does not fit, or the games go another way than they did.
+    """
+    state, tensors = saved.state, saved.tensors
+    try:
+        learned = {name: value for name, value in tensors.items() if not name.startswith("loop.")}
+        parts.learner.load_state_tensors(learned)
+        for name, value in state["clock"].items():
+            setattr(parts.clock, name, value)
+        parts.learner.updates = parts.clock.updates
+        parts.actor.set_random_state(state["actor"])
+        games.set_state(state["games"])
+        parts.learner.set_sums(tensors["loop.sums"], state["updates_in_means"])
+        if saved.replay is None:
+            parts.clock.restart_warmup()
+            return None
+        parts.feed.refill()
+        played = tensors["loop.actions"].numpy(), tensors["loop.observation"].numpy()
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{saved.path} does not fit this fastdqn: {error}") from None
+    return parts.envs.restore(*played)
+
+
+def _essence(config: Config) -> Config:
+    """Return what must not differ between a checkpoint and the run that goes on from it."""
+    return replace(
+        config,
+        preset="",
+        total_frames=1,
+        log_every_frames=1,
+        checkpoint=CheckpointConfig(),
+        evaluation=EvaluationConfig(),
+    )
