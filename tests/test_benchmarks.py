@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -63,3 +65,73 @@ def test_gpu_refuses_to_measure_without_one(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
     assert "needs a CUDA GPU" in done.stderr
+
+
+PEERS = ("--steps", "80", "--capacity", "400", "--checked-capacity", "400", "--batches", "2", "--trials", "2")
+
+
+def test_peers_with_ours_alone(tmp_path):
+    results = run("peers.py", "--libraries", "fastdqn-window", *PEERS, out=tmp_path / "peers.json")
+    ours = results["fastdqn-window"]
+    assert set(ours["wrong"]) == {"lives", "games", "truncation"}
+    assert all(share == 0.0 for shares in ours["wrong"].values() for share in shares.values())
+    assert ours["bytes_per_transition"] > 84 * 84
+    assert all(ours[key]["share_of_floor"] > 0 for key in ("sample_32", "add_8", "sample_and_update_32"))
+    assert results["memcpy"]["sample_512"]["share_of_floor"] > 0
+
+
+def test_peers_names_the_dependency_group_where_a_library_is_missing(tmp_path):
+    """Fault: a traceback, or a table that leaves a library out without a word."""
+    program = (
+        "import sys; sys.modules['cpprb'] = None; import peers;"
+        "sys.argv = ['peers.py', '--libraries', 'fastdqn', 'cpprb']; peers.main()"
+    )
+    command = [sys.executable, "-c", program]
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 2
+    assert "not installed: cpprb" in done.stderr
+    assert "pip install -c constraints.txt -e '.[train,bench]'" in done.stderr
+
+
+def test_peers_counts_planted_faults(tmp_path, monkeypatch):
+    """Fault: an oracle that misses a wrong byte, a wrong end or an invented row, or that sees one anywhere else."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import peers
+    from peers_adapters import LIBRARIES, Fastdqn, Library
+    from peers_recording import Recording, record
+
+    record(tmp_path / "recording", 80, 3, "truncation")
+    recording = Recording(tmp_path / "recording")
+    ended = (recording.terminated | recording.truncated).ravel()
+    planted = dict.fromkeys(("obs", "next_obs", "next_obs_anywhere", "ended", "unknown"), 0)
+
+    class Wrong(Fastdqn):
+        """Changes a byte of some stacks, loses last observations, takes truncations for ends, invents rows."""
+
+        def unpack(self, batch):
+            right = super().unpack(batch)
+            number = right.action
+            changed, itself, invented = number % 3 == 0, ended[number], number % 7 == 0
+            right.obs[changed, 0, 40, 40] ^= 1
+            right.next_obs[itself] = right.obs[itself] + 1
+            planted["obs"] += np.count_nonzero(changed | invented)
+            planted["next_obs"] += np.count_nonzero(recording.truncated.ravel()[number] | invented)
+            planted["next_obs_anywhere"] += np.count_nonzero(itself | invented)
+            planted["ended"] += np.count_nonzero(recording.truncated.ravel()[number] | invented)
+            planted["unknown"] += np.count_nonzero(invented)
+            return right._replace(ended=itself, action=np.where(invented, -1 - number, number))
+
+    monkeypatch.setitem(LIBRARIES, "wrong", Library("wrong", "fastdqn", Wrong))
+    shares = peers.wrong_shares("wrong", tmp_path / "recording", 400, 4)
+    assert {what: round(share * 4 * peers.CHECKED_BATCH) for what, share in shares.items()} == planted
+    assert all(planted.values())
+    right = peers.wrong_shares("fastdqn", tmp_path / "recording", 400, 4)
+    assert right == dict.fromkeys(planted, 0.0)
+
+
+def test_snapshot(tmp_path):
+    results = run("snapshot.py", "--frames", "400", "--trials", "2", out=tmp_path / "snapshot.json")
+    assert results["file_bytes"] > 400 * 84 * 84
+    assert results["save_over_dd"] > 0
+    assert results["load_over_dd"] > 0
