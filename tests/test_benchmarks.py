@@ -95,7 +95,7 @@ def test_peers_names_the_dependency_group_where_a_library_is_missing(tmp_path):
 
 
 def test_peers_counts_planted_faults(tmp_path, monkeypatch):
-    """Fault: an oracle that misses a wrong byte, a wrong end or an invented row, or that sees one anywhere else."""
+    """Fault: an oracle that misses a wrong byte, a wrong end or an invented row, or sees one elsewhere."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     import peers
     from peers_adapters import LIBRARIES, Fastdqn, Library
