@@ -3,9 +3,9 @@
     python benchmarks/snapshot.py --folder runs --out benchmarks/results/snapshot.json
 
 It needs disk for two files and memory for one buffer, 7.1 GB each for a million frames; the files are deleted in
-the end. Saving and dd write until the bytes are on the disk (dd with conv=fsync); loading and dd read a file that
-the system has been told to drop from its cache. They take turns. Time is of the clock, since it is the disk
-that is measured.
+the end. Saving and dd write until the bytes are on the disk (dd with conv=fsync), random bytes both of them, since
+some disks are faster with zeros; loading and dd read a file that the system has been told to drop from its cache.
+They take turns. Time is of the clock, since it is the disk that is measured.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,30 @@ def timed(work: Callable[[], Any]) -> tuple[float, int]:
     return time.perf_counter() - start, status_bytes("VmHWM") - before
 
 
-def dd(*operands: str) -> float:
-    """Seconds of a dd."""
+def dd(*operands: str, descriptors: Sequence[int] = ()) -> float:
+    """Seconds of a dd, which is given the open files `descriptors`."""
     start = time.perf_counter()
-    subprocess.run(["dd", f"bs={BLOCK}", "status=none", *operands], check=True)
+    subprocess.run(["dd", f"bs={BLOCK}", "status=none", *operands], check=True, pass_fds=descriptors)
     return time.perf_counter() - start
+
+
+def dd_random(path: Path, size: int) -> float:
+    """Seconds in which dd writes random bytes to the disk, from a file in memory again and again."""
+    source = os.memfd_create("random")
+    try:
+        blocks = min(256, size // BLOCK)
+        os.write(source, np.random.default_rng(1).bytes(blocks * BLOCK))
+        operands = (f"if=/proc/self/fd/{source}", f"of={path}", "conv=notrunc,fsync")
+        seeks = range(0, size // BLOCK, blocks)
+        return sum(dd(*operands, f"seek={seek}", descriptors=[source]) for seek in seeks)
+    finally:
+        os.close(source)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, and wait until the disk has done so: otherwise the next to write would pay for it."""
+    path.unlink(missing_ok=True)
+    os.sync()
 
 
 def drop_from_cache(path: Path) -> None:
@@ -88,10 +107,10 @@ def saving(frames: int, trials: int, file: Path) -> dict[str, Any]:
     replay, plain = filled(frames), file.with_name("dd")
     saves, writes = [], []
     for _ in range(trials):
+        remove(file)
         saves.append(timed(partial(replay.save, file)))
-        count = file.stat().st_size // BLOCK
-        writes.append(dd("if=/dev/zero", f"of={plain}", f"count={count}", "conv=fsync"))
-        plain.unlink()
+        writes.append(dd_random(plain, file.stat().st_size))
+        remove(plain)
     seconds, memory = zip(*saves, strict=True)
     return {
         "file_bytes": file.stat().st_size,
