@@ -121,9 +121,9 @@ class CpprbCompressed(Cpprb):
     """cpprb with next_of and stack_compress, which keep a frame once.
 
     Its rows must be a sliding window over one stream, with the stack in the last dimension, and `on_episode_end`
-    at its seams, "even if no done flag is set". So rows wait until their episode ends or there are PIECE of
-    them, as its examples with several explorers collect in local buffers first. Rows that wait are kept by
-    reference, without a copy.
+    is called wherever the stream breaks off. So rows wait until their episode ends or there are PIECE of them, as
+    its examples with several explorers collect in local buffers first. Rows that wait are kept by reference,
+    without a copy.
     """
 
     PIECE = 64

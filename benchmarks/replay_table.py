@@ -145,7 +145,7 @@ def plot() -> None:
         ("bytes a transition", "{:,.0f}", lambda r: r["bytes_per_transition"]),
         ("wrong observations, lives, %", "{:.1f}", lambda r: 100 * r["wrong"]["lives"]["obs"]),
     ]
-    with pyplot.rc_context({"svg.hashsalt": "peers", "font.size": 8}):
+    with pyplot.rc_context({"svg.hashsalt": "peers", "svg.fonttype": "none", "font.size": 8}):
         figure, axes = pyplot.subplots(2, 2, sharey=True, figsize=(10, 5), layout="constrained")
         for axis, (title, form, value) in zip(axes.flat, panels, strict=True):
             bars = axis.barh(titles, [value(result) for result in results], color=colors)

@@ -135,3 +135,10 @@ def test_snapshot(tmp_path):
     assert results["file_bytes"] > 400 * 84 * 84
     assert results["save_over_dd"] > 0
     assert results["load_over_dd"] > 0
+
+
+def test_the_page_has_the_committed_figures():
+    """Fault: a JSON file made anew, or a table edited by hand, without the other."""
+    command = [sys.executable, str(BENCHMARKS / "replay_table.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
