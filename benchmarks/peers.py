@@ -163,8 +163,9 @@ def line(name: str, result: dict[str, Any]) -> str:
     parts = [f"{result['bytes_per_transition']:.0f} B"]
     for key in ("sample_32", "sample_512", "sample_and_update_32"):
         rate = result[key]
-        parts.append(f"{key} {rate['calls_per_second']['median']:.0f}/s" if rate else f"{key} none")
-    return f"{name:18} " + ", ".join(parts) + f", adds {result['add_8']['rows_per_second']:.0f}/s"
+        parts.append(f"{key} {rate['calls_per_second']['median']:.0f}/s" if rate else f"{key} -")
+    parts.append(f"adds {result['add_8']['rows_per_second']:.0f}/s")
+    return f"{name:18} " + ", ".join([*parts, *filter(None, [result.get("without_priorities")])])
 
 
 def missing(names: list[str]) -> dict[str, str]:
@@ -194,16 +195,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for the figures; standard output without it")
     arguments = parser.parse_args()
     absent = missing(arguments.libraries)
-    if absent:
-        print(f"not installed: {', '.join(sorted(set(absent.values())))}", file=sys.stderr)
-        if not arguments.skip_missing:
-            print(
-                "peers.py compares with them. Install them, from the repository's root, with\n"
-                "    pip install -c constraints.txt -e '.[train,bench]'\n"
-                "or go on without them with --skip-missing.",
-                file=sys.stderr,
-            )
-            sys.exit(2)
+    lacking = {"envpool"} if importlib.util.find_spec("envpool") is None else set()  # not to be skipped
+    if absent or lacking:
+        print(f"not installed: {', '.join(sorted({*absent.values(), *lacking}))}", file=sys.stderr)
+    if lacking or (absent and not arguments.skip_missing):
+        print(
+            "peers.py compares with them, on frames of EnvPool. Install them, from the repository's root, with\n"
+            "    pip install -c constraints.txt -e '.[train,bench]'\n"
+            "or compare with the others alone: --skip-missing.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     names = [name for name in arguments.libraries if name not in absent]
     with tempfile.TemporaryDirectory() as folder:
         results = measure(names, arguments, Path(folder))
