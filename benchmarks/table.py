@@ -27,11 +27,12 @@ def rows() -> list[tuple[str, str, str]]:
     table = []
     pong = load("pong-quick") if (RESULTS / "pong-quick.json").exists() else {"results": []}
     for result in pong["results"]:
+        cores = "one core" if pong["settings"]["cores_used"] == 1 else f"{pong['settings']['cores_used']} cores"
         scores = ", ".join(f"{e['mean']:.1f} (ε {e['epsilon']:g})" for e in result["evaluations"])
         table.append(
             (
                 f"Pong from nothing, `quick`, seed {result['seed']}: mean of {pong['settings']['episodes']} games",
-                f"{scores} after {result['minutes']:.0f} min, {result['frames'] / 1e6:.1f}M frames",
+                f"{scores} after {result['minutes']:.0f} min on {cores}, {result['frames'] / 1e6:.1f}M frames",
                 "`python benchmarks/learn.py --seeds 1 2 --out benchmarks/results/pong-quick`",
             )
         )
