@@ -155,7 +155,7 @@ def test_every_setting_of_a_game_is_a_flag_that_the_help_explains(capsys):
         "--env.full-action-set": "All 18 actions instead of those that the game uses",
         "--env.episodic-life": "End an episode for the learner when a life is lost",
         "--env.fire-reset": "Press FIRE at the start of a game that waits for it",
-        "--env.noop-max": "At most this many no-op actions at the start of a game",
+        "--env.noop-max": "At most this many frames without action at the start of a game",
     }.items():
         assert flag in shown
         assert words in shown.replace("│ ", "").replace(" │", ""), flag
