@@ -27,7 +27,9 @@ def rows() -> list[tuple[str, str, str]]:
     table = []
     pong = load("pong-quick") if (RESULTS / "pong-quick.json").exists() else {"results": []}
     for result in pong["results"]:
-        cores = "one core" if pong["settings"]["cores_used"] == 1 else f"{pong['settings']['cores_used']} cores"
+        cores = (
+            "one core" if pong["settings"]["cores_used"] == 1 else f"{pong['settings']['cores_used']} cores"
+        )
         scores = ", ".join(f"{e['mean']:.1f} (ε {e['epsilon']:g})" for e in result["evaluations"])
         table.append(
             (
