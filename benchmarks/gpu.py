@@ -11,6 +11,7 @@ docs/gpu.md says how to take the project to a GPU machine that reaches no packag
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ import torch
 import tyro
 from train import Window, figures
 
+from fastdqn import networks
 from fastdqn.acceleration import Acceleration
 from fastdqn.actor import LearnersBest
 from fastdqn.backend import Backend, CpuBackend, CudaBackend, StrictTwin
@@ -37,6 +39,8 @@ from fastdqn.run_folder import RunFolder
 from fastdqn.trainer import train
 
 ACTIONS = 6
+CONV1 = 400 * 32 * 256
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ class Bench:
         backend: Backend | None = None,
         precision: str = "fp32",
         compiled: bool = True,
+        block_targets: bool = False,
     ) -> Learner:
         """Return Nature's double dueling network under Adam."""
         device = backend or self.backend
@@ -153,7 +158,12 @@ class Bench:
         config = LearnerConfig(optimizer="adam", learning_rate=1e-4, bootstrap="double", precision=precision)
         width = 1 / 16 if self.small else 1.0
         return Learner(
-            NetworkConfig(width=width, dueling=True), config, ACTIONS, backend=device, accelerate=accelerate
+            NetworkConfig(width=width, dueling=True),
+            config,
+            ACTIONS,
+            backend=device,
+            accelerate=accelerate,
+            block_targets=block_targets,
         )
 
     def microseconds(
@@ -189,6 +199,11 @@ class Bench:
         }
 
 
+def forward_products() -> int:
+    """Return the products of one observation's way through the network at full width."""
+    return CONV1 + 81 * 64 * 512 + 49 * 64 * 576 + 3136 * 1024 + 512 * (ACTIONS + 1)
+
+
 def floor(parameters: int, batch_size: int) -> dict[str, float]:
     """Return what an update has to compute and to move at the least, at full width.
 
@@ -196,8 +211,8 @@ def floor(parameters: int, batch_size: int) -> dict[str, float]:
     the first layer's input. Bytes: weights, target, gradient and Adam's two means, read and written where
     they change, and the frames.
     """
-    conv1, others = 400 * 32 * 256, 81 * 64 * 512 + 49 * 64 * 576 + 3136 * 1024 + 512 * (ACTIONS + 1)
-    per_sample = 2 * (3 * (conv1 + others) + 2 * others + conv1)
+    # The input of the first layer needs no gradient.
+    per_sample = 2 * (5 * forward_products() - CONV1)
     frames = 10 * 84 * 84 * batch_size
     return {"gigaflop": 1e-9 * per_sample * batch_size, "megabytes": 1e-6 * (4 * 8 * parameters + frames)}
 
@@ -219,18 +234,24 @@ def micro(settings: Settings, record: Record) -> None:
             record.add(f"3_update_{name}_batch_{size}", bench.updates(size, 1, **how))
         for count in (4, 8, 16) if not settings.small else (2,):
             record.add(f"3_update_captured_{count}_batch_{size}", bench.updates(size, count, "graph"))
+            row = bench.updates(size, count, "graph", block_targets=True)
+            record.add(f"3_update_captured_{count}_block_targets_batch_{size}", row)
     for precision in ("fp32", "tf32", "bf16"):
         if precision == "tf32" and not bench.cuda:
             continue
-        device = bench.new_backend(precision)
-        row = bench.updates(sizes[0], 1, "graph", precision=precision, backend=device)
-        record.add(f"4_precision_{precision}", row)
+        for name in ("channels_last", "contiguous_format"):
+            networks.MEMORY_FORMAT = getattr(torch, name)
+            device = bench.new_backend(precision)
+            row = bench.updates(sizes[0], 1, "graph", precision=precision, backend=device)
+            record.add(f"4_precision_{precision}_{name}", row)
+        networks.MEMORY_FORMAT = torch.channels_last
     bench.new_backend()  # back to strict float32
     if bench.cuda:
         record.add("5_kernels", kernels(bench))
     record.add("6_host_cost", host_cost(bench))
     record.add("7_acting", acting(bench))
     record.add("8_store", {"frames": bench.replay.stats().frames, "bytes": bench.feed.frames.numel()})
+    record.add("9_compile", compile_seconds(bench, sizes[0]))
     if bench.cuda:
         record.add("9_peak_bytes", torch.cuda.max_memory_allocated())
 
@@ -300,6 +321,20 @@ def kernels(bench: Bench) -> dict[str, Any]:
     }
 
 
+def compile_seconds(bench: Bench, batch_size: int) -> dict[str, float]:
+    """Return seconds until a captured update is ready, with an empty compiler cache and with a full one."""
+    found = os.environ.get(CACHE)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[CACHE] = folder
+        seconds = {
+            name: bench.updates(batch_size, 1, "graph")["seconds_to_get_ready"] for name in ("cold", "warm")
+        }
+    del os.environ[CACHE]
+    if found is not None:
+        os.environ[CACHE] = found
+    return seconds
+
+
 def host_cost(bench: Bench) -> dict[str, float]:
     """Return microseconds of the host alone for planning and staging, and for queueing a launch."""
     torch.compiler.reset()
@@ -345,6 +380,8 @@ def acting(bench: Bench) -> dict[str, Any]:
         result[str(games)] = {
             "alone_microseconds": alone,
             "beside_updates_microseconds": float(np.median(busy)),
+            "gigaflop": 1e-9 * 2 * forward_products() * games,
+            "megabytes": 1e-6 * (4 * learner.num_parameters + observation.nbytes),
         }
     return result
 

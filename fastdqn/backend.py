@@ -306,6 +306,11 @@ def has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
+def gpu_name() -> str | None:
+    """Return the name of the GPU, none where there is none."""
+    return torch.cuda.get_device_name() if has_cuda() else None
+
+
 def choose(precision: str = "fp32") -> Backend:
     """Return the GPU if there is one, else the CPU."""
     return CudaBackend(precision) if has_cuda() else CpuBackend()

@@ -99,6 +99,9 @@ class Learner:
         seed: Decides the initial weights.
         accelerate: `eager`, `compile` for `torch.compile`, or `graph` for the compiled update captured by the
             backend; `resolve_accelerate` turns `auto` into one.
+        block_targets: Whether the target network values all batches of a launch in one pass, which is the same
+            but for rounding: it is not copied within a launch. Until a GPU has shown that it pays, only
+            benchmarks/gpu.py asks for it.
 
     Attributes:
         updates: Updates queued so far; set it when a run is resumed, for the target network's period.
@@ -114,6 +117,7 @@ class Learner:
         backend: Backend | None = None,
         seed: int = 0,
         accelerate: Acceleration = "eager",
+        block_targets: bool = False,
     ) -> None:
         self.backend = backend or CpuBackend()
         device = self.backend.device
@@ -137,6 +141,8 @@ class Learner:
         self._graph = accelerate == "graph"
         compiled = self.backend.compiles_captures if self._graph else accelerate == "compile"
         self._wrap = WRAPPERS[compiled]
+        self._block_targets = block_targets
+        self._values_ahead = self._wrap(self._target_values)
         self._steps: dict[Callable[..., Batch], Callable[..., None]] = {}
         self._fast_values = self._wrap(self._values)
         self._fast_rows = 0
@@ -383,6 +389,7 @@ class Learner:
         if batch_of not in self._steps:
             self._steps[batch_of] = self._wrap(self._make_step(batch_of))
         step = self._steps[batch_of]
+        ahead = self._values_ahead(batch_of, inputs) if self._block_targets else None
         for index, tensors in enumerate(inputs):
             step(
                 self._online,
@@ -392,7 +399,15 @@ class Learner:
                 self._totals,
                 tuple(value[index] for value in results),
                 tensors,
+                None if ahead is None else ahead[index],
             )
+
+    def _target_values(
+        self, batch_of: Callable[..., Batch], inputs: Sequence[tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """Return the target network's values of each batch's next observations, [B, A]."""
+        following = [batch_of(*tensors).next_obs for tensors in inputs]
+        return torch.split(self._values(self._target, torch.cat(following)), len(following[0]))
 
     def _values(self, flat: Tensor, obs: Tensor) -> Tensor:
         with torch.no_grad():
@@ -416,11 +431,16 @@ class Learner:
             totals: Tensor,
             results: tuple[Tensor, ...],
             inputs: tuple[Tensor, ...],
+            target_values: Tensor | None,
         ) -> None:
             batch = batch_of(*inputs)
             frozen, following = layout.split(online), layout.split(target)
             pixels, next_pixels = prepare(batch.obs), prepare(batch.next_obs)
-            next_value = bootstrap(next_pixels, lambda o: apply(frozen, o), lambda o: apply(following, o))
+            next_value = bootstrap(
+                next_pixels,
+                lambda o: apply(frozen, o),
+                lambda o: apply(following, o) if target_values is None else target_values,
+            )
             goal = td_target(batch.reward, batch.discount, next_value)
 
             def objective(weights: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:

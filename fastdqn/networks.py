@@ -17,6 +17,9 @@ from torch.nn import functional
 FRAME_SIZE = 84
 """Height and width of a frame in pixels."""
 
+MEMORY_FORMAT = torch.channels_last
+"""Of everything that is convolved; benchmarks/gpu.py compares it with `torch.contiguous_format`."""
+
 _OPERATORS = torch.library.Library("fastdqn", "DEF")  # type: ignore[no-untyped-call]
 _OPERATORS.define(  # type: ignore[no-untyped-call]
     "linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor"
@@ -71,7 +74,7 @@ def _linear(rows: Tensor, layer: nn.Linear) -> Tensor:
 
 
 def _convolve(pixels: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    weight = weight.to(pixels.dtype, memory_format=torch.channels_last)
+    weight = weight.to(pixels.dtype, memory_format=MEMORY_FORMAT)
     bias = None if bias is None else bias.to(pixels.dtype)
     return functional.relu(functional.conv2d(pixels, weight, bias, stride=stride))
 
@@ -183,7 +186,7 @@ class QNetwork(nn.Module):
             ValueError: The shape is another.
         """
         self._check(obs)
-        pixels = obs.to(self.compute_dtype, memory_format=torch.channels_last)
+        pixels = obs.to(self.compute_dtype, memory_format=MEMORY_FORMAT)
         if not self.centered:
             return pixels
         # A bright background is one large input that all weights of a filter share: under Adam they move

@@ -87,6 +87,23 @@ def test_a_launch_of_four_is_four_updates(accelerate):
     assert block.means()() == singles.means()()
 
 
+@pytest.mark.parametrize("rules", FEW, ids=str)
+def test_targets_of_a_whole_launch_at_once_are_the_same_but_for_rounding(rules):
+    config, network = learner(rules)._config, replace(NARROW, dueling=rules[3])
+    apart = Learner(network, config, ACTIONS)
+    at_once = Learner(network, config, ACTIONS, backend=StrictTwin(), accelerate="graph", block_targets=True)
+    sources = blank(3), blank(3)
+    for launch in range(3):
+        results = []
+        for one, source in zip((apart, at_once), sources, strict=True):
+            if launch == 0:
+                one.bind(source)
+            put(source, [batch(3 * launch + i) for i in range(3)])
+            results.append(one.launch(1e-3))
+            one.backend.synchronize()
+        torch.testing.assert_close(results[1].td_error, results[0].td_error, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_compiled_launch_of_three_is_three_updates_by_one_compilation():
     """Within the bound of compiled code; fails when each batch of a launch is compiled for."""

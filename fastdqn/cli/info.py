@@ -66,10 +66,9 @@ def _facts() -> tuple[dict[str, Any], list[str]]:
 
 def _torch(torch: Any) -> dict[str, Any]:
     facts = {"torch build": f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"}
-    if torch.cuda.is_available():
-        facts["accelerator"] = torch.cuda.get_device_name()
-    else:
-        facts["accelerator"] = "none"
+    from fastdqn.backend import gpu_name
+
+    facts["accelerator"] = gpu_name() or "none"
     facts["torch threads"] = torch.get_num_threads()
     return facts
 
