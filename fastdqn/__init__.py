@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastdqn.api import Policy, evaluate, load_policy, train
+    from fastdqn.api import Policy, evaluate, load_policy, resume_training, train
     from fastdqn.config import Config
     from fastdqn.presets import PRESETS
     from fastdqn.replay import ReplayBuffer
@@ -24,11 +24,12 @@ __all__ = [
     "evaluate",
     "get_include",
     "load_policy",
+    "resume_training",
     "train",
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Policy", "evaluate", "load_policy", "train"), "fastdqn.api"),
+    **dict.fromkeys(("Policy", "evaluate", "load_policy", "resume_training", "train"), "fastdqn.api"),
     "Config": "fastdqn.config",
     "PRESETS": "fastdqn.presets",
     "ReplayBuffer": "fastdqn.replay",

@@ -63,6 +63,37 @@ def train(
     return trainer.train(run, weights=source, report=report, say=say, stop_requested=stop_requested)
 
 
+def resume_training(
+    run: PathLike,
+    *,
+    total_frames: int | None = None,
+    report: Callable[[Snapshot], None] = lambda snapshot: None,
+    say: Callable[[str], None] = lambda line: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Summary:
+    """Go on from a run's newest checkpoint, with its own configuration; `fastdqn train --resume`.
+
+    Args:
+        run: Its folder.
+        total_frames: Train to this many frames, counted from the run's beginning; to its own number if none.
+        report: As in `train`, like the two that follow.
+        say: Called with lines for people.
+        stop_requested: Asked once per step of the games; the run is saved when it says yes.
+
+    Returns:
+        How the run ended.
+
+    Raises:
+        fastdqn.errors.UserError: It is not a run, or its newest checkpoint is damaged or of another version.
+        fastdqn.errors.RunFailedError: The run had gone on and cannot any further.
+    """
+    from fastdqn import build, trainer
+    from fastdqn.run_folder import RunFolder
+
+    folder = RunFolder.reopen(Path(run), total_frames, build.check)
+    return trainer.train(folder, resume=True, report=report, say=say, stop_requested=stop_requested)
+
+
 def evaluate(
     run: PathLike,
     *,

@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,26 @@ class RunFolder:
             return cls(path, Config.from_json(file.read_text()))
         except (ValueError, OSError) as error:
             raise UserError(f"{file} cannot be read: {error}") from None
+
+    @classmethod
+    def reopen(cls, path: Path, total_frames: int | None, check: Callable[[Config], None]) -> RunFolder:
+        """Open the folder of a run that is to go on.
+
+        Args:
+            path: The folder.
+            total_frames: The run's new length, written to its config.json; the old one if none.
+            check: Called with the configuration before anything is written.
+
+        Raises:
+            UserError: As in `open`, or raised by `check`.
+        """
+        run = cls.open(path)
+        if total_frames is not None:
+            run.config = replace(run.config, total_frames=total_frames)
+        check(run.config)
+        if total_frames is not None:
+            write_atomic(run.path / "config.json", run.config.to_json())
+        return run
 
     @property
     def checkpoints(self) -> Path:

@@ -27,7 +27,7 @@ def test_importing_fastdqn_stays_light():
     """Fails when a name that is not used loads what it needs, and when asking for one loads torch."""
     code = (
         "import sys, fastdqn\n"
-        "fastdqn.train, fastdqn.evaluate, fastdqn.load_policy, fastdqn.Policy, fastdqn.PRESETS, fastdqn.Config\n"
+        "[getattr(fastdqn, name) for name in fastdqn.__all__]\n"
         "heavy = ('torch', 'envpool', 'rich', 'matplotlib', 'PIL', 'imageio_ffmpeg', 'tyro', 'safetensors')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
@@ -50,7 +50,7 @@ def test_the_help_of_every_command_is_light():
 def test_every_name_is_there_typed_and_explained():
     for name in fastdqn.__all__:
         assert getattr(fastdqn, name) is not None
-    for function in (fastdqn.train, fastdqn.evaluate, fastdqn.load_policy):
+    for function in (fastdqn.train, fastdqn.resume_training, fastdqn.evaluate, fastdqn.load_policy):
         assert "Args:" in function.__doc__
         signature = inspect.signature(function)
         assert signature.return_annotation is not inspect.Signature.empty
@@ -78,7 +78,24 @@ def test_training_and_its_mistakes(tiny_run, tmp_path):
     with pytest.raises(UserError, match="did you mean Pong-v5"):
         fastdqn.train(replace(config, game="Pnog-v5"), tmp_path / "r", overwrite=True)
     assert (tmp_path / "r" / "summary.json").exists()  # a run is replaced only by one that can begin
-    assert fastdqn.train(config, tmp_path / "s", stop_requested=lambda: True).interrupted
+
+
+def test_a_run_goes_on_and_grows(tiny_run, tmp_path):
+    config = replace(tiny_run.config, total_frames=200)
+    path = tmp_path / "r"
+    stopped = fastdqn.train(config, path, stop_requested=lambda: True)
+    assert stopped.interrupted
+    assert stopped.frames < 200
+    summary = fastdqn.resume_training(str(path))
+    assert not summary.interrupted
+    assert summary.frames == 200
+    assert fastdqn.resume_training(path, total_frames=240).frames == 240
+    assert '"total_frames": 240' in (path / "config.json").read_text()
+    with pytest.raises(UserError, match="total_frames"):
+        fastdqn.resume_training(path, total_frames=0)
+    assert '"total_frames": 240' in (path / "config.json").read_text()
+    with pytest.raises(UserError, match="is not a run"):
+        fastdqn.resume_training(tmp_path)
 
 
 def test_evaluation_is_the_commands(tiny_run):

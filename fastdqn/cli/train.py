@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,17 +116,12 @@ def _resumed(arguments: TrainArguments, given: Given) -> RunFolder:
             f"  Type: fastdqn train --resume {arguments.resume}\n"
             f"  Or start a new run from its weights: fastdqn train GAME --weights {arguments.resume} ..."
         )
-    from fastdqn.run_folder import RunFolder, write_atomic
+    from fastdqn.run_folder import RunFolder
 
-    run = RunFolder.open(Path(arguments.resume))
     with loading(_HEAVY):
         from fastdqn import build
-    if "--total-frames" in given.values:
-        run.config = replace(run.config, total_frames=arguments.total_frames)
-    build.check(run.config)
-    if "--total-frames" in given.values:
-        write_atomic(run.path / "config.json", run.config.to_json())
-    return run
+    longer = arguments.total_frames if "--total-frames" in given.values else None
+    return RunFolder.reopen(Path(arguments.resume), longer, build.check)
 
 
 def _train(run: RunFolder, arguments: TrainArguments) -> int:
