@@ -55,7 +55,7 @@ _DUELING = replace(
 
 _QUICK = Config(
     preset="quick",
-    total_frames=1_200_000,
+    total_frames=1_900_000,
     env=EnvConfig(num_envs=8),
     replay=ReplayConfig(capacity=100_000, warmup_steps=5_000, alpha=0.5, beta=0.4),
     network=NetworkConfig(width=0.5, dueling=True, centered=True),
