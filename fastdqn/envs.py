@@ -108,6 +108,7 @@ class AtariEnvs:
         are no whole games.
         """
         self.close()
+        del self._pool  # two emulators alive at once, again and again, tear holes into the memory
         self.generation += 1
         self._make()
         return self.reset()

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from array import array
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -323,18 +324,19 @@ def memory(minutes: float, folder: Path) -> dict[str, Any]:
         checkpoint=CheckpointConfig(every_frames=4_000, keep=3),
     )
     run = RunFolder.create(folder / "run", config)
-    start, series = time.monotonic(), []
-    full_at = []
+    start, full_at = time.monotonic(), []
+    seconds, sizes = array("d"), array("q")  # small: the watching itself is in the figures
 
     def watch(snapshot: Any) -> None:
         if snapshot.replay_fill > 0.999 and not full_at:
             full_at.append(time.monotonic() - start)
         if full_at:
-            series.append((time.monotonic() - start, resident()))
+            seconds.append(time.monotonic() - start)
+            sizes.append(resident())
 
     summary = train(run, report=watch, stop_requested=lambda: time.monotonic() - start > 60 * minutes)
     # What is allocated once, on the first checkpoint and the first evaluation, is no growth: a tenth is left out.
-    settled = [bytes_ for at, bytes_ in series if at > full_at[0] + 0.1 * 60 * minutes]
+    settled = [size for at, size in zip(seconds, sizes, strict=True) if at > full_at[0] + 6 * minutes]
     first, last = settled[: len(settled) // 10], settled[-len(settled) // 10 :]
     growth = sum(last) / len(last) / (sum(first) / len(first)) - 1
     return {
@@ -345,7 +347,7 @@ def memory(minutes: float, folder: Path) -> dict[str, Any]:
         "games made anew": checkpoint.load(checkpoint.newest(run.checkpoints)).state["generation"],
         "evaluations": run.evaluations.read_bytes().count(b"\n"),
         "replay full after s": round(full_at[0], 1),
-        "resident MB when it was full": round(series[0][1] / 1e6, 1),
+        "resident MB when it was full": round(sizes[0] / 1e6, 1),
         "resident MB, first and last tenth of what followed": [
             round(sum(part) / len(part) / 1e6, 1) for part in (first, last)
         ],
