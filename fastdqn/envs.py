@@ -108,7 +108,6 @@ class AtariEnvs:
         are no whole games.
         """
         self.close()
-        del self._pool  # two emulators alive at once, again and again, tear holes into the memory
         self.generation += 1
         self._make()
         return self.reset()
@@ -192,12 +191,16 @@ class AtariEnvs:
         return outcome
 
     def close(self) -> None:
-        """Stop the emulator's threads."""
-        self._pool.close()
+        """Stop the emulator's threads and give its memory back."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = (
+                None  # two alive at once while games are renewed, again and again, leave holes in memory
+            )
 
     def _make(self) -> None:
         config = self._config
-        self._pool = envpool.make(
+        self._pool: Any = envpool.make(
             self._game,
             env_type="gymnasium",
             num_envs=config.num_envs,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-pytest.importorskip("envpool")
+envpool = pytest.importorskip("envpool")
 
 from fastdqn.config import EnvConfig
 from fastdqn.envs import AtariEnvs, game_names
@@ -132,6 +133,21 @@ def test_games_that_went_another_way_are_refused(change):
     again = AtariEnvs("Breakout-v5", EnvConfig(num_envs=2), seed=3)
     with pytest.raises(UserError, match="does not arrive where"):
         again.restore(actions, observation)
+
+
+def test_the_old_emulator_is_gone_before_the_new_one_comes(monkeypatch):
+    """Fails when both live at once: over hundreds of times the process grew by as many holes."""
+    envs = AtariEnvs("Pong-v5", EnvConfig(num_envs=2), seed=5)
+    envs.reset()
+    old, make, alive = weakref.ref(envs._pool), envpool.make, []
+
+    def watched(*words, **options):
+        alive.append(old() is not None)
+        return make(*words, **options)
+
+    monkeypatch.setattr(envpool, "make", watched)
+    envs.renew()
+    assert alive == [False]
 
 
 def test_renewed_games_are_others_and_start_afresh():
