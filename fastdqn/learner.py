@@ -174,11 +174,11 @@ class Learner:
             ValueError: An observation has another shape.
         """
         given = tuple(getattr(batch, name) for name in _FIELDS)
-        self.backend.synchronize()  # whoever made the batch did so on a stream of their own
         if self._graph:
             if self._source is None:
                 self.bind(Source([tuple(tensor.clone() for tensor in given)], Batch))
             assert self._source is not None
+            self.backend.synchronize()  # the batch before may be in use
             for static, tensor in zip(self._source.inputs[0], given, strict=True):
                 static.copy_(tensor)
             self.backend.synchronize()
@@ -186,6 +186,8 @@ class Learner:
         else:
             self._set_learning_rate(learning_rate)
             results = self._new_results(1, len(batch.action))
+            # The zeros, and the batch of whoever made it, were written on another stream.
+            self.backend.synchronize()
             self.backend.learn.submit(lambda: self._run_block([given], Batch, results))
             self._count(1)
         self.backend.synchronize()
@@ -204,6 +206,7 @@ class Learner:
         results = self._results = self._new_results(len(source.inputs), len(batch.action))
         self._launch: Work = lambda: self._run_block(source.inputs, source.batch, results)
         saved = {name: value.clone() for name, value in self._touched().items()}
+        self.backend.synchronize()  # what was allocated and cloned so far was written on another stream
         if self._graph:
             # The gather and the outputs' copies are inside: a launch is nothing but the graph.
             self._launch = self.backend.capture(self._launch, results, self.backend.learn)
