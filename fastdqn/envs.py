@@ -194,9 +194,8 @@ class AtariEnvs:
         """Stop the emulator's threads and give its memory back."""
         if self._pool is not None:
             self._pool.close()
-            self._pool = (
-                None  # two alive at once while games are renewed, again and again, leave holes in memory
-            )
+            # Two emulators alive at once, whenever games are renewed, would leave holes in memory.
+            self._pool = None
 
     def _make(self) -> None:
         config = self._config

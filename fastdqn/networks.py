@@ -90,7 +90,8 @@ class QNetwork(nn.Module):
     The fully connected layer reads the last convolution's output in the order height, width, channel (the
     order in memory); weights from a network that flattens channel, height, width need that permutation.
 
-    Weights and biases start uniform in +-1/sqrt(fan_in), as PyTorch has it and the paper's Torch code had.
+    Weights start as He et al. 2015 draw them (equation 10, uniform), smaller in the heads; biases start at zero.
+    The paper names no initial weights.
 
     Args:
         num_actions: Number of actions.
