@@ -72,6 +72,7 @@ def learn(settings: Settings, seed: int) -> dict[str, Any]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {
         "seed": seed,
+        "git_commit": json.loads((run / "meta.json").read_text())["git_commit"],
         "minutes": summary["seconds"] / 60,
         "frames": summary["frames"],
         "updates": summary["updates"],
@@ -135,12 +136,13 @@ def main(settings: Settings) -> None:
     """Train, evaluate, write and draw."""
     results = [learn(settings, seed) for seed in settings.seeds]
     settings.out.parent.mkdir(parents=True, exist_ok=True)
-    write_csv(results, settings.out.with_suffix(".csv"))
-    draw(settings, results, settings.out.with_suffix(".png"))
     short = [{name: value for name, value in result.items() if name != "curve"} for result in results]
     cores = len(os.sched_getaffinity(0))
     kept = {**asdict(settings), "out": settings.out.name, "runs": None, "cores_used": cores}
+    # First of the three: the others would change the working tree whose commit it names.
     common.write("learn", kept, short, settings.out.with_suffix(".json"))
+    write_csv(results, settings.out.with_suffix(".csv"))
+    draw(settings, results, settings.out.with_suffix(".png"))
     for result in results:
         scores = ", ".join(f"{e['mean']:.1f} at epsilon {e['epsilon']:g}" for e in result["evaluations"])
         print(
