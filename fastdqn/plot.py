@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from fastdqn.config import Config
@@ -189,6 +189,7 @@ def _label(name: str, group: Sequence[Curves]) -> str:
 def _finish(axes: Axes, panel: Panel) -> None:
     axes.set_title(panel.title, fontsize=10, loc="left")
     axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))  # "1.25M" beside "1.5M" has no room in the narrow panels
     axes.xaxis.set_major_formatter(FuncFormatter(lambda frames, _: _count(frames)))
     axes.set_xlabel("frames", fontsize=9)
     axes.tick_params(labelsize=9)
