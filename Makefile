@@ -36,7 +36,7 @@ train: setup
 	$(BIN)/fastdqn train $(GAME) $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check $(PYTHON_FILES)
