@@ -110,10 +110,10 @@ def draw(settings: Settings, results: list[dict[str, Any]], path: Path) -> None:
         minutes = [row["minutes"] for row in curve]
         (line,) = axes.plot(minutes, [row["return_mean_20"] for row in curve], label=f"seed {result['seed']}")
         evaluation = result["evaluations"][0]
-        axes.plot(minutes[-1], evaluation["mean"], "o", color=line.get_color())
+        axes.plot(result["minutes"], evaluation["mean"], "o", color=line.get_color())
         axes.annotate(
             f"{evaluation['mean']:.1f}",
-            (minutes[-1], evaluation["mean"]),
+            (result["minutes"], evaluation["mean"]),
             textcoords="offset points",
             xytext=(6, -3),
             color=line.get_color(),

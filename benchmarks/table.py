@@ -73,7 +73,8 @@ def text() -> str:
     machine = load("train-quick")["machine"]
     lines = ["| measured | figure | command |", "|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows()]
-    lines += ["", f"Two cores of an {machine['cpu']} in a virtual machine, no GPU; medians, taken in one go."]
+    machine_line = f"Two cores of an {machine['cpu']} in a virtual machine, no GPU."
+    lines += ["", f"{machine_line} Pong is one run a seed; the rest are medians."]
     return "\n".join(lines)
 
 

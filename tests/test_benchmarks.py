@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +40,18 @@ def test_train(tmp_path):
     assert results["updates_per_second"] > 0
     assert (results["batch_size"], results["frames_per_update"]) == (32, 16)
     assert sum(results["phase_share"].values()) > 0.5
+
+
+def test_learn(tmp_path, tiny_run):
+    """With a run that is there already; no game of it ended in training."""
+    shutil.copytree(tiny_run.path, tmp_path / "runs" / "Pong-v5-quick-learn-seed7")
+    words = ("--seeds", "7", "--episodes", "2", "--epsilons", "0.05", "--reuse")
+    (result,) = run("learn.py", *words, out=tmp_path / "pong.json")
+    assert (result["seed"], result["frames"], result["mean_return_20_in_training"]) == (7, 400, None)
+    (evaluation,) = result["evaluations"]
+    assert evaluation["mean"] == sum(evaluation["returns"]) / 2
+    assert [row["frames"] for row in csv.DictReader((tmp_path / "pong.csv").open())] == ["400"]
+    assert (tmp_path / "pong.png").stat().st_size > 10_000
 
 
 def test_update(tmp_path):
@@ -137,8 +151,9 @@ def test_snapshot(tmp_path):
     assert results["load_over_dd"] > 0
 
 
-def test_the_page_has_the_committed_figures():
+@pytest.mark.parametrize("script", ["table.py", "replay_table.py"])
+def test_the_page_has_the_committed_figures(script):
     """Fault: a JSON file made anew, or a table edited by hand, without the other."""
-    command = [sys.executable, str(BENCHMARKS / "replay_table.py"), "--check"]
+    command = [sys.executable, str(BENCHMARKS / script), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
