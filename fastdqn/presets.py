@@ -80,7 +80,7 @@ PRESETS: dict[str, Preset] = {
         _QUICK,
     ),
     "nature": Preset(
-        "The paper's protocol: RMSProp, 1M frames of replay, 200M frames of play",
+        "the paper's protocol: RMSProp, 1M frames of replay, 200M frames of play",
         "Mnih et al. 2015, Extended Data Table 1",
         _NATURE,
     ),
