@@ -199,7 +199,7 @@ class AtariEnvs:
 
     def _make(self) -> None:
         config = self._config
-        self._pool: Any = envpool.make(
+        self._pool = envpool.make(
             self._game,
             env_type="gymnasium",
             num_envs=config.num_envs,

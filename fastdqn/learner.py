@@ -178,7 +178,7 @@ class Learner:
             if self._source is None:
                 self.bind(Source([tuple(tensor.clone() for tensor in given)], Batch))
             assert self._source is not None
-            self.backend.synchronize()  # the batch before may be in use
+            self.backend.synchronize()  # of the last batch's readers, and of whoever made this one
             for static, tensor in zip(self._source.inputs[0], given, strict=True):
                 static.copy_(tensor)
             self.backend.synchronize()

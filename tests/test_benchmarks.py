@@ -74,7 +74,7 @@ def test_gpu(tmp_path, part, figure):
 
 def test_gpu_refuses_to_measure_without_one(tmp_path):
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("only without a GPU")
     command = [sys.executable, str(BENCHMARKS / "gpu.py")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1

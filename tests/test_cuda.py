@@ -212,7 +212,7 @@ def test_a_store_above_2_2_gb_is_gathered_right(gpu):
     """Slots past 2^31 / 7056 = 304,348 are reached by 64-bit arithmetic alone."""
     free = gpu.free_bytes()
     if free < 3 * 2**30:
-        pytest.skip("too little memory")
+        pytest.skip(f"needs 3 GiB of GPU memory, {free / 2**30:.1f} are free")
     replay = ReplayBuffer(320_000, 1, seed=1)
     feed = DeviceFeed(replay, 64, gpu)
     play_numbers(replay, feed, 319_990)
