@@ -18,6 +18,7 @@ Accelerate = Literal["auto", "eager", "compile", "graph"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Optimizer = Literal["adam", "rmsprop", "adagrad"]
 Loss = Literal["huber", "squared"]
+Reduction = Literal["mean", "sum"]
 Bootstrap = Literal["max", "double"]
 KeepReplay = Literal["auto", "on", "off"]
 Protocol = Literal["nature", "machado", "own"]
@@ -113,15 +114,19 @@ class LearnerConfig:
     """max: the target network chooses and values the next action; double: the online network chooses."""
     loss: Loss = "huber"
     """huber clips the gradient of the TD error to [-1, 1]."""
+    reduction: Reduction = "mean"
+    """Whether epsilon and max_grad_norm are given for the mean of a batch's losses or, as in DeepMind's code and
+    papers, for their sum; with sum they fit every batch size. Loss and gradient are reported as the mean's."""
     optimizer: Optimizer = "rmsprop"
     """adam, rmsprop (centred, epsilon inside the root, as in the paper), adagrad."""
     learning_rate: float = 2.5e-4
-    """Step size at the start of learning."""
+    """Step size at frame 0."""
     learning_rate_final: float | None = None
-    """Step size at the end of the run, reached linearly; none keeps it constant."""
+    """Step size at the end of the run, reached linearly from frame 0, so that it has fallen a little when learning
+    starts; none keeps it constant."""
     epsilon: float = 0.01 / 32**2
-    """The optimizer's epsilon (not the exploration's). The paper's 0.01 is for a loss summed over 32; ours is
-    a mean."""
+    """The optimizer's epsilon (not the exploration's), in units of the gradient, rmsprop's of its square. The
+    default is what Mnih et al. 2015's 0.01, which is for a sum, becomes for a mean over 32."""
     beta1: float = 0.9
     """Adam: decay of the gradient's mean."""
     beta2: float = 0.999
@@ -129,9 +134,10 @@ class LearnerConfig:
     decay: float = 0.95
     """RMSProp: decay of the gradient's mean and of the squared gradient's mean."""
     max_grad_norm: float | None = None
-    """Scale the gradient down to this global norm."""
+    """Scale the gradient down to this global norm; none never does."""
     target_period_updates: int = 10_000
-    """Updates between copies of the online network to the target network."""
+    """Updates between copies of the online network to the target network. Papers and code often count steps:
+    divide by steps_per_update."""
 
 
 @dataclass(frozen=True)
@@ -303,6 +309,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "replay.device": ("auto", "host", "cuda"),
     "learner.optimizer": typing.get_args(Optimizer),
     "learner.loss": typing.get_args(Loss),
+    "learner.reduction": typing.get_args(Reduction),
     "learner.bootstrap": typing.get_args(Bootstrap),
     "checkpoint.replay": typing.get_args(KeepReplay),
     "evaluation.protocol": typing.get_args(Protocol),

@@ -22,7 +22,7 @@ from fastdqn.config import LearnerConfig, NetworkConfig
 from fastdqn.flat import FlatLayout, check_same
 from fastdqn.networks import QNetwork
 from fastdqn.objectives import BOOTSTRAPS, LOSSES, td_target, weighted_mean
-from fastdqn.optimizers import OPTIMIZERS, clip_by_norm
+from fastdqn.optimizers import OPTIMIZERS, clip_by_norm, gradient_scale
 
 
 @dataclass(frozen=True)
@@ -423,7 +423,7 @@ class Learner:
         config = self._config
         bootstrap, loss_of = BOOTSTRAPS[config.bootstrap], LOSSES[config.loss]
         optimizer = OPTIMIZERS[config.optimizer](config)
-        limit = math.inf if config.max_grad_norm is None else config.max_grad_norm
+        limit = math.inf if config.max_grad_norm is None else config.max_grad_norm / gradient_scale(config)
         layout, apply, prepare = self._layout, self._apply, self._module.prepare
 
         def step(

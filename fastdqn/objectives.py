@@ -87,9 +87,8 @@ def squared(td_error: Tensor) -> Tensor:
 def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
     """Return the mean over the batch of `weight * losses`.
 
-    The paper's code sums over the batch instead. The two differ by a factor B of the gradient, which Adam and
-    RMSProp cancel but for their epsilon: RMSProp on a sum with epsilon e (inside the root) takes exactly the
-    steps of RMSProp on a mean with e / B^2. A gradient norm is clipped at 1 / B of the sum's threshold.
+    The paper's code sums over the batch instead, a gradient B times as large. `LearnerConfig.reduction` says for
+    which of the two its constants are given, and `optimizers.gradient_scale` converts them: nothing else differs.
 
     Args:
         losses: float [B].

@@ -76,7 +76,7 @@ class RMSProp:
 
     Epsilon stands INSIDE the root: `g / sqrt(E[g^2] - E[g]^2 + epsilon)`; `torch.optim.RMSprop` has it
     outside, where 0.01 is another number. The paper's 0.01 belongs to gradients summed over its batch of 32;
-    for the mean that the learner takes, the same steps need 0.01 / 32^2.
+    for a mean the same steps need 0.01 / 32^2.
 
     Attributes:
         decay: Decay of both running means.
@@ -152,8 +152,25 @@ def settled(*scalars: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
     return torch.stack([scalar.to(dtype) for scalar in scalars]).unbind()
 
 
-OPTIMIZERS: dict[str, Callable[[LearnerConfig], Optimizer]] = {
-    "adam": lambda config: Adam(config.beta1, config.beta2, config.epsilon),
-    "rmsprop": lambda config: RMSProp(config.decay, config.epsilon),
-    "adagrad": lambda config: Adagrad(config.epsilon),
+_SCALES: dict[str, Callable[[LearnerConfig], int]] = {
+    "mean": lambda config: 1,
+    "sum": lambda config: config.batch_size,
 }
+
+
+def gradient_scale(config: LearnerConfig) -> int:
+    """Return how many times the mean loss's gradient the one is that a configuration's constants are given for.
+
+    With S the scale, a limit of the norm is a S-th for the mean. Adam, RMSProp and Adagrad divide gradients by
+    their own size, so S cancels but for epsilon: beside a root it becomes a S-th, inside one a S^2-th. Steps on
+    the mean with these constants are those on the sum.
+    """
+    return _SCALES[config.reduction](config)
+
+
+OPTIMIZERS: dict[str, Callable[[LearnerConfig], Optimizer]] = {
+    "adam": lambda config: Adam(config.beta1, config.beta2, config.epsilon / gradient_scale(config)),
+    "rmsprop": lambda config: RMSProp(config.decay, config.epsilon / gradient_scale(config) ** 2),
+    "adagrad": lambda config: Adagrad(config.epsilon / gradient_scale(config)),
+}
+"""Optimizers of a mean loss, from a configuration."""

@@ -74,8 +74,38 @@ def test_nature_has_the_papers_numbers():
     assert config.learner.target_period_updates == 10_000
     assert (config.learner.optimizer, config.learner.learning_rate) == ("rmsprop", 0.00025)
     assert config.learner.decay == 0.95
-    # The paper's loss is a sum over the batch, ours a mean.
-    assert config.learner.epsilon * config.learner.batch_size**2 == 0.01
+    assert (config.learner.reduction, config.learner.epsilon) == ("sum", 0.01)
     assert (config.exploration.max, config.exploration.min) == (1.0, 0.1)
     assert config.exploration.decay_frames == 4 * 1_000_000
     assert (config.env.noop_max, config.env.frame_skip, config.learner.gamma) == (30, 4, 0.99)
+
+
+@pytest.mark.parametrize("name", ["double", "dueling", "per"])
+def test_double_and_what_is_built_on_it_have_the_papers_numbers(name):
+    """Van Hasselt et al. 2016, appendix, tuned version; a copy every 30,000 steps, 4 of them to an update."""
+    config, nature = PRESETS[name].config, PRESETS["nature"].config
+    assert config.learner.bootstrap == "double"
+    assert config.learner.target_period_updates * config.learner.steps_per_update == 30_000
+    assert config.exploration == replace(nature.exploration, min=0.01)
+    assert (config.learner.reduction, config.learner.epsilon) == ("sum", 0.01)
+    assert config.env == nature.env
+    assert config.total_frames == nature.total_frames
+
+
+def test_dueling_clips_the_norm_of_the_summed_gradient():
+    """Wang et al. 2016: 10, for a loss that is summed over the batch."""
+    config = PRESETS["dueling"].config
+    assert (config.network.dueling, config.network.width) == (True, 1.0)
+    assert (config.learner.reduction, config.learner.max_grad_norm) == ("sum", 10.0)
+
+
+def test_per_is_the_proportional_variant():
+    """Schaul et al. 2016, appendix B.2: alpha 0.6, beta from 0.4; the step size is a quarter of the baseline's."""
+    config = PRESETS["per"].config
+    assert (config.replay.alpha, config.replay.beta) == (0.6, 0.4)
+    assert config.learner.learning_rate == 0.00025 / 4
+
+
+def test_a_run_from_before_reduction_keeps_the_constants_of_a_mean():
+    learner = Config.from_json('{"learner": {"epsilon": 9.765625e-06, "batch_size": 32}}').learner
+    assert (learner.reduction, learner.epsilon) == ("mean", 0.01 / 32**2)

@@ -65,12 +65,21 @@ def fields(rows: Batch) -> tuple[torch.Tensor, ...]:
     return tuple(getattr(rows, field.name).clone() for field in dataclasses.fields(Batch))
 
 
-def learner(rules: Rules = FEW[2], accelerate: str = "eager", *, seed: int = 0, period: int = 3) -> Learner:
+def learner(
+    rules: Rules = FEW[2],
+    accelerate: str = "eager",
+    *,
+    seed: int = 0,
+    period: int = 3,
+    reduction: str = "mean",
+) -> Learner:
     loss, bootstrap, optimizer, dueling, limit = rules
     config = LearnerConfig(
         loss=loss,  # type: ignore[arg-type]
         bootstrap=bootstrap,  # type: ignore[arg-type]
         optimizer=optimizer,  # type: ignore[arg-type]
+        reduction=reduction,  # type: ignore[arg-type]
+        batch_size=ROWS,
         learning_rate=1e-3,
         epsilon=1e-4,
         max_grad_norm=limit,
@@ -99,8 +108,9 @@ def differs(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], pre
 class PlainLearner:
     """The same rules in plain float64 PyTorch, weight tensor by weight tensor."""
 
-    def __init__(self, like: Learner, rules: Rules) -> None:
+    def __init__(self, like: Learner, rules: Rules, reduction: str = "mean") -> None:
         self.loss, self.bootstrap, optimizer, _, self.limit = rules
+        self.reduction = reduction
         state = like.state_tensors()
         self.online = self._part(state, "online.")
         self.target = self._part(state, "target.")
@@ -131,7 +141,8 @@ class PlainLearner:
         error = torch.tensor(targets).double() - values[torch.arange(len(targets)), rows.action]
         pure = {"huber": functional.huber_loss, "squared": lambda d, z, reduction: 0.5 * (d - z) ** 2}
         losses = pure[self.loss](error, torch.zeros_like(error), reduction="none")
-        loss = (losses * rows.weight.double()).mean()
+        weighted = losses * rows.weight.double()
+        loss = weighted.sum() if self.reduction == "sum" else weighted.mean()
         loss.backward()
         gradients = {name: value.grad for name, value in weights.items() if value.grad is not None}
         norm = float(torch.cat([g.flatten() for g in gradients.values()]).norm())
@@ -173,6 +184,25 @@ def test_eager_updates_are_those_of_plain_pytorch(rules: Rules) -> None:
         assert got.td_error.tolist() == pytest.approx(error, abs=3e-5)
     after = ours.state_tensors()
     assert differs(before, after, "online.")
+    for name, want in plain.online.items():
+        moved = (want - before[f"online.{name}"].double()).abs().max()
+        torch.testing.assert_close(after[f"online.{name}"].double(), want, rtol=0, atol=0.01 * moved.item())
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "adagrad"])
+def test_constants_of_a_sum_take_the_steps_of_a_summed_loss(optimizer: str) -> None:
+    """The norm limit, too: 0.4 for the sum is 0.05 for the mean, below the gradients here."""
+    rules = ("huber", "double", optimizer, True, 0.4)
+    ours = learner(rules, period=10**6, reduction="sum")
+    plain = PlainLearner(ours, rules, "sum")
+    before = copy_of(ours.state_tensors())
+    for seed in range(4):
+        got = ours.update(batch(seed))
+        loss, _, norm, _ = plain.update(batch(seed), 1e-3)
+        assert norm > 0.4
+        assert got.loss.item() == pytest.approx(loss / ROWS, rel=1e-5)
+        assert got.grad_norm.item() == pytest.approx(norm / ROWS, rel=1e-4)
+    after = ours.state_tensors()
     for name, want in plain.online.items():
         moved = (want - before[f"online.{name}"].double()).abs().max()
         torch.testing.assert_close(after[f"online.{name}"].double(), want, rtol=0, atol=0.01 * moved.item())

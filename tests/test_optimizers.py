@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -87,6 +88,16 @@ def test_rmsprop_on_a_mean_takes_the_steps_of_the_papers_sum() -> None:
     mean, summed = RMSProp(epsilon=0.01 / 32**2), RMSProp(epsilon=0.01)
     steps = gradients(100)
     torch.testing.assert_close(run(mean, steps), run(summed, 32 * steps), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("batch_size", [1, 7, 32, 64, 256])
+def test_constants_of_a_sum_take_its_steps_on_the_mean(name: str, batch_size: int) -> None:
+    """Whatever the batch size: the same weights as the optimizer with those constants on the summed gradients."""
+    summed = LearnerConfig(epsilon=0.01, batch_size=batch_size, reduction="sum")
+    steps = gradients(100)
+    want = run(OPTIMIZERS[name](replace(summed, reduction="mean")), batch_size * steps)
+    torch.testing.assert_close(run(OPTIMIZERS[name](summed), steps), want, rtol=0, atol=1e-5)
 
 
 def test_rmsprop_survives_a_gradient_that_never_varies() -> None:
