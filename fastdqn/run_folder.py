@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import platform
@@ -143,7 +144,7 @@ def machine_and_versions() -> dict[str, Any]:
     return {
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": versions(),
         "machine": {
             "system": platform.platform(),
             "cpu": _cpu_model(),
@@ -152,6 +153,17 @@ def machine_and_versions() -> dict[str, Any]:
         },
         "git_commit": _git_commit(),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of Python and of `PACKAGES`, none where one is not installed.
+
+    PyTorch is asked itself: 2.13.0 on PyPI is 2.13.0+cu130, and only the module says so.
+    """
+    packages = {name: _version(name) for name in PACKAGES}
+    with suppress(ImportError):
+        packages["torch"] = str(importlib.import_module("torch").__version__)
+    return {"python": platform.python_version(), **packages}
 
 
 def _version(package: str) -> str | None:

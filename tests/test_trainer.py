@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ pytest.importorskip("envpool")
 
 from safetensors.torch import load_file
 
-from fastdqn import checkpoint
+from fastdqn import checkpoint, run_folder
 from fastdqn.config import Config, EnvConfig, ReplayConfig
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.evaluation import evaluate
@@ -82,6 +83,16 @@ def test_a_run_learns_and_tells(finished):
     assert sum(last["timing"]["phase_share"].values()) == pytest.approx(1.0, abs=0.2)
     assert (finished.path / "log.txt").read_text().count("saved") >= 1
     assert json.loads((finished.path / "meta.json").read_text())["versions"]["torch"] == torch.__version__
+
+
+def test_the_versions_name_the_build_of_pytorch(monkeypatch):
+    """Fails where pip's metadata is believed: PyPI's CUDA build calls itself 2.13.0 there, and 2.13.0+cu130."""
+    monkeypatch.setattr(run_folder.metadata, "version", lambda package: "2.13.0")
+    assert run_folder.machine_and_versions()["versions"] == {
+        "python": platform.python_version(),
+        **dict.fromkeys(run_folder.PACKAGES, "2.13.0"),
+        "torch": torch.__version__,
+    }
 
 
 def test_one_seed_gives_one_run(finished, tmp_path):
