@@ -7,7 +7,7 @@ ARGS ?=
 
 BIN := .venv/bin
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.txt
-PYTHON_FILES := fastdqn benchmarks tests examples docs/make_dashboard_picture.py
+PYTHON_FILES := fastdqn benchmarks tests examples docs/make_dashboard_picture.py .ci/set_address.py
 MODULES := $(sort $(shell find fastdqn -name '*.py'))
 
 .PHONY: setup train test lint format bench test-cpp test-embed help FORCE

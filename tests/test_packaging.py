@@ -1,0 +1,70 @@
+"""What a release shows: versions that agree, links that lead somewhere, and an address that is written once."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import fastdqn
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/results/README.md"],
+    key=lambda page: page.name,
+)
+LINK = re.compile(r"\[[^][]*\]\(([^)\s]+)\)")
+
+
+def links(markdown: str) -> list[str]:
+    prose = re.sub(r"^```.*?^```", "", markdown, flags=re.DOTALL | re.MULTILINE)
+    return LINK.findall(prose)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_relative_link_leads_to_a_file(page):
+    targets = [link.partition("#")[0] for link in links(page.read_text()) if "://" not in link]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_version_is_the_same_everywhere():
+    version = fastdqn.__version__
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    date = re.search(rf"^## {re.escape(version)} - (\d{{4}}-\d{{2}}-\d{{2}})$", changelog, re.MULTILINE)
+    assert date, f"CHANGELOG.md has no section for {version} with its date"
+    assert f"\ndate-released: {date[1]}\n" in (ROOT / "CITATION.cff").read_text()
+    assert changelog.index("\n## Unreleased\n") < date.start()
+
+
+def test_a_release_names_the_repository_that_it_was_made_in(tmp_path):
+    (tmp_path / ".ci").mkdir()
+    for name in ("README.md", "pyproject.toml", "CITATION.cff", ".ci/set_address.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    command = [sys.executable, ".ci/set_address.py", "https://forge.example/some/fork/", "v9.9"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+
+    address = "https://forge.example/some/fork"
+    before, after = ((root / "README.md").read_text() for root in (ROOT, tmp_path))
+    assert f"git clone {address} fastdqn" in after
+    for old, new in zip(links(before), links(after), strict=True):
+        assert new == old or new in (f"{address}/raw/v9.9/{old}", f"{address}/blob/v9.9/{old}")
+        assert "://" in new
+    assert f"![The dashboard while Pong is being learned]({address}/raw/v9.9/docs/dashboard.svg)" in after
+    assert f"[docs/replay.md]({address}/blob/v9.9/docs/replay.md)" in after
+
+    old, new = (tomllib.loads((root / "pyproject.toml").read_text()) for root in (ROOT, tmp_path))
+    urls = new["project"].pop("urls")
+    assert set(urls) == {"Source", "Documentation", "Changelog", "Issues"}
+    assert all(url.startswith(address) for url in urls.values())
+    assert new == old
+    assert (tmp_path / "CITATION.cff").read_text().endswith(f"\nrepository-code: {address}\n")
+
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert "has an address already" in again.stderr
