@@ -311,6 +311,11 @@ def gpu_name() -> str | None:
     return torch.cuda.get_device_name() if has_cuda() else None
 
 
+def free_gpu_bytes() -> int | None:
+    """Return the free memory of the GPU, none where there is no GPU."""
+    return int(torch.cuda.mem_get_info()[0]) if has_cuda() else None
+
+
 def choose(precision: str = "fp32") -> Backend:
     """Return the GPU if there is one, else the CPU."""
     return CudaBackend(precision) if has_cuda() else CpuBackend()

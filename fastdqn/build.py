@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastdqn import backend, checkpoint
+from fastdqn import backend, checkpoint, memory
 from fastdqn.acceleration import resolve_accelerate
 from fastdqn.actor import Actor, LearnersBest
 from fastdqn.clock import Clock
@@ -18,12 +18,10 @@ from fastdqn.envs import AtariEnvs, game_names, num_actions
 from fastdqn.errors import UserError
 from fastdqn.feed import DeviceFeed, Feed, HostFeed, Launches
 from fastdqn.learner import Learner
+from fastdqn.memory import FRAME_BYTES, SLOT_BYTES
 from fastdqn.replay import ReplayBuffer
 
 STACK = 4
-FRAME_BYTES = 84 * 84
-SLOT_BYTES = FRAME_BYTES + 34
-"""A frame slot of the replay: the pixels and what is kept beside them (at most)."""
 SAVED_REPLAY_BYTES = 2_000_000_000
 """A larger replay is not saved unless the configuration says so."""
 
@@ -68,7 +66,10 @@ def check(config: Config, weights: Path | None = None, *, device: backend.Backen
     if config.game not in game_names():
         problems.insert(0, _unknown_game(config.game))
     if not problems:
-        problems = [*_ring_problems(config), *_memory_problems(config), *_device_problems(config, device)]
+        problems = [*_ring_problems(config), *_device_problems(config, device)]
+        problems += memory.problems(
+            config, backend.free_gpu_bytes() if device is None else device.free_bytes()
+        )
         if config.evaluation.every_frames is not None:
             problems += _protocol_problems(config)
     if problems:
@@ -148,12 +149,9 @@ def build(
 def _feed(config: Config, replay: ReplayBuffer, device: backend.Backend) -> tuple[Feed, str]:
     """Choose where the learner reads frames, and say so."""
     setting, needed = config.replay.device, replay.ring * replay.num_envs * FRAME_BYTES
-    per_pass = -(
-        -config.env.num_envs // (config.learner.steps_per_update * config.learner.updates_per_launch)
-    )
     launches = Launches(
         updates=config.learner.updates_per_launch,
-        in_flight=max(3, 2 * per_pass),  # one pass' launches are queued while the next one's are prepared
+        in_flight=memory.launches_in_flight(config),
         priority_delay=config.replay.priority_delay_launches,
     )
     free = device.free_bytes()
@@ -297,19 +295,6 @@ def _protocol_problems(config: Config) -> list[str]:
     ]
 
 
-def _memory_problems(config: Config) -> list[str]:
-    needed = config.replay.capacity * SLOT_BYTES
-    available = _available_bytes()
-    if available is None or needed <= available:
-        return []
-    fits = available * 9 // 10 // SLOT_BYTES
-    return [
-        f"replay.capacity = {config.replay.capacity}: {config.replay.capacity} frames x {SLOT_BYTES} bytes = "
-        f"{needed / 2**30:.1f} GiB, and this machine has {available / 2**30:.1f} GiB to spare; "
-        f"try --replay.capacity {fits // 1000 * 1000}"
-    ]
-
-
 def _device_problems(config: Config, device: backend.Backend | None) -> list[str]:
     if device is not None or backend.has_cuda():
         return []
@@ -324,15 +309,3 @@ def _device_problems(config: Config, device: backend.Backend | None) -> list[str
         for name, (value, wanted, instead) in wants.items()
         if value == wanted
     ]
-
-
-def _available_bytes() -> int | None:
-    """Memory that can be had without swapping, none where the kernel does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None

@@ -10,9 +10,10 @@ import dataclasses
 import json
 import math
 import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from fastdqn.json_files import checked, parse_object, shown
 
 Accelerate = Literal["auto", "eager", "compile", "graph"]
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -212,25 +213,37 @@ class Config:
         Whether the game exists and whether the memory suffices is asked where it is known, in `build.py`.
         """
         problems: list[str] = []
-        for name, (low, high, wanted) in _RANGES.items():
+        for name, hint in _leaves(Config).items():
             value = _lookup(self, name)
-            if value is not None and not (low <= value <= high and math.isfinite(value)):
-                problems.append(f"{name} = {value}: must be {wanted}")
-        for name, choices in _CHOICES.items():
-            if _lookup(self, name) not in choices:
-                problems.append(f"{name} = {_lookup(self, name)!r}: must be one of {', '.join(choices)}")
+            try:
+                checked(value, hint, name)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            low, high, wanted = _RANGES.get(name, _ANY)
+            if isinstance(value, int | float) and not low <= value <= high:  # nan is in no range
+                problems.append(f"{name} = {shown(value)}: must be {wanted}")
+        return problems or self._conflicts()
+
+    def _conflicts(self) -> list[str]:
+        """Return the problems of values that are good by themselves but not together."""
+        problems: list[str] = []
         if self.exploration.min > self.exploration.max:
             problems.append(
                 f"exploration.min = {self.exploration.min}: must not be above "
                 f"exploration.max = {self.exploration.max}"
             )
         period, launch = self.learner.target_period_updates, self.learner.updates_per_launch
-        if launch > 0 and period % launch:
+        if period % launch:
             problems.append(
                 f"learner.updates_per_launch = {launch}: must divide learner.target_period_updates = {period}"
             )
-        if self.env.frame_skip > 0 and 0 < self.env.max_episode_frames < self.env.frame_skip:
-            problems.append("env.max_episode_frames: must hold at least one step (env.frame_skip frames)")
+        for name in ("env.max_episode_frames", "evaluation.max_episode_frames"):
+            limit = _lookup(self, name)
+            if limit is not None and limit < self.env.frame_skip:
+                problems.append(
+                    f"{name} = {limit}: must hold at least one step, env.frame_skip = {self.env.frame_skip} frames"
+                )
         return problems
 
     def to_json(self) -> str:
@@ -244,37 +257,38 @@ class Config:
         Raises:
             ValueError: The text is no JSON object, has a field that is not known, or a value of another type.
         """
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"not JSON: {error}") from None
-        result = _from_mapping(cls, data, "")
+        result = checked(parse_object(text), cls, "")
         assert isinstance(result, cls)
         return result
 
 
-_COUNT = (1, 2**62, "a whole number above 0")
-_NATURAL = (0, 2**62, "0 or a whole number above it")
+_COUNT = (1, 2**62, "a whole number above 0, and at most 2^62")
+_NATURAL = (0, 2**62, "0 or a whole number above it, and at most 2^62")
 _PROBABILITY = (0.0, 1.0, "from 0 to 1")
-_POSITIVE = (math.ulp(0.0), math.inf, "above 0")
-_FRACTION = (0.0, 1.0 - 2**-53, "at least 0 and below 1")
+_NOOPS = (1, 10_000, "a whole number from 1 to 10000")
+_GAME_FRAMES = (1, 2**31 - 1, "a whole number from 1 to 2147483647")  # EnvPool counts in 32 bits
+# The learner computes in float32, which takes less for 0 (or slows down) and more for infinity.
+_LARGEST = (2 - 2**-23) * 2.0**127
+_POSITIVE = (2.0**-126, _LARGEST, "above 0 in float32, from 1.2e-38 to 3.4e38")
+_FRACTION = (0.0, 1.0 - 2**-24, "at least 0, and below 1 in float32")
+_ANY = (-math.inf, math.inf, "")
 
 _RANGES: dict[str, tuple[float, float, str]] = {
     "total_frames": _COUNT,
     "seed": (0, 2**31 - 1, "a whole number from 0 to 2147483647"),
     "log_every_frames": _COUNT,
     "env.num_envs": (1, 4096, "a whole number from 1 to 4096"),
-    "env.threads": _NATURAL,
+    "env.threads": (0, 512, "a whole number from 0 to 512"),
     "env.frame_skip": (1, 60, "a whole number from 1 to 60"),
-    "env.noop_max": _COUNT,
+    "env.noop_max": _NOOPS,
     "env.sticky_actions": _PROBABILITY,
-    "env.max_episode_frames": _COUNT,
+    "env.max_episode_frames": _GAME_FRAMES,
     "env.renew_steps": _COUNT,
     "replay.capacity": _COUNT,
     "replay.warmup_steps": _COUNT,
     "replay.alpha": _PROBABILITY,
     "replay.beta": _PROBABILITY,
-    "replay.priority_delay_launches": _NATURAL,
+    "replay.priority_delay_launches": (0, 1024, "a whole number from 0 to 1024"),
     "network.width": (1 / 32, 16, "from 0.03125 to 16"),
     "learner.batch_size": (1, 65_536, "a whole number from 1 to 65536"),
     "learner.steps_per_update": _COUNT,
@@ -283,7 +297,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "learner.gamma": (0.0, 1.0, "from 0 to 1"),
     "learner.n_step": (1, 100, "a whole number from 1 to 100"),
     "learner.learning_rate": _POSITIVE,
-    "learner.learning_rate_final": (0.0, math.inf, "0 or above"),
+    "learner.learning_rate_final": (0.0, _LARGEST, "from 0 to 3.4e38"),
     "learner.epsilon": _POSITIVE,
     "learner.beta1": _FRACTION,
     "learner.beta2": _FRACTION,
@@ -298,56 +312,23 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "evaluation.every_frames": _COUNT,
     "evaluation.episodes": (1, 100_000, "a whole number from 1 to 100000"),
     "evaluation.epsilon": _PROBABILITY,
-    "evaluation.max_episode_frames": _COUNT,
-    "evaluation.noop_max": _COUNT,
+    "evaluation.max_episode_frames": _GAME_FRAMES,
+    "evaluation.noop_max": _NOOPS,
     "evaluation.sticky_actions": _PROBABILITY,
 }
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "learner.accelerate": typing.get_args(Accelerate),
-    "learner.precision": typing.get_args(Precision),
-    "replay.device": ("auto", "host", "cuda"),
-    "learner.optimizer": typing.get_args(Optimizer),
-    "learner.loss": typing.get_args(Loss),
-    "learner.reduction": typing.get_args(Reduction),
-    "learner.bootstrap": typing.get_args(Bootstrap),
-    "checkpoint.replay": typing.get_args(KeepReplay),
-    "evaluation.protocol": typing.get_args(Protocol),
-}
+
+def _leaves(cls: type[Any], prefix: str = "") -> dict[str, Any]:
+    """Return the names of a dataclass' values, those inside it included, each with its type."""
+    leaves: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        inner = dataclasses.is_dataclass(hint)
+        leaves |= _leaves(hint, f"{prefix}{name}.") if inner else {prefix + name: hint}
+    return leaves
 
 
 def _lookup(config: Config, name: str) -> Any:
     value: Any = config
     for part in name.split("."):
         value = getattr(value, part)
-    return value
-
-
-def _from_mapping(cls: type[Any], data: object, path: str) -> Any:
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{path or 'config'}: an object is wanted, not {type(data).__name__}")
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(data) - set(hints))
-    if unknown:
-        raise ValueError(f"unknown field {path + unknown[0]!r}")
-    values: dict[str, Any] = {}
-    for name, value in data.items():
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            values[name] = _from_mapping(typing.cast("type[Any]", hint), value, f"{path}{name}.")
-        else:
-            values[name] = _checked(value, hint, path + name)
-    return cls(**values)
-
-
-def _checked(value: object, hint: Any, name: str) -> object:
-    """Return `value` if JSON's type fits the field's, whole numbers standing for floats."""
-    if typing.get_origin(hint) is Literal:
-        allowed: tuple[type, ...] = (str,)
-    else:
-        allowed = typing.get_args(hint) or (hint,)
-    if float in allowed and type(value) is int:
-        return float(value)
-    if type(value) not in allowed:
-        raise ValueError(f"{name} = {value!r}: {' or '.join(t.__name__ for t in allowed)} is wanted")
     return value

@@ -203,7 +203,7 @@ class AtariEnvs:
             self._game,
             env_type="gymnasium",
             num_envs=config.num_envs,
-            num_threads=config.threads,
+            num_threads=min(config.threads, config.num_envs),  # more would have nothing to do
             seed=_generation_seed(self._seed, self.generation),
             max_episode_steps=self._max_steps,
             frame_skip=config.frame_skip,

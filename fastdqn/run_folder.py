@@ -19,6 +19,7 @@ from typing import Any
 
 from fastdqn.config import Config
 from fastdqn.errors import UserError
+from fastdqn.json_files import read_text
 
 PACKAGES = ("fastdqn", "torch", "envpool", "numpy", "rich", "safetensors", "tyro")
 
@@ -65,18 +66,24 @@ class RunFolder:
         """Open the folder of an earlier run.
 
         Raises:
-            UserError: There is none, or its config.json cannot be read.
+            UserError: There is none, or its config.json cannot be read or has values that cannot be.
         """
         file = path / "config.json"
-        if not file.is_file():
-            what = "has no config.json" if path.exists() else "does not exist"
-            raise UserError(
-                f"{path} is not a run: it {what}. `fastdqn train` names the run folder when it starts."
-            )
         try:
-            return cls(path, Config.from_json(file.read_text()))
-        except (ValueError, OSError) as error:
+            if not file.is_file():
+                what = "has no config.json" if path.exists() else "does not exist"
+                raise UserError(
+                    f"{path} is not a run: it {what}. `fastdqn train` names the run folder when it starts."
+                )
+            config = Config.from_json(read_text(file))
+        except OSError as error:
+            raise UserError(f"{file} cannot be read: {error.strerror}") from None
+        except ValueError as error:
             raise UserError(f"{file} cannot be read: {error}") from None
+        problems = config.validate()
+        if problems:
+            raise UserError("\n".join(f"{file}: {problem}" for problem in problems))
+        return cls(path, config)
 
     @classmethod
     def reopen(cls, path: Path, total_frames: int | None, check: Callable[[Config], None]) -> RunFolder:

@@ -137,6 +137,12 @@ def test_what_is_no_whole_number_is_refused(text: str) -> None:
         parse_count(text)
 
 
+@pytest.mark.parametrize("text", ["9" * 20, "1" * 5000, "-" + "1" * 5000, "1e99", "10000000000G"])
+def test_a_count_that_nothing_can_hold_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="at most 19 digits"):
+        parse_count(text)
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -36,6 +38,50 @@ def test_a_learning_rate_that_cannot_train_is_refused(value):
     assert [problem.split(" = ")[0] for problem in config.validate()] == ["learner.learning_rate"]
 
 
+@pytest.mark.parametrize(
+    ("section", "name", "values"),
+    [  # beyond what EnvPool's 32 bits, the system's threads and float32 hold
+        ("env", "threads", [-1, 513, 100_000, 3_000_000_000]),
+        ("env", "noop_max", [0, 10_001, 3_000_000_000]),
+        ("env", "max_episode_frames", [0, 2**31, 10**10]),
+        ("evaluation", "noop_max", [0, 10_001]),
+        ("evaluation", "max_episode_frames", [0, 3, 2**31]),
+        ("replay", "capacity", [0, 2**62 + 1, 10**400]),
+        ("replay", "priority_delay_launches", [-1, 1025, 4 * 10**18]),
+        ("learner", "learning_rate", [1e39, 1e-39, 10**400]),
+        ("learner", "learning_rate_final", [1e39, -1.0]),
+        ("learner", "epsilon", [1e39, 1e-60]),
+        ("learner", "max_grad_norm", [1e39, 0.0, math.inf]),
+        ("learner", "beta2", [1.0, 1 - 2**-30]),
+        ("learner", "batch_size", ["32", None, 32.0, True, [32], 10**5000]),
+        ("learner", "optimizer", ["", "sgd", 3, None, []]),
+    ],
+)
+def test_a_value_that_something_below_cannot_take_is_refused(section, name, values):
+    config = Config()
+    for value in values:
+        changed = replace(config, **{section: replace(getattr(config, section), **{name: value})})
+        (problem,) = changed.validate()
+        assert problem.startswith(f"{section}.{name} = ")
+        assert len(problem) < 200
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("env", "max_episode_frames", 2**31 - 1),
+        ("learner", "learning_rate", 3.4e38),
+        ("learner", "learning_rate", 1.2e-38),
+        ("learner", "learning_rate_final", 0.0),
+        ("learner", "beta2", 0.9999999),
+        ("replay", "capacity", 2**62),
+    ],
+)
+def test_the_ends_of_the_ranges_belong_to_them(section, name, value):
+    config = Config()
+    assert replace(config, **{section: replace(getattr(config, section), **{name: value})}).validate() == []
+
+
 def test_exploration_cannot_end_above_its_start():
     config = Config()
     problems = replace(config, exploration=replace(config.exploration, max=0.05)).validate()
@@ -53,11 +99,19 @@ def test_exploration_cannot_end_above_its_start():
         ('{"learner": {"gama": 0.9}}', "unknown field 'learner.gama'"),
         ('{"total_frames": "10M"}', "total_frames = '10M': int is wanted"),
         ('{"seed": true}', "seed = True: int is wanted"),
-        ('{"learner": 3}', "learner.: an object is wanted"),
+        ('{"learner": 3}', "learner = 3: an object is wanted"),
+        (
+            '{"learner": {"optimizer": ["adam"]}}',
+            "learner.optimizer = ['adam']: must be one of adam, rmsprop",
+        ),
+        ('{"learner": {"gamma": 1' + "0" * 400 + "}}", "learner.gamma = 1000"),
+        ('{"seed": 1' + "0" * 5000 + "}", "not JSON: Exceeds the limit"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a":' * 100_000, "nested too deeply"),
     ],
 )
 def test_from_json_says_what_is_wrong(text, wanted):
-    with pytest.raises(ValueError, match=wanted.replace("(", r"\(")):
+    with pytest.raises(ValueError, match=re.escape(wanted)):
         Config.from_json(text)
 
 

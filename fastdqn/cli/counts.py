@@ -8,6 +8,7 @@ from decimal import Decimal
 from fastdqn.errors import UserError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+_LARGEST = 2**63
 _COUNT = re.compile(r"([+-]?[0-9][0-9_]*(?:\.[0-9]+)?(?:e[+-]?[0-9]{1,2})?)([kmgb]?)", re.IGNORECASE)
 
 
@@ -15,12 +16,14 @@ def parse_count(text: str) -> int:
     """Return the whole number that `text` stands for; k, M and G (or B) are powers of a thousand.
 
     Raises:
-        ValueError: It is no number, or not a whole one.
+        ValueError: It is no number, not a whole one, or one beyond 2^63.
     """
     match = _COUNT.fullmatch(text.strip())
     value = Decimal(match[1].replace("_", "")) * _UNITS[match[2].lower()] if match else Decimal("NaN")
     if not value.is_finite() or value != value.to_integral_value():
         raise ValueError("a whole number is wanted, such as 64, 2.5k or 10M")
+    if abs(value) > _LARGEST:
+        raise ValueError("a whole number of at most 19 digits is wanted")
     return int(value)
 
 

@@ -1,0 +1,172 @@
+"""What a configuration takes of memory, by setting, held against what there is."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastdqn.config import Config, NetworkConfig
+
+FRAME_BYTES = 84 * 84
+SLOT_BYTES = FRAME_BYTES + 34
+"""A frame slot of the replay: the pixels and what is kept beside them (at most)."""
+
+_STACK = 4
+_MOST_ACTIONS = 18
+# Measured as resident memory at its highest, PyTorch 2.13 on a CPU, eager; compiled updates take less.
+_GAME_BYTES = 1_300_000  # 256 games against 2
+_TRANSITION_BYTES = (
+    800_000  # at width 1, with batches of 1,024 and 4,096: mostly activations and their gradients
+)
+_NETWORK_COPIES = 18  # at width 4: both networks, the optimizer's two, and what an update holds of their size
+_LAUNCH_BYTES = 2_000  # Python's objects of a launch whose priorities are on their way
+_PRIORITY_BYTES = 12  # a row's name and its TD error
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory that one setting decides.
+
+    Attributes:
+        setting: Its name.
+        value: Its value.
+        how: What is multiplied, for people.
+        size: Bytes, about.
+        power: With which power of the value the bytes grow.
+    """
+
+    setting: str
+    value: float
+    how: str
+    size: int
+    power: int = 1
+
+    def fitting(self, available: int) -> str:
+        """Return a value that would fit, as people would write it."""
+        fits = self.value * (available * 0.9 / self.size) ** (1 / self.power)
+        if isinstance(self.value, float):
+            return f"{fits:.2g}"
+        return str(int(fits) // 1000 * 1000 if fits >= 1000 else max(1, int(fits)))
+
+
+def problems(config: Config, gpu_bytes: int | None = None) -> list[str]:
+    """Return what does not fit: each setting that alone is too much, else the sum where that is.
+
+    Args:
+        config: Values that `Config.validate` let pass.
+        gpu_bytes: Free memory of the GPU that the learner is to live on, none where it lives in the host's.
+    """
+    if gpu_bytes is None:
+        needs = [*_of_play(config), *_of_batches(config, 1), *_of_learning(config)]
+        return _too_much(needs, host_bytes(), "this machine")
+    on_host = [*_of_play(config), *_of_batches(config, launches_in_flight(config))]
+    return [
+        *_too_much(on_host, host_bytes(), "this machine"),
+        *_too_much(_of_learning(config), gpu_bytes, "the GPU"),
+    ]
+
+
+def host_bytes() -> int | None:
+    """Return the memory that can be had without swapping and within `ulimit -v`, none where nobody says."""
+    known = []
+    try:
+        fields = [line.split() for line in Path("/proc/meminfo").read_text().splitlines()]
+        known = [int(field[1]) * 1024 for field in fields if field[0] == "MemAvailable:"]
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            known.append(max(0, limit - taken))
+    except OSError:
+        pass
+    return min(known, default=None)
+
+
+def launches_in_flight(config: Config) -> int:
+    """Return how many launches may be queued on a GPU: one pass' while the next one's are prepared."""
+    steps = config.learner.steps_per_update * config.learner.updates_per_launch
+    return max(3, 2 * -(-config.env.num_envs // steps))
+
+
+def parameters(network: NetworkConfig, num_actions: int = _MOST_ACTIONS) -> int:
+    """Return how many weights and biases a network has, without making it."""
+    narrow, wide, hidden = (max(1, round(network.width * units)) for units in (32, 64, 512))
+    streams = 2 if network.dueling else 1
+    shapes = [
+        (narrow, _STACK * 8 * 8),
+        (wide, narrow * 4 * 4),
+        (wide, wide * 3 * 3),
+        (hidden * streams, wide * 7 * 7),
+        (num_actions, hidden),
+    ]
+    heads = [(1, hidden)] if network.dueling else []
+    return sum(outputs * (inputs + 1) for outputs, inputs in shapes + heads)
+
+
+def _of_play(config: Config) -> list[Need]:
+    capacity, games = config.replay.capacity, config.env.num_envs
+    record = min(config.env.renew_steps, config.total_frames // config.env.frame_skip) + games
+    return [
+        Need("replay.capacity", capacity, f"{capacity} frames x {SLOT_BYTES} bytes", capacity * SLOT_BYTES),
+        Need("env.num_envs", games, f"{games} games x {_GAME_BYTES} bytes", games * _GAME_BYTES),
+        Need("env.renew_steps", record, f"a record of {record} actions, twice in a checkpoint", 3 * record),
+    ]
+
+
+def _of_batches(config: Config, slots: int) -> list[Need]:
+    """What waits for its turn: batches of launches, and the priorities of those that are queued."""
+    updates, batch = config.learner.updates_per_launch, config.learner.batch_size
+    pixels, queued = 2 * _STACK * FRAME_BYTES, config.replay.priority_delay_launches + 1
+    return [
+        Need(
+            "learner.updates_per_launch",
+            updates,
+            f"{slots} launches x {updates} batches x {batch} transitions x {pixels} bytes",
+            slots * updates * batch * pixels,
+        ),
+        Need(
+            "replay.priority_delay_launches",
+            config.replay.priority_delay_launches,
+            f"priorities of {queued} launches x {updates} batches x {batch} x {_PRIORITY_BYTES} bytes",
+            queued * (updates * batch * _PRIORITY_BYTES + _LAUNCH_BYTES),
+        ),
+    ]
+
+
+def _of_learning(config: Config) -> list[Need]:
+    width, batch = config.network.width, config.learner.batch_size
+    each, weights = int(_TRANSITION_BYTES * max(1.0, width)), parameters(config.network)
+    return [
+        Need("learner.batch_size", batch, f"{batch} transitions x {each} bytes", batch * each),
+        Need(
+            "network.width",
+            float(width),
+            f"{weights} weights x 4 bytes x {_NETWORK_COPIES} copies while learning",
+            weights * 4 * _NETWORK_COPIES,
+            power=2,
+        ),
+    ]
+
+
+def _too_much(needs: Sequence[Need], available: int | None, where: str) -> list[str]:
+    if available is None or sum(need.size for need in needs) <= available:
+        return []
+    there = f"and {where} has {_gib(available)} to spare"
+    alone = [
+        f"{need.setting} = {need.value:.15g}: {need.how} = {_gib(need.size)}, {there}; "
+        f"try --{need.setting.replace('_', '-')} {need.fitting(available)}"
+        for need in needs
+        if need.size > available
+    ]
+    if alone:
+        return alone
+    largest = sorted(needs, key=lambda need: need.size, reverse=True)[:3]
+    parts = " + ".join(f"{_gib(need.size)} for {need.setting} = {need.value:.15g}" for need in largest)
+    return [
+        f"memory: {parts} = {_gib(sum(need.size for need in largest))}, {there}; make one of them smaller"
+    ]
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
