@@ -905,6 +905,7 @@ def light_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     version = types.SimpleNamespace(cuda=None)
     torch = types.SimpleNamespace(cuda=cuda, version=version, get_num_threads=lambda: 2, __spec__="found")
     monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "fastdqn.backend", types.SimpleNamespace(gpu_name=lambda: None))
     for name in ("envpool", "safetensors"):
         monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(__spec__="found"))
 
