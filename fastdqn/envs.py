@@ -34,12 +34,14 @@ class Outcome:
     Attributes:
         observation: uint8 [N, 4, 84, 84]; after a done it is the new episode's first, one row later.
         reward: float32 [N], clipped to its sign where the configuration says so.
-        terminated: bool [N], the game is over or (with `episodic_life`) a life was lost.
+        terminated: bool [N], the game is over or (with `episodic_life`) a life was lost. Never in the row after a
+            done.
         truncated: bool [N], the game was cut at its frame limit: the value of what follows still counts.
         steps: Actions that were really taken: rows in which EnvPool reset a game are none.
-        returns: Unclipped returns of the whole games that ended in these rows.
+        returns: Unclipped returns of the whole games that ended in these rows, points won during no-ops (by which
+            EnvPool resets) left out: EnvPool does not tell them.
         game_env: Environment of each of `returns`.
-        game_frames: Emulator frames that each of those games took.
+        game_frames: Emulator frames that each of those games took, no-ops left out.
     """
 
     observation: NDArray[np.uint8]
@@ -57,6 +59,11 @@ class AtariEnvs:
 
     EnvPool resets on the row after a done: that row's action is ignored, its reward is 0, and its observation
     is the new episode's first (Gymnasium calls it next-step autoreset).
+
+    After a lost life EnvPool resets by no-ops alone. A game that ends during them it starts again without a word;
+    that row closes the game here. Its step limit goes on counting, so that the game after it is cut early. Where
+    lives fall to 0 and the game goes on (Bank Heist, Wizard of Wor), EnvPool ends no episode. It is ended here,
+    and the next row, though it is a step, only begins the new one, as after any other end.
 
     EnvPool cannot save an emulator's state, but one seed and one sequence of actions give one game. So the
     actions since the games were made are kept, a byte each, and `restore` plays them again. `renew` keeps that
@@ -76,6 +83,8 @@ class AtariEnvs:
     _last: NDArray[np.uint8]
     _lives: NDArray[np.int32]
     _resetting: NDArray[np.bool_]
+    _begins: NDArray[np.bool_]
+    _late: NDArray[np.bool_]
     _return: NDArray[np.float64]
     _game_steps: NDArray[np.int64]
 
@@ -161,26 +170,30 @@ class AtariEnvs:
             observation, reward, terminated, truncated, info = self._pool.recv()
         except Exception as error:
             raise RunFailedError(f"the emulator died: {error}") from error
-        self._last = observation
-        stepped = ~self._resetting
+        self._last, self.ram = observation, info["ram"]
+        resetting, self._resetting = self._resetting, terminated | truncated
+        lives, self._lives = self._lives, info["lives"]
+        stepped = ~resetting
         self._return += info["reward"] * stepped
         self._game_steps += stepped
         steps = int(np.count_nonzero(stepped))
-        done = self._resetting = terminated | truncated
-        lives, self._lives = self._lives, info["lives"]
-        self.ram = info["ram"]
-        if not done.any():  # nearly always, and the emulator waits meanwhile
-            return Outcome(observation, reward, terminated, truncated, steps, [], [], [])
+        if not (resetting | self._resetting | (self._lives < lives)).any():
+            self._begins = self._resetting
+            return Outcome(observation, reward, terminated, truncated, steps, [], [], [])  # nearly always
         # EnvPool calls a game over, or a life lost, exactly at the step limit a truncation.
         over = info["terminated"].astype(np.bool_)
-        life_lost = (self._lives < lives) if self._episodic_life else np.zeros_like(done)
-        ended = done & (over | life_lost)
-        game_ended = np.flatnonzero(done & (over | (info["elapsed_step"] >= self._max_steps)))
+        cut = info["elapsed_step"] >= self._max_steps
+        ended = self._resetting & over
+        if self._episodic_life:
+            ended |= stepped & (self._lives < lives)
+        restarted = self._restarted(resetting & (self._lives > lives))
+        game_ended = np.flatnonzero((self._resetting & (over | cut)) | restarted)
+        terminated, truncated = self._told(ended, self._resetting & ~ended)
         outcome = Outcome(
             observation=observation,
             reward=reward,
-            terminated=ended,
-            truncated=done & ~ended,
+            terminated=terminated,
+            truncated=truncated,
             steps=steps,
             returns=self._return[game_ended].tolist(),
             game_env=game_ended.tolist(),
@@ -189,6 +202,31 @@ class AtariEnvs:
         self._return[game_ended] = 0.0
         self._game_steps[game_ended] = 0
         return outcome
+
+    def _restarted(self, lives_rose: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return in which rows a game ended, and another began, during the no-ops after a lost life.
+
+        Then one frame fills the stack, and all lives are back; after a lost life alone the stack keeps old frames.
+        Points that bring a life raise the lives, too.
+        """
+        rows = np.flatnonzero(lives_rose & (self._game_steps > 0))
+        restarted = np.zeros_like(lives_rose)
+        restarted[rows] = (self._last[rows] == self._last[rows, :1]).all(axis=(1, 2, 3))
+        return restarted
+
+    def _told(
+        self, ended: NDArray[np.bool_], cut: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return `terminated` and `truncated` for the learner, who takes a row after an end for a beginning.
+
+        Where lives fell to 0 that row is a step. Should it end the game, the end is told one row later, in which
+        EnvPool resets.
+        """
+        begins, late = self._begins, self._late
+        self._late = begins & (ended | cut)
+        terminated, truncated = (ended & ~begins) | late, cut & ~begins
+        self._begins = terminated | truncated
+        return terminated, truncated
 
     def close(self) -> None:
         """Stop the emulator's threads and give its memory back."""
@@ -216,7 +254,7 @@ class AtariEnvs:
         )
         self._actions = bytearray()
         self._lives = np.zeros(self.num_envs, np.int32)
-        self._resetting = np.zeros(self.num_envs, np.bool_)
+        self._resetting, self._begins, self._late = (np.zeros(self.num_envs, np.bool_) for _ in range(3))
         self._return = np.zeros(self.num_envs, np.float64)
         self._game_steps = np.zeros(self.num_envs, np.int64)
 

@@ -41,6 +41,94 @@ def test_a_lost_life_ends_the_episode_and_not_the_game():
     assert ends >= 5 * games
 
 
+def test_lives_that_fall_to_0_end_the_episode_while_the_game_goes_on():
+    """Bank Heist's last life is numbered 0; EnvPool ends no episode there, DeepMind's code does."""
+    envs = AtariEnvs("BankHeist-v5", EnvConfig(num_envs=1), seed=7)
+    lives = 4
+    for outcome in play(envs, 600):
+        fell, lives = envs._lives[0] < lives, int(envs._lives[0])
+        assert outcome.terminated[0] == (fell or bool(outcome.returns))
+        if lives == 0 and fell:
+            break
+    assert not envs._resetting[0]  # EnvPool goes on, and so does the game
+    assert outcome.returns == []
+
+
+class ScriptedPool:
+    """EnvPool with one game: rows of reward, done, over, lives, elapsed step, is the stack one frame."""
+
+    def __init__(self, *rows):
+        self.rows = iter(rows)
+
+    def send(self, action):
+        pass
+
+    def recv(self):
+        reward, done, over, lives, elapsed, fresh = next(self.rows)
+        observation = np.zeros((1, 4, 84, 84), np.uint8)
+        if not fresh:
+            observation[0, 3] = 1
+        info = {"reward": reward, "terminated": over, "lives": lives, "elapsed_step": elapsed}
+        info = {name: np.array([value]) for name, value in info.items()}
+        info["ram"] = np.zeros((1, 128), np.uint8)
+        cut = done and elapsed >= 100
+        return observation, np.float32([reward]), np.array([done and not cut]), np.array([cut]), info
+
+
+def scripted(*rows):
+    """What AtariEnvs makes of rows of a game of 3 lives: terminated, truncated, steps, returns, game_frames."""
+    envs = AtariEnvs("Pong-v5", EnvConfig(num_envs=1, max_episode_frames=400), seed=1)
+    envs._pool.close()
+    envs._pool, envs._lives = ScriptedPool(*rows), np.array([3])
+    for _ in rows:
+        envs.send(np.zeros(1, np.int64))
+        told = envs.recv()
+        yield bool(told.terminated[0]), bool(told.truncated[0]), told.steps, told.returns, told.game_frames
+
+
+END, ON, RESET = (True, False, 1, [], []), (False, False, 1, [], []), (False, False, 0, [], [])
+
+
+def test_a_game_that_restarts_during_no_ops_is_closed_in_that_row():
+    told = list(
+        scripted(
+            (7, True, False, 1, 40, False), (0, False, False, 3, 40, True), (5, True, True, 0, 41, False)
+        )
+    )
+    assert told == [END, (False, False, 0, [7.0], [4]), (True, False, 1, [5.0], [4])]
+
+
+@pytest.mark.parametrize(("lives", "fresh"), [(3, False), (2, True), (1, True)])
+def test_a_game_that_goes_on_after_no_ops_is_not_closed(lives, fresh):
+    """Fails when lives alone (points of the no-ops bring one), or a screen that stands still alone, decide."""
+    reset = (0, False, False, lives, 40, fresh)
+    told = list(scripted((7, True, False, 2, 40, False), reset, (5, True, True, 0, 41, False)))
+    assert told == [END, RESET, (True, False, 1, [12.0], [8])]
+
+
+def test_a_game_that_was_told_as_over_is_not_closed_again():
+    reset = (0, False, False, 3, 0, True)
+    told = list(scripted((7, True, True, 0, 40, False), reset, (1, False, False, 3, 1, False)))
+    assert told == [(True, False, 1, [7.0], [4]), RESET, ON]
+
+
+@pytest.mark.parametrize("gap", [0, 1, 2])
+@pytest.mark.parametrize("cut", [False, True])
+def test_after_lives_fell_to_0_a_row_only_begins(gap, cut):
+    """Lives fall to 0, and `gap` steps after the row that begins an episode the game ends.
+
+    An end in that row itself is told one row later: the replay refuses a beginning that is an end.
+    """
+    last = (2, True, not cut, 0, 100 if cut else 60, False)
+    rows = [(1, False, False, 0, 50, False), *[(0, False, False, 0, 51, False)] * gap, last]
+    told = list(scripted(*rows, (0, False, False, 3, 0, True), (1, False, False, 3, 1, False)))
+    over = [3.0], [4 * (gap + 2)]
+    if gap == 0:
+        assert told == [END, (False, False, 1, *over), (True, False, 0, [], []), ON]
+    else:
+        assert told == [END, *[ON] * gap, (not cut, cut, 1, *over), RESET, ON]
+
+
 def test_without_episodic_life_every_end_is_a_games():
     envs = AtariEnvs("Breakout-v5", EnvConfig(num_envs=4, episodic_life=False), seed=3)
     for outcome in play(envs, 600):
@@ -114,6 +202,25 @@ def test_played_again_is_the_same_game_to_the_last_byte_of_state():
             assert np.array_equal(getattr(outcomes[0], name), getattr(outcomes[1], name)), name
         for name in ("steps", "returns", "game_env", "game_frames"):
             assert getattr(outcomes[0], name) == getattr(outcomes[1], name), name
+
+
+@pytest.mark.parametrize(("game", "passes"), [("RoadRunner-v5", 635), ("BankHeist-v5", 505)])
+def test_games_are_played_on_from_between_an_end_and_what_follows(game, passes):
+    """Before the row that closes a game; before the one that begins an episode though it is a step."""
+    one, other = (AtariEnvs(game, EnvConfig(num_envs=1), seed=7) for _ in range(2))
+    last = list(play(one, passes))[-1]
+    assert last.terminated[0]
+    assert not last.returns
+    other.restore(*one.played())
+    for _ in range(2):
+        outcomes = []
+        for envs in (one, other):
+            envs.send(np.zeros(1, np.int64))
+            outcomes.append(envs.recv())
+        assert outcomes[0].returns == outcomes[1].returns
+        assert outcomes[0].terminated[0] == outcomes[1].terminated[0]
+        for name in ("_begins", "_late", "_return", "_game_steps"):
+            assert np.array_equal(getattr(one, name), getattr(other, name)), name
 
 
 @pytest.mark.parametrize("change", ["action", "observation", "envs", "illegal"])
