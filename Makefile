@@ -7,15 +7,15 @@ ARGS ?=
 
 BIN := .venv/bin
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.txt
-PYTHON_FILES := fastdqn benchmarks tests examples docs/make_dashboard_picture.py .ci/set_address.py
+PYTHON_FILES := fastdqn benchmarks tests examples docs/make_dashboard_picture.py docs/conf.py .ci/set_address.py
 MODULES := $(sort $(shell find fastdqn -name '*.py'))
 
-.PHONY: setup train test lint format bench test-cpp test-embed help FORCE
+.PHONY: setup train test lint format bench docs test-cpp test-embed help FORCE
 
 help:
 	@echo "make train [GAME=Breakout-v5] [ARGS='--preset nature --seed 2']   set up and train"
 	@echo "make test [ARGS='-k replay']   set up and run the tests"
-	@echo "make setup | lint | format | bench | test-cpp | test-embed"
+	@echo "make setup | lint | format | docs | bench | test-cpp | test-embed"
 
 setup: .venv/.installed
 
@@ -61,6 +61,12 @@ test-cpp-%: setup
 # The wheel with numpy alone, find_package from it, and add_subdirectory without Python.
 test-embed: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/embed/run $(CURDIR)/$(BIN)/python
+
+# The site, in build/docs. A warning (a dead link, a docstring that does not parse) fails it; nothing is fetched.
+docs: setup
+	$(BIN)/python -c 'import furo, myst_parser' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -c docs . build/docs
+	@echo "$(CURDIR)/build/docs/index.html"
 
 bench: setup
 	$(BIN)/python benchmarks/env.py
