@@ -1,16 +1,19 @@
 """What the command line does, from Python: train, evaluate, load a policy.
 
-These are the names that `fastdqn` itself has; nothing heavy is imported before one of them is called.
+These are the names that `fastdqn` itself has; nothing heavy is imported before one of them is called. Importing
+them sets GOMP_SPINCOUNT in the environment, as the command line does (`openmp.py` says why).
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastdqn.config import Config, Protocol
+from fastdqn.openmp import shorten_waits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +26,14 @@ if TYPE_CHECKING:
     from fastdqn.trainer import Summary
 
 PathLike = str | os.PathLike[str]
+
+if not shorten_waits():
+    warnings.warn(
+        "torch was imported before fastdqn's functions, so its CPU threads wait awake for each other: beside "
+        "other work that can be several times slower. Import them first, as in `from fastdqn import train`, or "
+        "set GOMP_SPINCOUNT=5000 in the environment.",
+        stacklevel=2,
+    )
 
 
 def train(

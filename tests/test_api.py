@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import runpy
 import subprocess
 import sys
@@ -33,6 +34,54 @@ def test_importing_fastdqn_stays_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+_WAITS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+
+# Stands for torch: tells what OpenMP would read, and goes no further.
+_WATCH_TORCH = """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == 'torch':
+            raise SystemExit(f"torch is loaded with {os.environ.get('GOMP_SPINCOUNT')}")
+sys.meta_path.insert(0, Watch())
+import fastdqn
+"""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "fastdqn.train(fastdqn.PRESETS['quick'].config)",
+        "fastdqn.resume_training('run')",
+        "fastdqn.evaluate('run')",
+        "fastdqn.load_policy('run')",
+        "from fastdqn import evaluate; import torch",
+    ],
+)
+@pytest.mark.parametrize(("users", "read"), [(None, "5000"), ("7", "7")])
+def test_every_function_shortens_openmps_waits_before_torch_is_loaded(call, users, read):
+    env = {name: value for name, value in os.environ.items() if name not in _WAITS}
+    env |= {} if users is None else {"GOMP_SPINCOUNT": users}
+    done = subprocess.run(
+        [sys.executable, "-c", _WATCH_TORCH + call], capture_output=True, text=True, timeout=60, env=env
+    )
+    assert done.stderr.strip() == f"torch is loaded with {read}"
+
+
+@pytest.mark.parametrize(("threads", "warned"), [(2, True), (1, False)])
+def test_who_imports_torch_first_is_warned_once(threads, warned):
+    code = (
+        "import sys, types\n"
+        f"sys.modules['torch'] = types.SimpleNamespace(get_num_threads=lambda: {threads})\n"
+        "import fastdqn\n"
+        "fastdqn.train, fastdqn.evaluate\n"
+    )
+    env = {name: value for name, value in os.environ.items() if name not in _WAITS}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=env)
+    assert done.returncode == 0
+    assert done.stderr.count("torch was imported before") == warned
 
 
 def test_the_help_of_every_command_is_light():
