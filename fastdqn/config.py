@@ -246,6 +246,10 @@ class Config:
                 )
         return problems
 
+    def flat(self) -> dict[str, Any]:
+        """Return every value under its dotted name, such as `learner.batch_size`."""
+        return _flat(dataclasses.asdict(self), "")
+
     def to_json(self) -> str:
         """Return the config as indented JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -332,3 +336,10 @@ def _lookup(config: Config, name: str) -> Any:
     for part in name.split("."):
         value = getattr(value, part)
     return value
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

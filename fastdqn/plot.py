@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ OTHERS = (
 
 
 def plot(runs: Sequence[Path], out: Path) -> list[str]:
-    """Draw the curves of runs; several of one game and preset become a line and a band.
+    """Draw the curves of runs; several that differ in the seed alone become a line and a band.
 
     Args:
         runs: Their folders.
@@ -87,16 +88,33 @@ def plot(runs: Sequence[Path], out: Path) -> list[str]:
     """
     if out.suffix.lower() not in SUFFIXES:
         raise UserError(f"--out {out}: the name must end in {', '.join(SUFFIXES)}")
-    groups: dict[str, list[Curves]] = {}
-    for path in runs:
-        curves = read(path)
-        groups.setdefault(f"{curves.config.game} {curves.config.preset}", []).append(curves)
+    groups = group_by_configuration([read(path) for path in runs])
     figure = draw(groups)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f"tmp-{out.name}")
     figure.savefig(temporary, dpi=120)
     temporary.replace(out)
     return [_label(name, group) for name, group in groups.items()]
+
+
+def group_by_configuration(runs: Sequence[Curves]) -> dict[str, list[Curves]]:
+    """Put together the runs whose configurations are the same but for the seed.
+
+    Returns:
+        The groups in the order of their first runs. A name is the game, the preset, and the values in which
+        groups of the same game and preset differ.
+    """
+    groups: dict[Config, list[Curves]] = {}
+    for curves in runs:
+        groups.setdefault(replace(curves.config, seed=0), []).append(curves)
+    return {_name(config, list(groups)): members for config, members in groups.items()}
+
+
+def _name(config: Config, others: Sequence[Config]) -> str:
+    values = config.flat()
+    alike = [one.flat() for one in others if (one.game, one.preset) == (config.game, config.preset)]
+    differing = [name for name, value in values.items() if any(other[name] != value for other in alike)]
+    return " ".join([config.game, config.preset, *(f"{name}={values[name]}" for name in differing)])
 
 
 def read(path: Path) -> Curves:
@@ -129,6 +147,7 @@ def draw(groups: dict[str, list[Curves]]) -> Figure:
             _draw_group(axes, panel, group, colour, _label(name, group))
         _finish(axes, panel)
     handles, labels = figure.axes[0].get_legend_handles_labels()
+    labels = [textwrap.fill(label, 75, break_on_hyphens=False) for label in labels]  # two have room
     figure.legend(handles, labels, loc="outside upper left", frameon=False, ncols=2)
     return figure
 

@@ -16,7 +16,7 @@ from test_dashboard import LATE
 
 from fastdqn.cli import main
 from fastdqn.config import Config
-from fastdqn.plot import EVALUATION, Curves, band, draw, read
+from fastdqn.plot import EVALUATION, Curves, band, draw, group_by_configuration, read
 from fastdqn.presets import PRESETS
 from fastdqn.run_folder import RunFolder
 
@@ -99,6 +99,29 @@ def test_a_line_cut_short_by_a_kill_is_left_out_and_damage_is_not(tmp_path, caps
     (run / "metrics.jsonl").write_text("garbage\n" + text)
     assert main(["plot", str(run)]) == 2
     assert "metrics.jsonl, line 1: not a JSON object" in capsys.readouterr().err
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_no_band(tmp_path):
+    """Fails where game and preset decide: a mean over two learning rates is nobody's result."""
+    changes = [
+        {},
+        {"learning_rate": 1e-3},
+        {},
+        {"learning_rate": 1e-3, "batch_size": 64},
+    ]
+    quick = PRESETS["quick"].config
+    runs = []
+    for seed, change in enumerate(changes):
+        config = replace(quick, seed=seed, learner=replace(quick.learner, **change))
+        runs.append(Curves(config, [LATE.row()], []))
+    other = replace(PRESETS["nature"].config, seed=9)
+    groups = group_by_configuration([*runs, Curves(other, [LATE.row()], [])])
+    assert {name: [curves.config.seed for curves in group] for name, group in groups.items()} == {
+        "Pong-v5 quick learner.batch_size=32 learner.learning_rate=0.0005": [0, 2],
+        "Pong-v5 quick learner.batch_size=32 learner.learning_rate=0.001": [1],
+        "Pong-v5 quick learner.batch_size=64 learner.learning_rate=0.001": [3],
+        "Pong-v5 nature": [9],
+    }
 
 
 def test_the_command_draws_groups_and_names_them(tmp_path, capsys, monkeypatch):

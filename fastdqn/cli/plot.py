@@ -18,9 +18,9 @@ _ABOUT = """Draw returns, evaluations, values, loss and speed over the frames pl
   fastdqn plot RUN
   fastdqn plot runs/Pong-v5-quick-seed*
 
-Several runs of one game and preset become one line, their mean, in a band from
-the least to the most of them; faint lines are the runs. The band ends where the
-shortest run does."""
+Several runs that differ in nothing but the seed become one line, their mean, in
+a band from the least to the most of them; faint lines are the runs. The band
+ends where the shortest run does. Any other difference makes another line."""
 
 
 @dataclass(frozen=True)
