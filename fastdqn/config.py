@@ -338,7 +338,7 @@ def _lookup(config: Config, name: str) -> Any:
     return value
 
 
-def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}

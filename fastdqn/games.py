@@ -53,6 +53,11 @@ _MINIMAL_OF = {game: digits for digits, games in _MINIMAL.items() for game in ga
 _NO_BUTTON = ("LostLuggage", "Skiing")
 
 
+def known_games() -> list[str]:
+    """Return the games whose actions are listed here, sorted: all that EnvPool 1.2 can play."""
+    return sorted(f"{game}-v5" for game in _MINIMAL_OF)
+
+
 def minimal_actions(game: str) -> list[str] | None:
     """Return the names of the actions that a game uses, in the order of their numbers; none if it is not known.
 

@@ -26,6 +26,7 @@ from fastdqn.cli.stopping import StopRequest
 from fastdqn.cli.train import TrainArguments
 from fastdqn.config import Config
 from fastdqn.errors import RunFailedError, UserError
+from fastdqn.games import known_games
 from fastdqn.presets import PRESETS
 
 
@@ -652,7 +653,7 @@ def test_a_missing_package_is_named_with_the_pip_line(
     assert not list(Path().iterdir())
 
 
-@pytest.mark.parametrize("command", ["train Pong-v5", "train --help", "evaluate r", "presets", "info"])
+@pytest.mark.parametrize("command", ["train Pong-v5", "train --help", "evaluate r", "record r", "export r"])
 def test_without_any_of_the_extra(command: str) -> None:
     done = python(
         "import sys\n"
@@ -908,6 +909,7 @@ def light_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fastdqn.backend", types.SimpleNamespace(gpu_name=lambda: None))
     for name in ("envpool", "safetensors"):
         monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(__spec__="found"))
+    monkeypatch.setitem(sys.modules, "fastdqn.backend", types.SimpleNamespace(gpu_name=lambda: None))
 
 
 @pytest.mark.usefixtures("light_torch")
@@ -926,5 +928,51 @@ def test_info_as_json_tells_what_is_missing(
     monkeypatch.setenv("PATH", "")
     assert main(["info", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert [line.partition(":")[0] for line in facts["missing"]] == ["envpool", "a C++ compiler (g++)"]
+    assert len(facts["missing"]) == 2
+    assert facts["missing"][0].startswith("envpool is not installed")
     assert 'pip install "fastdqn[train]"' in facts["missing"][0]
+    assert facts["missing"][1].startswith("a C++ compiler (g++)")
+
+
+_EXTRAS = ("torch", "envpool", "rich", "safetensors", "tyro", "typeguard", "docstring_parser", "matplotlib")
+
+
+def bare(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line where numpy alone is installed."""
+    return python(
+        "import sys\n"
+        f"for name in {_EXTRAS}: sys.modules[name] = None\n"
+        "from fastdqn.cli import main\n"
+        f"sys.exit(main({list(words)}))"
+    )
+
+
+def test_a_bare_install_lists_the_presets() -> None:
+    done = bare("presets")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--replay.capacity" in done.stdout
+    assert set(json.loads(bare("presets", "--json").stdout)) == set(PRESETS)
+
+
+def test_a_bare_install_lists_the_games_and_says_what_playing_needs() -> None:
+    done = bare("games")
+    assert done.returncode == 0
+    assert "Pong-v5                  6   18  noop, fire, right, left, right-fire, left-fire" in done.stdout
+    assert "104 games" in done.stdout
+    assert "envpool, rich, safetensors, tyro are not installed" in done.stderr
+    assert list(json.loads(bare("games", "--json").stdout)) == known_games()
+
+
+def test_a_bare_install_tells_what_is_there_and_once_what_is_missing() -> None:
+    done = bare("info")
+    assert (done.returncode, done.stderr) == (0, "")
+    for wanted in ("fastdqn  ", "python  ", "numpy  ", "cores  ", "memory  "):
+        assert wanted in done.stdout
+    assert done.stdout.count('pip install "fastdqn[train]"') == 1
+
+
+@pytest.mark.parametrize("command", ["info", "games", "presets"])
+def test_a_bare_install_has_their_help(command: str) -> None:
+    done = bare(command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"usage: fastdqn {command} [-h] [--json]" in done.stdout

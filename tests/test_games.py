@@ -13,7 +13,7 @@ pytest.importorskip("envpool")
 from fastdqn.cli import main
 from fastdqn.config import Config, EnvConfig
 from fastdqn.envs import AtariEnvs, game_names, num_actions
-from fastdqn.games import ACTIONS, action_names, full_actions, minimal_actions
+from fastdqn.games import ACTIONS, action_names, full_actions, known_games, minimal_actions
 
 CONFIG = EnvConfig(num_envs=2, threads=1)
 
@@ -160,6 +160,10 @@ def test_every_setting_of_a_game_is_a_flag_that_the_help_explains(capsys):
         assert flag in shown
         assert words in shown.replace("│ ", "").replace(" │", ""), flag
         assert hasattr(Config().env, flag.removeprefix("--env.").replace("-", "_"))
+
+
+def test_the_games_that_are_listed_without_envpool_are_those_that_it_has():
+    assert known_games() == game_names()
 
 
 def test_the_command_lists_every_game(capsys):

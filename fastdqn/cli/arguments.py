@@ -1,7 +1,8 @@
 """From words on the command line to a dataclass.
 
 tyro reads them; but first `scan` looks for mistakes, to answer them in our own words. It uses only what tyro
-documents, so whatever slips through gets tyro's own message and the same exit code.
+documents, so whatever slips through gets tyro's own message and the same exit code. The commands that only list
+something do without tyro: they work where numpy alone is installed.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
-
-import tyro
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fastdqn.cli import mistakes
 from fastdqn.cli.counts import format_count, parse_count
 from fastdqn.errors import UserError
+
+if TYPE_CHECKING:
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 T = TypeVar("T")
 
@@ -38,6 +39,11 @@ class Given:
     values: dict[str, str | None]
     words: list[str]
     wants_help: bool
+
+
+@dataclass(frozen=True)
+class _Listing:
+    json: bool = False
 
 
 def flags_of(cls: type[Any], prefix: str = "") -> dict[str, Any]:
@@ -81,6 +87,22 @@ def scan(cls: type[Any], words: Sequence[str], positional: str, *, many: bool = 
     return given
 
 
+def wants_json(words: Sequence[str], *, prog: str, about: str) -> bool:
+    """Return whether --json, the one flag of a command that only lists something, is given.
+
+    Args:
+        words: The command line after the command; where it asks for help, that is printed and the process ends.
+        prog: What the help calls the command.
+        about: Stands above the help.
+    """
+    given = scan(_Listing, words, positional="")
+    if given.wants_help:
+        print(f"{about}\n\nusage: {prog} [-h] [--json]\n")
+        print("  -h, --help  show this help message and exit\n  --json      write one JSON object to stdout")
+        raise SystemExit(0)
+    return "--json" in given.values
+
+
 def parse(cls: type[T], words: Sequence[str], *, prog: str, about: str, default: T | None = None) -> T:
     """Let tyro build `cls` from words that `scan` let pass; if they ask for help, print it and exit with 0.
 
@@ -91,6 +113,8 @@ def parse(cls: type[T], words: Sequence[str], *, prog: str, about: str, default:
         about: Stands above the help.
         default: The values where no flag is given; those of the fields if none.
     """
+    import tyro
+
     if any(word in _HELP for word in words):
         print(f"{about}\n")  # tyro would join its lines
     keywords: dict[str, Any] = {} if default is None else {"default": default}
@@ -178,6 +202,8 @@ def _none(words: Sequence[str]) -> None:
 
 def _registry() -> ConstructorRegistry:
     """Return the rules that tyro lacks: counts like 10M, and `none` in small letters."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
     registry = ConstructorRegistry()
 
     @registry.primitive_rule

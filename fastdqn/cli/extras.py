@@ -26,9 +26,15 @@ def require(extra: str = "train") -> None:
     Raises:
         UserError: It names all that are missing, and the line that installs them.
     """
+    message = what_is_missing(extra)
+    if message:
+        raise UserError(message)
+
+
+def what_is_missing(extra: str = "train") -> str | None:
+    """Return which packages of an extra are not installed and the line that installs them; none if all are."""
     missing = _missing(extra)
-    if missing:
-        raise UserError(_message(extra, missing))
+    return _message(extra, missing) if missing else None
 
 
 def explain(error: ImportError) -> str | None:

@@ -8,33 +8,21 @@ import os
 import platform
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from tyro.conf import FlagCreatePairsOff, arg
+from typing import Any
 
 from fastdqn.cli import extras
-from fastdqn.cli.arguments import parse, scan
+from fastdqn.cli.arguments import wants_json
 from fastdqn.cli.version import version, version_of
 
 _ABOUT = "Show versions, processor, memory and accelerator, and say what is missing."
 
 
-@dataclass(frozen=True)
-class InfoArguments:
-    """What `fastdqn info` takes."""
-
-    json: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
-    """Write one JSON object to stdout."""
-
-
 def main(words: Sequence[str]) -> int:
     """Run the command; return the exit code."""
-    scan(InfoArguments, words, positional="")
-    arguments = parse(InfoArguments, words, prog="fastdqn info", about=_ABOUT)
+    as_json = wants_json(words, prog="fastdqn info", about=_ABOUT)
     facts, missing = _facts()
-    if arguments.json:
+    if as_json:
         print(json.dumps({**facts, "missing": missing}))
         return 0
     for name, value in facts.items():
@@ -46,12 +34,15 @@ def main(words: Sequence[str]) -> int:
 def _facts() -> tuple[dict[str, Any], list[str]]:
     """Return what there is, and a line for each thing that is not."""
     facts: dict[str, Any] = {"fastdqn": version() or "unknown", "python": platform.python_version()}
-    missing = []
+    absent = extras.what_is_missing()
+    missing = [absent.replace("\n  ", " ")] if absent else []
     for name in ("fastdqn._core", "numpy", *extras.PACKAGES):
         try:
             module = importlib.import_module(name)
         except ImportError as error:
-            missing.append(f"{name}: {extras.explain(error) or error}".replace("\n ", ""))
+            message = extras.explain(error) or str(error)
+            if message != absent:
+                missing.append(f"{name}: {message}".replace("\n ", ""))
             continue
         if name != "fastdqn._core":
             facts[name] = version_of(name)
