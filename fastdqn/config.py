@@ -36,14 +36,15 @@ class EnvConfig:
     frame_skip: int = 4
     """Emulator frames per action."""
     episodic_life: bool = True
-    """End an episode for the learner when a life is lost (the game itself goes on)."""
+    """End an episode for the learner when a life is lost (the game itself goes on, after no-ops)."""
     clip_rewards: bool = True
     """Learn from the sign of each reward. Reported returns are never clipped."""
     noop_max: int = 30
-    """At most this many frames without action at the start of a game; the last is FIRE in games that wait for it.
-    1 is the least that EnvPool can do."""
+    """At most this many frames without action, 1 or more, begin a game and follow a lost life. They are counted
+    nowhere, and points won in them are in no score."""
     fire_reset: bool = True
-    """Press FIRE at the start of a game that waits for it."""
+    """Make the last of noop_max's frames FIRE where the action set has it: in 91 of 104 games, in 102 with all
+    actions."""
     sticky_actions: float = 0.0
     """Probability that the emulator repeats the previous action (Machado et al. 2018 use 0.25)."""
     full_action_set: bool = False

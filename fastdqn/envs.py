@@ -62,7 +62,7 @@ class AtariEnvs:
 
     After a lost life EnvPool resets by no-ops alone. A game that ends during them it starts again without a word;
     that row closes the game here. Its step limit goes on counting, so that the game after it is cut early. Where
-    lives fall to 0 and the game goes on (Bank Heist, Wizard of Wor), EnvPool ends no episode. It is ended here,
+    lives fall to 0 and the game goes on (ten games, such as Frogger), EnvPool ends no episode. It is ended here,
     and the next row, though it is a step, only begins the new one, as after any other end.
 
     EnvPool cannot save an emulator's state, but one seed and one sequence of actions give one game. So the

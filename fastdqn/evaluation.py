@@ -28,9 +28,9 @@ PROTOCOLS: dict[Protocol, EvaluationConfig] = {
     "nature": EvaluationConfig(
         episodes=30, epsilon=0.05, max_episode_frames=18_000, noop_max=30, sticky_actions=0.0
     ),
-    # Machado et al. 2018: sticky actions instead of no-ops (noop_max 1 is none), all 18 actions, only a game's end
-    # ends it. That paper has no evaluation phase: it averages the last 100 games of training, with epsilon 0.01
-    # after annealing. Play without learning at that epsilon comes nearest.
+    # Machado et al. 2018: sticky actions instead of no-ops (noop_max 1 leaves one frame, FIRE where the game has
+    # it), all 18 actions, only a game's end ends it. That paper has no evaluation phase: it averages the last 100
+    # games of training, with epsilon 0.01 after annealing. Play without learning at that epsilon comes nearest.
     "machado": EvaluationConfig(
         protocol="machado",
         episodes=100,

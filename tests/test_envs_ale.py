@@ -14,7 +14,10 @@ from fastdqn.replay import ReplayBuffer
 from tests.reference.ale_game import AleGame
 
 SEED = 7
-LAST_LIFE_IS_0 = ("Atlantis", "Atlantis2", "BankHeist", "DonkeyKong", "Frogger")
+LAST_LIFE_IS_0 = (
+    *("Atlantis", "Atlantis2", "BankHeist", "DonkeyKong", "Frogger"),
+    *("LostLuggage", "MrDo", "SirLancelot", "Turmoil", "WizardOfWor"),
+)
 """Games whose lives fall to 0 while the last of them is played."""
 
 

@@ -134,6 +134,12 @@ def test_fire_starts_a_game_that_waits_for_it():
     assert not moves(False)
 
 
+def test_how_many_games_have_fire_is_as_the_documents_say():
+    """The names themselves are held against the emulator above."""
+    assert sum("fire" in minimal_actions(game) for game in game_names()) == 91
+    assert sum("fire" in full_actions(game) for game in game_names()) == 102
+
+
 def test_a_lost_life_ends_an_episode_only_where_it_is_told_to():
     def ends(episodic_life: bool) -> int:
         envs = AtariEnvs("Breakout-v5", EnvConfig(num_envs=1, episodic_life=episodic_life), 3)
@@ -154,8 +160,8 @@ def test_every_setting_of_a_game_is_a_flag_that_the_help_explains(capsys):
         "--env.sticky-actions": "Probability that the emulator repeats the previous action",
         "--env.full-action-set": "All 18 actions instead of those that the game uses",
         "--env.episodic-life": "End an episode for the learner when a life is lost",
-        "--env.fire-reset": "Press FIRE at the start of a game that waits for it",
-        "--env.noop-max": "At most this many frames without action at the start of a game",
+        "--env.fire-reset": "Make the last of noop_max's frames FIRE where the action set has it",
+        "--env.noop-max": "At most this many frames without action",
     }.items():
         assert flag in shown
         assert words in shown.replace("│ ", "").replace(" │", ""), flag

@@ -32,9 +32,10 @@ _ABOUT = """Play whole games with a checkpoint of a run. Scores are not clipped.
 protocols (--protocol; each flag below changes a value of it):
   nature   30 games of up to 18,000 frames (5 minutes), up to 30 no-ops at the
            start, epsilon 0.05 (Mnih et al. 2015)
-  machado  100 games of up to 18,000 frames, sticky actions 0.25, no no-ops, all
-           18 actions, epsilon 0.01 (Machado et al. 2018); the policy must have
-           been trained with --env.full-action-set
+  machado  100 games of up to 18,000 frames, sticky actions 0.25, no no-ops but
+           one frame (FIRE where the game has it), all 18 actions, epsilon 0.01
+           (Machado et al. 2018); the policy must have been trained with
+           --env.full-action-set
   own      30 games with the settings that the run was trained with, epsilon 0.05
 
 A lost life ends no game under any of them."""
