@@ -4,9 +4,11 @@ It needs numpy and nothing else. Every observation that it returns equals, byte 
 added, whatever the vector environment does at the ends of episodes::
 
     replay = ReplayBuffer(1_000_000, num_envs=8)
-    replay.begin(envs.reset())
+    observation, _ = envs.reset()
+    replay.begin(observation)
     while True:
-        observation, reward, terminated, truncated = envs.step(action)
+        action = act(observation)
+        observation, reward, terminated, truncated, _ = envs.step(action)
         replay.add(action, observation, reward, terminated, truncated)
         batch = replay.sample(32)
 

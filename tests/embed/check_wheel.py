@@ -9,6 +9,7 @@ answers are worked out here, slowly, from the recording alone.
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -77,11 +78,32 @@ def check_recording() -> int:
     return checked
 
 
+def check_snapshot() -> None:
+    """Save a buffer, load it, and sample the same from both."""
+    replay = ReplayBuffer(100, 1, frame_shape=(2, 2), alpha=0.6, seed=7)
+    observation = np.zeros((1, 4, 2, 2), np.uint8)
+    replay.begin(observation)
+    for step in range(150):
+        frame = np.full((1, 1, 2, 2), step, np.uint8)
+        observation = np.concatenate([observation[:, 1:], frame], axis=1)
+        done = np.array([step % 40 == 39])
+        replay.add(np.array([step]), observation, np.ones(1, np.float32), done, np.array([False]))
+    with tempfile.TemporaryDirectory() as folder:
+        replay.save(Path(folder) / "replay.safetensors")
+        restored = ReplayBuffer.from_file(Path(folder) / "replay.safetensors")
+    one, other = replay.sample(32), restored.sample(32)
+    assert np.array_equal(one.row, other.row)
+    assert np.array_equal(one.obs, other.obs)
+
+
 def main() -> None:
     """Run the checks and say what they saw."""
     present = [name for name in ("torch", "envpool", "rich") if importlib.util.find_spec(name)]
     assert not present, f"installed without being asked for: {present}"
-    print(f"{check_recording()} sampled rows are right; torch, envpool and rich are absent")
+    check_snapshot()
+    print(
+        f"{check_recording()} sampled rows are right, saved and loaded too; torch, envpool and rich are absent"
+    )
 
 
 if __name__ == "__main__":
