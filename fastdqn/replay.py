@@ -434,7 +434,7 @@ class ReplayBuffer:
         Raises:
             OSError: What the system reports.
         """
-        self._core.save(os.fspath(path))
+        self._core.save(os.fsencode(path))
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Read a file of `save` into this buffer, which then gives the batches that the saved one would have.
@@ -449,7 +449,7 @@ class ReplayBuffer:
                 other options; the buffer is unchanged.
             OSError: What the system reports. If the disk fails in the second reading the buffer is empty.
         """
-        self._core.load(os.fspath(path))
+        self._core.load(os.fsencode(path))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> ReplayBuffer:
@@ -466,7 +466,7 @@ class ReplayBuffer:
             OSError: As in `load`.
             MemoryError: The buffer would not fit the memory that is available.
         """
-        options = _core.saved_options(os.fspath(path))
+        options = _core.saved_options(os.fsencode(path))
         options["autoreset"] = _AUTORESET[options["autoreset"]]
         options["layout"] = _LAYOUT[options["layout"]]
         replay = cls(**options)

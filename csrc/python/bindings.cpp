@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <type_traits>
@@ -367,13 +368,21 @@ py::dict saved_options(const std::string& path) {
   return dict;
 }
 
+// A message that may name a file, whose name need not be UTF-8.
+py::object text_of(const std::exception& error) {
+  return py::reinterpret_steal<py::object>(PyUnicode_DecodeFSDefault(error.what()));
+}
+
 // What the system reports becomes an OSError of the right kind (FileNotFoundError, ...).
-void translate_system_error(std::exception_ptr pointer) {
+void translate_error(std::exception_ptr pointer) {
   try {
     if (pointer) std::rethrow_exception(pointer);
   } catch (const std::system_error& error) {
-    py::object os_error = py::module_::import("builtins").attr("OSError")(error.code().value(), error.what());
+    py::object os_error =
+        py::module_::import("builtins").attr("OSError")(error.code().value(), text_of(error));
     PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(os_error.ptr())), os_error.ptr());
+  } catch (const std::invalid_argument& error) {
+    PyErr_SetObject(PyExc_ValueError, text_of(error).ptr());
   }
 }
 
@@ -382,7 +391,7 @@ void translate_system_error(std::exception_ptr pointer) {
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The C++ core of fastdqn. Use fastdqn.replay: this module's functions are its private side.";
   module.attr("__version__") = FASTDQN_VERSION_STRING;
-  py::register_exception_translator(translate_system_error);
+  py::register_exception_translator(translate_error);
   module.def("saved_options", &saved_options, py::arg("path"));
   // Python's own metaclass: there are no static properties, and type checkers know it.
   py::class_<PyReplay>(module, "Replay", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)))
