@@ -9,6 +9,7 @@ synced, and renamed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -80,6 +81,7 @@ def save(
     num_actions: int,
     keep: int,
     write_replay: Callable[[Path], None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Write a checkpoint; drop those older than the newest `keep`, and the replay of all but this one.
 
@@ -92,6 +94,7 @@ def save(
         num_actions: Size of its output.
         keep: Checkpoints that stay.
         write_replay: Writes the replay to the path it is given; none leaves it out.
+        say: Called with a line for each old checkpoint that cannot be removed: the new one is saved all the same.
 
     Returns:
         The new checkpoint's folder.
@@ -105,7 +108,7 @@ def save(
     final = _write(folder, f"{_CHECKPOINT}{frames:012d}", files, write_replay)
     found = find(folder)
     for old in found[:-keep]:
-        shutil.rmtree(old)
+        _remove(old, say)
     for old in found[-keep:]:
         if old != final:
             with suppress(OSError):  # a full disk may not even take a shorter list; the next save tries again
@@ -113,26 +116,36 @@ def save(
     return final
 
 
-def save_best(folder: Path, policy: Policy, evaluation: Mapping[str, Any]) -> Path:
+def save_best(
+    folder: Path,
+    policy: Policy,
+    evaluation: Mapping[str, Any],
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
     """Write the policy that did best so far, and drop the one that did before.
 
     Args:
         folder: Where a run's checkpoints lie.
         policy: It; `frames` must be known.
         evaluation: How it did, as JSON values.
+        say: As in `save`.
 
     Raises:
         OSError: As in `save`.
     """
     assert policy.frames is not None
-    about = _about(policy.network, policy.num_actions, policy.frames)
-    online = {f"online.{name}": tensor for name, tensor in policy.weights.items()}
-    files = {"online.safetensors": _packed(online, "online", about), "evaluation.json": _json(evaluation)}
+    files = {"online.safetensors": pack(policy), "evaluation.json": _json(evaluation)}
     final = _write(folder, f"{_BEST}{policy.frames:012d}", files)
     for old in find(folder, _BEST):
         if old != final:
-            shutil.rmtree(old)
+            _remove(old, say)
     return final
+
+
+def pack(policy: Policy) -> bytes:
+    """Return a policy as the bytes of a safetensors file, with the header that names its network."""
+    online = {f"online.{name}": tensor for name, tensor in policy.weights.items()}
+    return _packed(online, "online", _about(policy.network, policy.num_actions, policy.frames))
 
 
 def find(folder: Path, kind: str = _CHECKPOINT) -> list[Path]:
@@ -237,6 +250,26 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(path, tensors, state, path / REPLAY if REPLAY in sums else None)
 
 
+def choose_policy(folder: Path, which: str | int) -> Policy:
+    """Read the policy of one of a run's checkpoints, also of a run that is being trained.
+
+    Args:
+        folder: Where they lie.
+        which: As in `choose`.
+
+    Raises:
+        UserError: There is no such one, or it is damaged.
+    """
+    while True:
+        path = choose(folder, which)
+        try:
+            return load_policy(path)
+        except UserError:
+            # Newer ones replaced it while it was read: then another is chosen, or there is none of the name.
+            if choose(folder, which) == path and path.exists():
+                raise
+
+
 def load_policy(path: Path) -> Policy:
     """Read the weights to play with.
 
@@ -247,7 +280,7 @@ def load_policy(path: Path) -> Policy:
         UserError: There is nothing of the kind, or it is damaged.
     """
     if (path / "checkpoints").is_dir():
-        path = newest(path / "checkpoints")
+        return choose_policy(path / "checkpoints", "last")
     in_folder = path.is_dir()
     if in_folder:
         path = path / "online.safetensors"
@@ -265,15 +298,15 @@ def load_policy(path: Path) -> Policy:
         raise UserError(f"{path} is damaged: its header does not say what network it fits.") from None
 
 
-def _about(network: NetworkConfig, num_actions: int, frames: int) -> dict[str, str]:
-    return {
+def _about(network: NetworkConfig, num_actions: int, frames: int | None) -> dict[str, str]:
+    about = {
         "format": POLICY_FORMAT,
         "width": repr(network.width),
         "dueling": str(int(network.dueling)),
         "centered": str(int(network.centered)),
         "num_actions": str(num_actions),
-        "frames": str(frames),
     }
+    return about if frames is None else {**about, "frames": str(frames)}
 
 
 def _packed(tensors: Mapping[str, torch.Tensor], part: str, about: dict[str, str]) -> bytes:
@@ -298,9 +331,10 @@ def _write(
     """Write a folder of files and their checksums: it appears whole or not at all."""
     final, temporary = folder / name, folder / (_TEMPORARY + name)
     for left in folder.glob(_TEMPORARY + "*"):  # by a process that was killed
-        shutil.rmtree(left)
+        shutil.rmtree(left, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
+        folder.mkdir(exist_ok=True)  # not its parents: a run's folder that is gone is not made again
+        temporary.mkdir()
         sums = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
         for file, data in files.items():
             (temporary / file).write_bytes(data)
@@ -319,6 +353,17 @@ def _write(
     _sync(folder)
     shutil.rmtree(folder / f"{_TEMPORARY}old-{name}", ignore_errors=True)
     return final
+
+
+def _remove(path: Path, say: Callable[[str], None]) -> None:
+    """Remove a checkpoint that newer ones replace. A reader finds it whole or not at all."""
+    try:
+        if not os.access(path, os.W_OK):  # it could lose its name and nothing else
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        path = path.rename(path.with_name(_TEMPORARY + path.name))
+        shutil.rmtree(path)
+    except OSError as error:
+        say(f"{path} cannot be removed and takes up space: {error.strerror or error}")
 
 
 def _drop_replay(path: Path) -> None:

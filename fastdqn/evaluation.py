@@ -141,7 +141,7 @@ def evaluate(
     base = EvaluationConfig(protocol=protocol) if protocol else run.config.evaluation
     config = replace(run.config, evaluation=replace(base, **changes))
     check_evaluation(config)
-    policy = checkpoint.load_policy(checkpoint.choose(run.checkpoints, which))
+    policy = checkpoint.choose_policy(run.checkpoints, which)
     result = play(policy, config, evaluation_seed(seed), on_episode=on_episode)
     assert result is not None
     return replace(result, seed=seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -119,7 +118,7 @@ def export(run: RunFolder, format: Format, out: Path | None = None, *, which: st
     """
     if format not in get_args(Format):
         raise UserError(f"--format {format}: must be one of {', '.join(get_args(Format))}")
-    policy = checkpoint.load_policy(checkpoint.choose(run.checkpoints, which))
+    policy = checkpoint.choose_policy(run.checkpoints, which)
     network = policy_network(policy).eval().requires_grad_(False)
     path = out or run.path / f"policy{_SUFFIX[format]}"
     if path.is_dir():
@@ -179,7 +178,7 @@ def largest_difference(
 
 
 def _safetensors(network: QNetwork, policy: checkpoint.Policy, path: Path) -> Callable[[Path], Any]:
-    shutil.copyfile(policy.source, path)  # its header names the network that it fits
+    path.write_bytes(checkpoint.pack(policy))
     return lambda path: policy_network(checkpoint.load_policy(path)).eval()
 
 

@@ -97,7 +97,7 @@ def record(
         RunFailedError: The network's values are no numbers, or the two emulators do not play the same game.
     """
     _check(epsilon, seed, max_seconds, gif_start, gif_seconds, scale)
-    policy = checkpoint.load_policy(checkpoint.choose(run.checkpoints, which))
+    policy = checkpoint.choose_policy(run.checkpoints, which)
     rules = game_rules(run.config, 1)
     moments, game_over = play(run.config.game, rules, policy, epsilon, seed, max_seconds)
     window = (round(gif_start * CONSOLE_FPS), round((gif_start + gif_seconds) * CONSOLE_FPS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from fastdqn.build import Parts
 
 
-def save(run: RunFolder, parts: Parts, games: Games, marks: dict[str, int]) -> Path:
+def save(
+    run: RunFolder, parts: Parts, games: Games, marks: dict[str, int], say: Callable[[str], None]
+) -> Path:
     """Write a checkpoint of a run whose last pass is in the replay, too.
 
     Args:
@@ -30,6 +33,7 @@ def save(run: RunFolder, parts: Parts, games: Games, marks: dict[str, int]) -> P
         parts: The objects of the run.
         games: Finished games.
         marks: Frames of the last row, and of whatever else follows frames.
+        say: Called with a line for each old checkpoint that cannot be removed.
 
     Returns:
         The checkpoint's folder.
@@ -66,6 +70,7 @@ def save(run: RunFolder, parts: Parts, games: Games, marks: dict[str, int]) -> P
         parts.envs.num_actions,
         run.config.checkpoint.keep,
         parts.replay.save if parts.keeps_replay else None,
+        say,
     )
 
 

@@ -286,7 +286,8 @@ class _Training:
         if best is not None and result.scores()["mean"] <= best:
             return
         try:
-            self.say(f"best so far: {checkpoint.save_best(self.run.checkpoints, policy, result.row())}")
+            path = checkpoint.save_best(self.run.checkpoints, policy, result.row(), self.say)
+            self.say(f"best so far: {path}")
         except OSError as error:
             self.say(f"NOT SAVED as the best: {error.strerror or error}. Training goes on")
 
@@ -343,7 +344,7 @@ class _Training:
         try:
             self.rows.sync()
             self.evaluations.sync()
-            path = resume.save(self.run, self.parts, self.games, self.marks)
+            path = resume.save(self.run, self.parts, self.games, self.marks, self.say)
         except OSError as error:
             left = checkpoint.find(self.run.checkpoints)
             if final or not left:

@@ -120,6 +120,109 @@ def test_a_kill_while_a_replay_is_dropped_leaves_a_good_checkpoint(tmp_path, mon
     assert not (older / "replay.safetensors").exists()
 
 
+def stuck(monkeypatch, name):
+    """Have nothing in the folders of this name be removed, as where another user owns them."""
+    real = checkpoint.shutil.rmtree
+
+    def rmtree(path, ignore_errors=False):
+        if path.name.endswith(name):
+            if ignore_errors:
+                return
+            raise PermissionError(13, "Permission denied", str(path))
+        real(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", rmtree)
+
+
+def test_an_old_one_that_cannot_be_removed_is_told_and_the_new_one_is_saved(tmp_path, monkeypatch):
+    """Fails when the save fails with it, or when those after it stay as well."""
+    said: list[str] = []
+    save(tmp_path, 4, keep=4)
+    save(tmp_path, 8, keep=4)
+    save(tmp_path, 12, keep=4, replay=b"frames")
+    stuck(monkeypatch, "frame-000000000004")
+    path = checkpoint.save(tmp_path, 16, tensors(), {}, NETWORK, 6, 2, None, said.append)
+    assert said == [
+        f"{tmp_path / 'tmp-frame-000000000004'} cannot be removed and takes up space: Permission denied"
+    ]
+    assert [old.name for old in checkpoint.find(tmp_path)] == ["frame-000000000012", path.name]
+    assert checkpoint.load(checkpoint.find(tmp_path)[0]).replay is None
+    save(tmp_path, 20, keep=2)
+    monkeypatch.undo()
+    save(tmp_path, 24, keep=2)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_one_that_was_made_read_only_keeps_its_name(tmp_path, monkeypatch):
+    said: list[str] = []
+    old = save(tmp_path, 4, keep=1)
+    monkeypatch.setattr(checkpoint.os, "access", lambda path, mode: path != old)
+    checkpoint.save(tmp_path, 8, tensors(), {}, NETWORK, 6, 1, None, said.append)
+    assert said == [f"{old} cannot be removed and takes up space: Permission denied"]
+    assert checkpoint.load(old).state["frames"] == 4
+
+
+def test_a_best_one_that_cannot_be_removed_is_told(tmp_path, monkeypatch):
+    said: list[str] = []
+    save_best(tmp_path, 4, 1.0)
+    stuck(monkeypatch, "best-000000000004")
+    policy = checkpoint.Policy({"w": torch.ones(1)}, NETWORK, 6, tmp_path, 8)
+    path = checkpoint.save_best(tmp_path, policy, {"mean": 2.0}, said.append)
+    assert "best-000000000004 cannot be removed" in said[0]
+    assert checkpoint.best(tmp_path) == path
+
+
+def test_a_run_that_is_gone_is_not_made_again(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        save(tmp_path / "run" / "checkpoints", 4)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("which", ["last", "best"])
+@pytest.mark.parametrize("reads", ["_sums", "_hash", "safe_open"])
+def test_a_reader_takes_the_one_that_replaces_what_it_was_reading(tmp_path, monkeypatch, which, reads):
+    """Fails when a run that saves while its policy is read makes the reader fail."""
+
+    def put(frames):
+        save(tmp_path, frames, keep=1)
+        save_best(tmp_path, frames, frames)
+
+    real, frames = getattr(checkpoint, reads), [8, 12]
+
+    def replaced(*args, **kwargs):
+        if frames:
+            number = frames.pop(0)
+            monkeypatch.setattr(checkpoint, reads, real)
+            put(number)
+            monkeypatch.setattr(checkpoint, reads, replaced)
+        return real(*args, **kwargs)
+
+    put(4)
+    monkeypatch.setattr(checkpoint, reads, replaced)
+    assert checkpoint.choose_policy(tmp_path, which).frames == 12
+    assert not frames
+
+
+def test_a_reader_of_one_by_its_frames_is_told_that_it_is_gone(tmp_path, monkeypatch):
+    save(tmp_path, 4)
+    real = checkpoint._hash
+
+    def replaced(path):
+        monkeypatch.setattr(checkpoint, "_hash", real)
+        save(tmp_path, 8, keep=1)
+        return real(path)
+
+    monkeypatch.setattr(checkpoint, "_hash", replaced)
+    with pytest.raises(UserError, match=r"no checkpoint of frame 4\. There are: 8"):
+        checkpoint.choose_policy(tmp_path, 4)
+
+
+def test_a_damaged_one_is_refused_and_not_read_for_ever(tmp_path):
+    (save(tmp_path, 4) / "online.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="is damaged"):
+        checkpoint.choose_policy(tmp_path, "last")
+
+
 def test_a_full_disk_leaves_the_previous_one_and_no_rest(tmp_path):
     before = save(tmp_path, 4, replay=b"frames")
 
