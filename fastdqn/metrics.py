@@ -215,6 +215,9 @@ class JsonLines:
         self._flush()
         os.fsync(self._file.fileno())
 
+    def move(self, path: Path) -> None:
+        """Go on where the file, which is open, has been renamed to."""
+
     def close(self) -> None:
         """Close the file."""
         with suppress(OSError):
@@ -245,10 +248,13 @@ class JsonLinesAndEvents(JsonLines):
 
     def __init__(self, path: Path, keep_frames: int | None = None) -> None:
         super().__init__(path, keep_frames)
-        tensorboard: Any = importlib.import_module("torch.utils.tensorboard")
-        purge = None if not keep_frames else keep_frames + 1
-        folder = path.parent / "tensorboard" / path.stem
-        self._events = tensorboard.SummaryWriter(str(folder), purge_step=purge)
+        self._events = _events(path, None if not keep_frames else keep_frames + 1)
+
+    def move(self, path: Path) -> None:
+        """Go on in another file of events: TensorBoard opens its files anew by their names."""
+        with suppress(OSError):
+            self._events.close()
+        self._events = _events(path)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row."""
@@ -264,6 +270,12 @@ class JsonLinesAndEvents(JsonLines):
         super().close()
         with suppress(OSError):
             self._events.close()
+
+
+def _events(path: Path, purge: int | None = None) -> Any:
+    tensorboard: Any = importlib.import_module("torch.utils.tensorboard")
+    folder = path.parent / "tensorboard" / path.stem
+    return tensorboard.SummaryWriter(str(folder), purge_step=purge)
 
 
 def open_rows(path: Path, keep_frames: int | None = None) -> JsonLines:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -67,7 +68,7 @@ def train(
     """Train until the run's last frame, or until asked to stop; either way the end is saved.
 
     Args:
-        run: Where the run lives, and its configuration.
+        run: Where the run lives, and its configuration. Its lock is held until the end, then given back.
         resume: Continue from the newest checkpoint.
         weights: Start from the online network of another run or file.
         report: Called a few times a second with the state of the run.
@@ -76,11 +77,16 @@ def train(
         device: Where the learner lives; the GPU if there is one and none is given.
 
     Raises:
-        UserError: The configuration, the checkpoint or the weights cannot be used.
+        UserError: The configuration, the checkpoint or the weights cannot be used, or another process trains
+            the run.
         RunFailedError: The loss is not finite any more, the emulator died, memory or disk ran out; it names
             the last good checkpoint.
     """
-    training = _Training(run, resume, weights, report, say, device)
+    try:
+        training = _Training(run, resume, weights, report, say, device)
+    except BaseException:
+        run.unlock()
+        raise
     try:
         return training.loop(stop_requested)
     except Exception as error:
@@ -107,11 +113,14 @@ class _Training:
         self.run, self.config = run, run.config
         self._report, self._say = report, say
         build.check(self.config, weights, device=device)
+        without_lock = run.lock()
         saved = resume.load(run) if resuming else None
         self.parts = build.build(self.config, saved, device=device)
         self.clock = self.parts.clock
         self.games, self.phase = Games(), PhaseTimer()
         self.marks = {"logged": 0, "evaluated": 0, "saved": 0}
+        if without_lock:
+            self.say(without_lock)
         self._observation, self._store = self._begin(saved)
         if weights:
             build.load_weights(self.parts, weights)
@@ -207,6 +216,7 @@ class _Training:
         self.rows.close()
         self.evaluations.close()
         self.parts.envs.close()
+        self.run.unlock()
 
     def _warm_up(self) -> None:
         parts = self.parts
@@ -234,6 +244,7 @@ class _Training:
         if self._is_due("saved", self.config.checkpoint.every_frames) and frames < self.config.total_frames:
             self._save()
         if time.perf_counter() - self._reported > REPORT_SECONDS:
+            self._follow_folder()
             self.speed.mark(frames, self.phase.seconds, learning=self.clock.updates > 0)
             note = "" if self.clock.updates else "filling the replay before the first update"
             # What was asked for a report ago has arrived; asking for the newest would wait for it.
@@ -278,6 +289,7 @@ class _Training:
 
     def _keep_best(self, policy: checkpoint.Policy, result: Evaluation) -> None:
         """Save the policy if none did better."""
+        self._follow_folder()
         try:
             best = checkpoint.best_mean(self.run.checkpoints)
         except UserError as error:  # damaged, and to be replaced
@@ -296,6 +308,7 @@ class _Training:
         self._means = self.parts.learner.means()()
         self._report(self._snapshot(""))
         complete = self.clock.frames >= self.config.total_frames
+        self._follow_folder()
         if complete and self.clock.frames > self.marks["logged"]:  # else the row is filled after resuming
             self._begin_row()
         self._write_row()
@@ -335,7 +348,21 @@ class _Training:
         """Return what stores a pass: in the replay, and with the feed what the replay took of it."""
         return lambda: self.parts.feed.store(store(), observation)
 
+    def _follow_folder(self) -> None:
+        """Go with the run's folder where it is renamed; where it is removed, save beside it and stop."""
+        try:
+            if self.run.follow():
+                self.rows.move(self.run.metrics)
+                self.evaluations.move(self.run.evaluations)
+                self.say(f"the run's folder has another name now: {self.run.path}")
+        except RunFailedError:
+            with suppress(UserError, OSError):
+                self.run = self.run.beside(f"-rescued-{self.clock.frames}")
+                self._save(final=True)
+            raise
+
     def _save(self, final: bool = False) -> None:
+        self._follow_folder()
         self._write_row()
         self.parts.feed.settle()
         self._store()  # what the next pass would have stored

@@ -75,6 +75,7 @@ def kills(count: int, seed: int, folder: Path) -> dict[str, Any]:
     """
     rng = random.Random(seed)
     run = RunFolder.create(folder / "killed", small())
+    run.unlock()  # the processes take it, one after the other
     facts: Counter[str] = Counter()
     saved_last = ""
     frames_lost = []

@@ -70,7 +70,7 @@ def interrupted(path: Path, config: Config, stops: list[int]) -> RunFolder:
     for number, stop in enumerate([*stops, 10**9]):
         passes = iter(range(10**9))
         train(
-            RunFolder.open(path),
+            RunFolder.open(path) if number else run,
             resume=number > 0,
             stop_requested=lambda passes=passes, stop=stop: next(passes) >= stop,
         )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +18,9 @@ pytest.importorskip("envpool")
 
 from safetensors.torch import load_file
 
-from fastdqn import checkpoint, run_folder
-from fastdqn.config import Config, EnvConfig, ReplayConfig
+import fastdqn
+from fastdqn import checkpoint, run_folder, trainer
+from fastdqn.config import CheckpointConfig, Config, EnvConfig, ReplayConfig
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.evaluation import evaluate
 from fastdqn.presets import PRESETS
@@ -260,6 +265,106 @@ def test_an_existing_folder_is_not_written_over(finished, tmp_path):
     with pytest.raises(UserError, match="is not a run"):
         RunFolder.create(tmp_path / "notes", small(), overwrite=True)
     assert (tmp_path / "notes" / "thesis.txt").exists()
+
+
+def test_a_run_that_is_being_trained_is_neither_resumed_nor_replaced(tmp_path):
+    """Fails when a second training takes away the first one's rows, as resuming does."""
+    config = small(total_frames=2_000, log_every_frames=400)
+    run, refused = RunFolder.create(tmp_path / "r", config), []
+
+    def report(snapshot):
+        if snapshot.frames < 1_000 or refused:
+            return
+        before = run.metrics.read_bytes()
+        for again in (
+            lambda: train(RunFolder.open(run.path), resume=True),
+            lambda: fastdqn.resume_training(run.path, total_frames=10**6),
+            lambda: fastdqn.train(small(), run.path, overwrite=True),
+        ):
+            with pytest.raises(UserError, match=f"is being trained by process {os.getpid()}") as error:
+                again()
+            refused.append(error)
+        assert run.metrics.read_bytes() == before
+
+    train(run, report=report)
+    assert len(refused) == 3
+    assert [row["frames"] for row in rows(run)][-1] >= 2_000
+    assert RunFolder.open(run.path).config == config
+    fastdqn.train(small(total_frames=400), run.path, overwrite=True)  # it is over, and its lock given back
+
+
+def once(frames, call):
+    """A `report` that does something once, after so many frames."""
+    left = [call]
+    return lambda snapshot: left.pop()() if left and snapshot.frames >= frames else None
+
+
+def test_a_run_whose_folder_is_renamed_goes_on_there(tmp_path, monkeypatch):
+    """Fails when it goes on in a new folder of the old name, or in another run that has the name now."""
+    monkeypatch.setattr(trainer, "REPORT_SECONDS", 0.0)
+    config = small(total_frames=2_000, log_every_frames=400, checkpoint=CheckpointConfig(every_frames=800))
+    run, new, said = RunFolder.create(tmp_path / "runs" / "r", config), tmp_path / "elsewhere" / "r", []
+
+    def rename():
+        (tmp_path / "runs").rename(tmp_path / "elsewhere")
+        (tmp_path / "runs" / "r").mkdir(parents=True)
+        (tmp_path / "runs" / "r" / "config.json").touch()
+
+    summary = train(run, report=once(1_000, rename), say=said.append)
+    assert summary.run == str(new)
+    assert f"the run's folder has another name now: {new}" in said
+    assert [path.name for path in (tmp_path / "runs" / "r").iterdir()] == ["config.json"]
+    whole = go(tmp_path / "whole", config)
+    moved = RunFolder.open(new)
+    assert rows(moved) == rows(whole)
+    assert [path.name for path in checkpoint.find(moved.checkpoints)] == [
+        path.name for path in checkpoint.find(whole.checkpoints)
+    ]
+    assert equal(weights(moved), weights(whole))
+    assert json.loads((new / "summary.json").read_text())["run"] == str(new)
+    moved.lock()
+
+
+@pytest.mark.parametrize("remove", ["folder", "content"])
+def test_a_run_whose_folder_is_removed_is_saved_beside_it_and_fails(remove, tmp_path, monkeypatch):
+    """Fails when it goes on without configuration and ends well."""
+    monkeypatch.setattr(trainer, "REPORT_SECONDS", 0.0)
+    run = RunFolder.create(tmp_path / "r", small(total_frames=2_000))
+
+    def content():
+        (run.path / "config.json").unlink()
+
+    gone = once(1_000, content if remove == "content" else lambda: shutil.rmtree(run.path))
+    wanted = r"(?s)r was removed while it was trained\n.*--resume \S+r-rescued-"
+    with pytest.raises(RunFailedError, match=wanted) as error:
+        train(run, report=gone)
+    assert run.path.exists() == (remove == "content")
+    (rescued,) = tmp_path.glob("r-rescued-*")
+    assert str(error.value).endswith(str(rescued))
+    summary = fastdqn.resume_training(rescued)
+    assert (summary.frames, summary.interrupted) == (2_000, False)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_that_is_killed_leaves_no_lock(tmp_path):
+    """Its compiler starts processes of its own, which must not keep the lock."""
+    words = ["train", "Pong-v5", "--run-dir", str(tmp_path / "r"), "--learner.accelerate", "compile"]
+    words += ["--checkpoint.every-frames", "2000", "--replay.warmup-steps", "200", "--progress", "plain"]
+    command = [sys.executable, "-m", "fastdqn", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        line = ""
+        while "saved " not in line:
+            line = process.stderr.readline()
+            assert line, "it ended"
+        refused = subprocess.run(
+            [*command[:3], "train", "--resume", str(tmp_path / "r")], capture_output=True
+        )
+        assert refused.returncode == 2
+        assert b"is being trained by process %d " % process.pid in refused.stderr
+        assert refused.stderr.count(b"\n") == 1
+        process.kill()
+        process.wait()
+        RunFolder.open(tmp_path / "r").lock()
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"unknown": 1}'])
