@@ -339,6 +339,40 @@ def test_a_broken_pipe_ends_quietly() -> None:
     assert done.returncode == 1
 
 
+_FAKE = """
+import sys, time, types
+import fastdqn
+sys.path.insert(0, "tests")
+from test_cli import FakeTrainer, _check
+fake = FakeTrainer()
+for name, module in {"trainer": fake, "build": types.SimpleNamespace(check=_check)}.items():
+    sys.modules["fastdqn." + name] = module
+    setattr(fastdqn, name, module)
+from fastdqn.cli import main
+"""
+"""Puts a trainer without torch into a process of its own."""
+
+
+@pytest.mark.parametrize(("words", "code"), [([], 0), (["--seed", "-1"], 2)])
+@pytest.mark.parametrize("progress", ["plain", "json"])
+def test_a_lost_reader_of_stderr_changes_no_exit_code(
+    words: list[str], code: int, progress: str, tmp_path: Path
+) -> None:
+    """Fails when a training that is complete and saved ends with 1, or with Python's own 120."""
+    read, write = os.pipe()
+    os.close(read)
+    words = ["train", "Pong-v5", "--run-dir", str(tmp_path / "r"), "--progress", progress, *words]
+    done = subprocess.run(
+        [sys.executable, "-c", _FAKE + "sys.exit(main(sys.argv[1:]))", *words],
+        stdout=subprocess.PIPE,
+        stderr=write,
+        cwd=Path(__file__).parents[1],
+    )
+    os.close(write)
+    assert done.returncode == code
+    assert bool(done.stdout) == (code == 0)
+
+
 @pytest.mark.parametrize("stream", [1, 2])
 def test_a_closed_stream_does_no_harm(stream: int) -> None:
     code = f"exec {sys.executable} -m fastdqn presets {stream}>&-"
@@ -757,12 +791,9 @@ def test_the_stop_is_told_once() -> None:
     assert "SIGINT" in said[0]
 
 
-_SLOW_TRAINER = """
-import sys, time, types, pathlib
-import fastdqn
-sys.path.insert(0, "tests")
-from test_cli import FakeTrainer, _check
-fake = FakeTrainer()
+_SLOW_TRAINER = (
+    _FAKE
+    + """
 def during(call):
     print("running", file=sys.stderr, flush=True)
     for _ in range(2000):
@@ -770,12 +801,9 @@ def during(call):
         if call["stop_requested"]():
             return
 fake.during = during
-for name, module in {"trainer": fake, "build": types.SimpleNamespace(check=_check)}.items():
-    sys.modules["fastdqn." + name] = module
-    setattr(fastdqn, name, module)
-from fastdqn.cli import main
 sys.exit(main(["train", "Pong-v5", "--run-dir", sys.argv[1]]))
 """
+)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

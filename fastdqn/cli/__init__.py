@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -75,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         return _fail(words, f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+    finally:
+        _drop_lost_stderr()
 
 
 def _run(words: list[str]) -> int:
@@ -101,10 +104,25 @@ def _run(words: list[str]) -> int:
 
 
 def _open_missing_streams() -> None:
-    """Give a process that was started without stdout or stderr (`>&-`) something to write to."""
+    """Give a process that was started without stdout or stderr (`>&-`) something to write to.
+
+    Names of files that are not UTF-8 go to stdout as they are, so that scripts can use them.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")
+
+
+def _drop_lost_stderr() -> None:
+    """Have what nobody reads any more be forgotten: Python's own flush at exit would make the exit code 120."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    except ValueError:  # closed: nothing will be flushed
+        pass
 
 
 def _fail(words: Sequence[str], message: str, code: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,7 +82,10 @@ def main(words: Sequence[str]) -> int:
     check_mode(arguments.progress)
     extras.require()
     run = _resumed(arguments, given) if arguments.resume else _new(arguments)
-    return _train(run, arguments)
+    try:
+        return _train(run, arguments)
+    finally:
+        run.unlock()
 
 
 def _renamed(word: str) -> str:
@@ -146,7 +150,8 @@ def _train(run: RunFolder, arguments: TrainArguments) -> int:
     if arguments.progress == "json":
         lines = [json.dumps({"message": line}) for line in lines]
     if arguments.progress != "none" or summary.interrupted:
-        print("\n".join(lines), file=sys.stderr, flush=True)
+        with suppress(OSError):  # stderr may be gone; the run is complete and saved
+            print("\n".join(lines), file=sys.stderr, flush=True)
     return stop.exit_code if summary.interrupted else 0
 
 
