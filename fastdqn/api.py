@@ -70,7 +70,7 @@ def train(
     source = None if weights is None else Path(weights)
     build.check(config, source)  # all of it before a run that `overwrite` replaces is gone
     path = default_run_path(config) if run_dir is None else Path(run_dir)
-    run = RunFolder.create(path, config, overwrite=overwrite)
+    run = RunFolder.create(path, config, overwrite=overwrite, weights=source)
     return trainer.train(run, weights=source, report=report, say=say, stop_requested=stop_requested)
 
 

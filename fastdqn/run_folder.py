@@ -66,18 +66,25 @@ class RunFolder:
         self._lock: RunLock | None = None
 
     @classmethod
-    def create(cls, path: Path, config: Config, *, overwrite: bool = False) -> RunFolder:
+    def create(
+        cls, path: Path, config: Config, *, overwrite: bool = False, weights: Path | None = None
+    ) -> RunFolder:
         """Make the folder of a new run, locked, with its config.json and meta.json.
 
         Args:
             path: The folder.
             config: What the run computes.
             overwrite: Replace a run: remove what fastdqn has written there, if there is nothing else.
+            weights: What the run is to start from, which must not lie in what is replaced.
 
         Raises:
             UserError: The folder is not empty and `overwrite` is off; it is no run, has files that are not
-                fastdqn's, or is being trained by another process; or it cannot be made.
+                fastdqn's, has the weights, or is being trained by another process; or it cannot be made.
         """
+        if overwrite and weights and weights.resolve().is_relative_to(path.resolve()):
+            raise UserError(
+                f"{weights} lies in {path}, which --overwrite would remove. Choose another --run-dir."
+            )
         run = cls(path, config)
         try:
             _what_goes(path, overwrite)  # so that no lock file is made in what is no run

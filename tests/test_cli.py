@@ -594,6 +594,21 @@ def test_a_run_folder_that_exists_is_refused(
     assert main(["train", "Pong-v5", "--run-dir", "r", "--overwrite"]) == 0
 
 
+@pytest.mark.parametrize("words", [["--resume", "r"], ["Pong-v5", "--run-dir", "r", "--overwrite"]])
+def test_a_run_that_is_being_trained_is_refused_in_one_line(
+    words: list[str], trainer: FakeTrainer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def again(call: dict[str, Any]) -> None:
+        err = refused(capsys, "train", *words)
+        assert err.count("\n") == 1
+        assert f"r is being trained by process {os.getpid()} on" in err
+
+    trainer.during = again
+    assert main(["train", "Pong-v5", "--run-dir", "r"]) == 0
+    trainer.during = lambda call: None
+    assert main(["train", *words]) == 0
+
+
 def test_overwrite_keeps_the_old_run_when_the_new_one_cannot_start(
     trainer: FakeTrainer, capsys: pytest.CaptureFixture[str]
 ) -> None:

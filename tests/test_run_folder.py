@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import re
@@ -30,9 +31,10 @@ from pathlib import Path
 from fastdqn.run_folder import RunFolder
 run = RunFolder.open(Path(sys.argv[1]))
 run.lock()
-child = os.fork() if len(sys.argv) > 2 else 0
-if len(sys.argv) < 3 or child:
-    print(child, flush=True)
+if len(sys.argv) < 3:
+    print(0, flush=True)
+elif os.fork() == 0:  # the child speaks, so that whoever hears it knows that it runs
+    print(os.getpid(), flush=True)
 signal.pause()
 """
 
@@ -300,6 +302,20 @@ def test_overwrite_leaves_the_folder_of_another_project_alone(
     assert everything(tmp_path) == before
 
 
+@pytest.mark.parametrize("weights", ["run", "run/checkpoints/frame-1/online.safetensors", "other/../run"])
+def test_overwrite_keeps_a_run_whose_weights_the_new_one_starts_from(
+    run: RunFolder, tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when the weights are gone before they are read."""
+    put(tmp_path, "other/metrics.jsonl", "run/metrics.jsonl")
+    before = everything(run.path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"{weights} lies in run, which --overwrite would remove"):
+        RunFolder.create(Path("run"), CONFIG, overwrite=True, weights=Path(weights))
+    assert everything(run.path) == before
+    RunFolder.create(Path("run"), CONFIG, overwrite=True, weights=Path("other"))
+
+
 def test_overwrite_leaves_the_root_and_the_home_alone() -> None:
     for path in (Path("/"), Path.home(), Path("/tmp"), Path("/dev/null")):
         with pytest.raises(UserError, match="is not a run"):
@@ -356,3 +372,43 @@ def test_a_folder_whose_name_is_not_utf8_is_written_in_any_locale(tmp_path: Path
     run.write_summary({"run": str(path)})
     assert r"/r\udcff" in (path / "log.txt").read_text("utf-8")
     assert json.loads((path / "summary.json").read_text())["run"] == str(path)
+
+
+QUICK_FLAGS = (
+    "--total-frames 400 --env.num-envs 2 --replay.capacity 1000 --replay.warmup-steps 60 --network.width 0.1 "
+    "--learner.accelerate eager --learner.batch-size 4 --log-every-frames 200 --checkpoint.every-frames 200 "
+    "--evaluation.every-frames 200 --evaluation.episodes 1 --evaluation.max-episode-frames 400"
+)
+
+
+@pytest.mark.parametrize(
+    "format", ["safetensors", "torchscript", pytest.param("pt2", marks=pytest.mark.slow)]
+)
+def test_every_command_takes_a_run_whose_name_is_not_utf8_and_overwrite_knows_its_files(
+    format: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Fails when nothing is saved there, or when a command writes a file that --overwrite does not know."""
+    for module in ("torch", "envpool", "matplotlib", "imageio_ffmpeg"):
+        pytest.importorskip(module)
+    from fastdqn.cli import main
+
+    path = os.fsdecode(bytes(tmp_path) + b"/r\xff")
+    train = ["train", "Pong-v5", "--run-dir", path, *QUICK_FLAGS.split()]
+    for words in (
+        train,
+        ["train", "--resume", path, "--total-frames", "600"],
+        ["evaluate", path, "--episodes", "1", "--checkpoint", "best", "--max-episode-frames", "400"],
+        ["plot", path],
+        ["record", path, "--max-seconds", "1"],
+        ["export", path, "--format", format],
+        [*train, "--overwrite"],
+    ):
+        own, foreign = run_folder._sorted_out(Path(path)) if words is not train else ([], [])
+        assert not foreign
+        assert main(words) == 0, capfd.readouterr().err
+    assert len([name for name in own if name.parent != Path("checkpoints")]) > 20
+    assert {path.name for path in Path(path).iterdir()} == {
+        *("config.json", "meta.json", "lock", "checkpoints", "log.txt", "summary.json"),
+        *("metrics.jsonl", "evaluations.jsonl"),
+        *({"tensorboard"} if importlib.util.find_spec("tensorboard") else ()),
+    }

@@ -108,7 +108,7 @@ def _new(arguments: TrainArguments) -> RunFolder:
     config = Config(**{field.name: getattr(arguments, field.name) for field in fields(Config)})
     build.check(config, weights)  # all of it before a run that --overwrite replaces is gone
     path = Path(arguments.run_dir) if arguments.run_dir else default_run_path(config)
-    return RunFolder.create(path, config, overwrite=arguments.overwrite)
+    return RunFolder.create(path, config, overwrite=arguments.overwrite, weights=weights)
 
 
 def _resumed(arguments: TrainArguments, given: Given) -> RunFolder:
