@@ -21,17 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from fastdqn.config import NetworkConfig
 from fastdqn.errors import UserError
+from fastdqn.json_files import parse_object
 
 FORMAT = 2
 POLICY_FORMAT = "fastdqn-1"
 PARTS = ("online", "target", "optimizer", "loop")
 SUMS = "SHA256SUMS"
 REPLAY = "replay.safetensors"
+LARGEST_HEADER_BYTES = 2**20
+"""Of a safetensors file; ours are a few kilobytes."""
 _CHECKPOINT, _BEST, _TEMPORARY = "frame-", "best-", "tmp-"
 _ANOTHER = "To go on from the checkpoint before it, remove this one's folder."
 
@@ -423,16 +426,29 @@ def _read(path: Path, sums: Mapping[str, str] | None) -> tuple[dict[str, torch.T
     if sums is not None:
         _verify(path, sums)
     try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        about = _header(path)
+        if not str(about.get("format", "")).startswith("fastdqn-"):
+            raise UserError(
+                f"{path} was not written by fastdqn: its header does not say what network it fits."
+            )
+        tensors = safetensors.load(path.read_bytes())  # its own reading of files wants names in UTF-8
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
-    if not about.get("format", "").startswith("fastdqn-"):
-        raise UserError(f"{path} was not written by fastdqn: its header does not say what network it fits.")
     if about["format"] != POLICY_FORMAT:
         raise UserError(f"{path} has format {about['format']}; this fastdqn reads {POLICY_FORMAT}.")
     return tensors, about
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Read what a safetensors file says of itself. Nothing else of it, which may be larger than the memory."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > LARGEST_HEADER_BYTES:
+            raise ValueError(f"a header of {size} bytes")
+        about = parse_object(file.read(size)).get("__metadata__", {})
+    if not isinstance(about, dict):
+        raise ValueError("its __metadata__ is no object")
+    return about
 
 
 def _sync(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -187,15 +188,19 @@ def _pt2(network: QNetwork, policy: checkpoint.Policy, path: Path) -> Callable[[
     example = torch.zeros(2, STACK, FRAME_SIZE, FRAME_SIZE, dtype=torch.uint8)
     rows = torch.export.Dim("rows", min=1)
     program = torch.export.export(PlainPolicy(network).eval(), (example,), dynamic_shapes=({0: rows},))
-    torch.export.save(program, path)
-    return lambda path: torch.export.load(path).module()
+    buffer = io.BytesIO()  # PyTorch's own writing of files wants names in UTF-8
+    torch.export.save(program, buffer)
+    path.write_bytes(buffer.getbuffer())
+    return lambda path: torch.export.load(io.BytesIO(path.read_bytes())).module()
 
 
 def _torchscript(network: QNetwork, policy: checkpoint.Policy, path: Path) -> Callable[[Path], Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is deprecated: the help says so
-        torch.jit.freeze(torch.jit.script(PlainPolicy(network).eval())).save(str(path))
-        return torch.jit.load
+        buffer = io.BytesIO()  # as above
+        torch.jit.save(torch.jit.freeze(torch.jit.script(PlainPolicy(network).eval())), buffer)
+    path.write_bytes(buffer.getbuffer())
+    return lambda path: torch.jit.load(io.BytesIO(path.read_bytes()))  # type: ignore[no-untyped-call]
 
 
 _WRITERS: dict[str, Callable[[QNetwork, checkpoint.Policy, Path], Callable[[Path], Any]]] = {

@@ -179,7 +179,7 @@ def test_a_run_that_is_gone_is_not_made_again(tmp_path):
 
 
 @pytest.mark.parametrize("which", ["last", "best"])
-@pytest.mark.parametrize("reads", ["_sums", "_hash", "safe_open"])
+@pytest.mark.parametrize("reads", ["_sums", "_hash", "_header"])
 def test_a_reader_takes_the_one_that_replaces_what_it_was_reading(tmp_path, monkeypatch, which, reads):
     """Fails when a run that saves while its policy is read makes the reader fail."""
 

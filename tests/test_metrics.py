@@ -51,6 +51,29 @@ def test_events_are_the_rows_and_a_resumed_run_does_not_repeat_itself(tmp_path):
     assert [json.loads(line)["frames"] for line in path.read_text().splitlines()] == [100, 200, 300, 400]
 
 
+def test_events_go_on_where_the_folder_was_renamed_to(tmp_path):
+    """Fails when TensorBoard makes the old folder anew, or writes nothing any more."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    rows = open_rows(old / "metrics.jsonl")
+    rows.write(row(100, 0.5))
+    old.rename(new)
+    rows.move(new / "metrics.jsonl")
+    rows.write(row(200, 0.25))
+    rows.close()
+    events = EventAccumulator(str(new / "tensorboard" / "metrics"))
+    events.Reload()
+    assert [(one.step, one.value) for one in events.Scalars("loss")] == [(100, 0.5), (200, 0.25)]
+    assert [json.loads(line)["frames"] for line in (new / "metrics.jsonl").read_text().splitlines()] == [
+        100,
+        200,
+    ]
+    assert not old.exists()
+
+
 def test_a_full_disk_costs_the_events_and_not_the_run(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     rows = metrics.JsonLinesAndEvents(tmp_path / "metrics.jsonl")
