@@ -78,6 +78,7 @@ def resume_training(
     run: PathLike,
     *,
     total_frames: int | None = None,
+    inexact: bool = False,
     report: Callable[[Snapshot], None] = lambda snapshot: None,
     say: Callable[[str], None] = lambda line: None,
     stop_requested: Callable[[], bool] = lambda: False,
@@ -87,6 +88,7 @@ def resume_training(
     Args:
         run: Its folder.
         total_frames: Train to this many frames, counted from the run's beginning; to its own number if none.
+        inexact: Go on though packages that decide the bits of a run have other versions now.
         report: As in `train`, like the two that follow.
         say: Called with lines for people.
         stop_requested: Asked once per step of the games; the run is saved when it says yes.
@@ -95,14 +97,16 @@ def resume_training(
         How the run ended.
 
     Raises:
-        fastdqn.errors.UserError: It is not a run, or its newest checkpoint is damaged or of another version.
+        fastdqn.errors.UserError: It is not a run, or its newest checkpoint is damaged or of other versions.
         fastdqn.errors.RunFailedError: The run had gone on and cannot any further.
     """
     from fastdqn import build, trainer
     from fastdqn.run_folder import RunFolder
 
     folder = RunFolder.reopen(Path(run), total_frames, build.check)
-    return trainer.train(folder, resume=True, report=report, say=say, stop_requested=stop_requested)
+    return trainer.train(
+        folder, resume=True, inexact=inexact, report=report, say=say, stop_requested=stop_requested
+    )
 
 
 def evaluate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +17,13 @@ from fastdqn.checkpoint import Checkpoint
 from fastdqn.config import CheckpointConfig, Config, EvaluationConfig
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.metrics import Games
-from fastdqn.run_folder import RunFolder
+from fastdqn.run_folder import RunFolder, versions
 
 if TYPE_CHECKING:
     from fastdqn.build import Parts
+
+DECIDING = ("fastdqn", "torch", "envpool")
+"""Packages whose version decides the bits of a run; docs/pythons.md has what was tried."""
 
 
 def save(
@@ -54,6 +57,7 @@ def save(
         loop["loop.observation"] = torch.from_numpy(observation)
     state = {
         "config": asdict(run.config),
+        "versions": dict(versions()),
         "clock": asdict(parts.clock),
         "actor": parts.actor.random_state(),
         "generation": parts.envs.generation,
@@ -74,11 +78,16 @@ def save(
     )
 
 
-def load(run: RunFolder) -> Checkpoint:
+def load(run: RunFolder, *, inexact: bool = False) -> Checkpoint:
     """Read the newest checkpoint of a run that is to go on.
 
+    Args:
+        run: The run.
+        inexact: Take it though packages that decide the bits of a run have other versions now.
+
     Raises:
-        UserError: There is none, it is damaged or of a run of another configuration, or the run is complete.
+        UserError: There is none, it is damaged or of a run of another configuration, the run is complete, or it
+            was saved by other versions and going on would not be exact.
     """
     saved = checkpoint.load(checkpoint.newest(run.checkpoints))
     try:
@@ -95,7 +104,27 @@ def load(run: RunFolder) -> Checkpoint:
             f"{run.path} is complete: it has played its {run.config.total_frames:,} frames.\n"
             "Play on with a larger --total-frames, or start anew from its weights with --weights."
         )
+    if saved.replay and not inexact:  # without the replay other games follow anyway
+        _check_versions(run, saved)
     return saved
+
+
+def _check_versions(run: RunFolder, saved: Checkpoint) -> None:
+    """Raise where a package that decides the bits of a run has another version than when it was saved."""
+    then = saved.state.get("versions", {})  # a checkpoint that names none is from before they were kept
+    if not isinstance(then, Mapping):
+        raise UserError(
+            f"{saved.path / 'state.json'} cannot be read: versions = {then!r}: an object is wanted"
+        )
+    now = versions()
+    changed = [name for name in DECIDING if name in then and then[name] != now[name]]
+    if changed:
+        was, has = (", ".join(f"{name} {of[name]}" for name in changed) for of in (then, now))
+        raise UserError(
+            f"{saved.path} was saved with {was}; here is {has}.\n"
+            "The run would not go on as it would have there. Install what it was saved with, or type:\n"
+            f"fastdqn train --resume {run.path} --inexact"
+        )
 
 
 def restore(saved: Checkpoint, parts: Parts, games: Games) -> NDArray[np.uint8] | None:

@@ -5,6 +5,7 @@ Who only reads a run needs no lock and changes nothing. Who trains it holds its 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -14,7 +15,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from importlib import metadata
@@ -296,7 +297,7 @@ def machine_and_versions() -> dict[str, Any]:
     return {
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": versions(),
+        "versions": dict(versions()),
         "machine": {
             "system": platform.platform(),
             "cpu": _cpu_model(),
@@ -307,7 +308,8 @@ def machine_and_versions() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str | None]:
+@functools.cache  # what this process began with, even if a package is replaced on disk while it trains
+def versions() -> Mapping[str, str | None]:
     """Return the versions of Python and of `PACKAGES`, none where one is not installed.
 
     PyTorch is asked itself: 2.13.0 on PyPI is 2.13.0+cu130, and only the module says so.

@@ -59,6 +59,7 @@ def train(
     run: RunFolder,
     *,
     resume: bool = False,
+    inexact: bool = False,
     weights: Path | None = None,
     report: Callable[[Snapshot], None] = lambda snapshot: None,
     say: Callable[[str], None] = lambda line: None,
@@ -70,6 +71,7 @@ def train(
     Args:
         run: Where the run lives, and its configuration. Its lock is held until the end, then given back.
         resume: Continue from the newest checkpoint.
+        inexact: Continue though other versions than those it was saved with give other bits.
         weights: Start from the online network of another run or file.
         report: Called a few times a second with the state of the run.
         say: Called with lines for people; they are in the run's log too.
@@ -83,7 +85,7 @@ def train(
             the last good checkpoint.
     """
     try:
-        training = _Training(run, resume, weights, report, say, device)
+        training = _Training(run, resume, inexact, weights, report, say, device)
     except BaseException:
         run.unlock()
         raise
@@ -105,6 +107,7 @@ class _Training:
         self,
         run: RunFolder,
         resuming: bool,
+        inexact: bool,
         weights: Path | None,
         report: Callable[[Snapshot], None],
         say: Callable[[str], None],
@@ -114,7 +117,7 @@ class _Training:
         self._report, self._say = report, say
         build.check(self.config, weights, device=device)
         without_lock = run.lock()
-        saved = resume.load(run) if resuming else None
+        saved = resume.load(run, inexact=inexact) if resuming else None
         self.parts = build.build(self.config, saved, device=device)
         self.clock = self.parts.clock
         self.games, self.phase = Games(), PhaseTimer()

@@ -468,6 +468,14 @@ def test_resume_takes_nothing_else(
     assert not trainer.calls
 
 
+def test_inexact_goes_with_resume_alone(trainer: FakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "Pong-v5", "--run-dir", "r", "--progress", "none"]) == 0
+    assert main(["train", "--resume", "r", "--inexact", "--progress", "none"]) == 0
+    assert [call["inexact"] for call in trainer.calls] == [False, True]
+    capsys.readouterr()
+    assert "--resume RUN --inexact" in refused(capsys, "train", "Pong-v5", "--inexact")
+
+
 def test_resume_of_nothing(trainer: FakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
     assert "does not exist" in refused(capsys, "train", "--resume", "nowhere")
 

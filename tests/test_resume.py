@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from fastdqn.config import CheckpointConfig, Config, EnvConfig, ReplayConfig
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.metrics import Games, JsonLines
 from fastdqn.presets import PRESETS
-from fastdqn.run_folder import RunFolder
+from fastdqn.run_folder import RunFolder, versions
 from fastdqn.trainer import train
 
 
@@ -196,6 +197,70 @@ def test_another_emulator_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(envs, "_generation_seed", lambda seed, generation: seed + 1)
     with pytest.raises(UserError, match="another EnvPool"):
         train(RunFolder.open(run.path), resume=True)
+
+
+def edit_versions(run: RunFolder, change) -> Path:
+    """Change what the newest checkpoint says it was saved with, checksum included."""
+    path = checkpoint.newest(run.checkpoints)
+    state = json.loads((path / "state.json").read_text())
+    change(state)
+    (path / "state.json").write_text(json.dumps(state))
+    sums = path / checkpoint.SUMS
+    kept = [line for line in sums.read_text().splitlines() if not line.endswith("state.json")]
+    digest = hashlib.sha256((path / "state.json").read_bytes()).hexdigest()
+    sums.write_text("\n".join([*kept, f"{digest}  state.json"]) + "\n")
+    return path
+
+
+@pytest.fixture
+def stopped(tmp_path) -> RunFolder:
+    """A run that was stopped, its replay in the checkpoint."""
+    run = RunFolder.create(tmp_path / "r", tiny(total_frames=1_600))
+    passes = iter(range(10**6))
+    train(run, stop_requested=lambda: next(passes) >= 100)
+    return run
+
+
+@pytest.mark.parametrize("package", resume.DECIDING)
+def test_another_version_is_named_and_taken_only_when_that_is_wanted(package, stopped):
+    """Fails when a run goes on, unasked, with a package that may compute other bits than it began with."""
+    here = versions()[package]
+    path = edit_versions(stopped, lambda state: state["versions"].update({package: "2.11.0+cu128"}))
+    wanted = (
+        f"(?s){path} was saved with {package} 2.11.0.cu128; here is {package} {re.escape(here)}.*--inexact"
+    )
+    with pytest.raises(UserError, match=wanted):
+        train(RunFolder.open(stopped.path), resume=True)
+    assert train(RunFolder.open(stopped.path), resume=True, inexact=True).frames >= 1_600
+    state = json.loads((checkpoint.newest(stopped.checkpoints) / "state.json").read_text())
+    assert state["versions"] == versions()
+
+
+@pytest.mark.parametrize("package", ["python", "numpy", "rich"])
+def test_versions_that_decide_no_bits_may_differ(package, stopped):
+    edit_versions(stopped, lambda state: state["versions"].update({package: "1.0"}))
+    assert train(RunFolder.open(stopped.path), resume=True).frames >= 1_600
+
+
+def test_a_checkpoint_that_names_no_versions_is_taken(stopped):
+    edit_versions(stopped, lambda state: state.pop("versions"))
+    assert train(RunFolder.open(stopped.path), resume=True).frames >= 1_600
+
+
+def test_versions_of_another_type_are_refused(stopped):
+    edit_versions(stopped, lambda state: state.update(versions=[1]))
+    with pytest.raises(UserError, match=r"state.json cannot be read: versions = \[1\]"):
+        train(RunFolder.open(stopped.path), resume=True)
+
+
+def test_other_versions_do_not_matter_where_the_replay_is_not_kept(tmp_path):
+    """Such a run goes on with other games anyway."""
+    config = replace(tiny(total_frames=1_600), checkpoint=CheckpointConfig(replay="off"))
+    run = RunFolder.create(tmp_path / "r", config)
+    passes = iter(range(10**6))
+    train(run, stop_requested=lambda: next(passes) >= 100)
+    edit_versions(run, lambda state: state["versions"].update(torch="2.11.0"))
+    assert train(RunFolder.open(run.path), resume=True).frames >= 1_600
 
 
 def test_a_row_that_cannot_be_read_is_named(tmp_path):

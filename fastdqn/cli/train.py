@@ -46,7 +46,7 @@ _ALIASES = {
     "--exploration-min": "--exploration.min",
     "--evaluate-every-frames": "--evaluation.every-frames",
 }
-_WITH_RESUME = {"--resume", "--progress", "--total-frames"}
+_WITH_RESUME = {"--resume", "--progress", "--total-frames", "--inexact"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class TrainArguments(Config):
     overwrite: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """Replace the run that is in the folder."""
     resume: Annotated[str, arg(metavar="RUN", help_behavior_hint="")] = ""
-    """Continue this run with its own configuration; only --total-frames and --progress can be added."""
+    """Continue this run with its own configuration; --total-frames, --inexact and --progress can be added."""
+    inexact: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
+    """With --resume: go on though PyTorch, EnvPool or fastdqn has another version than when it was saved."""
     weights: Annotated[str, arg(metavar="RUN_OR_FILE", help_behavior_hint="")] = ""
     """Start from the network of a run or of a .safetensors file."""
     progress: Mode = "auto"
@@ -95,6 +97,8 @@ def _renamed(word: str) -> str:
 
 def _new(arguments: TrainArguments) -> RunFolder:
     """Make the folder of a new run, after everything that can be wrong was looked at."""
+    if arguments.inexact:
+        raise UserError("--inexact is for a run that goes on.\n  Type: fastdqn train --resume RUN --inexact")
     if not arguments.game:
         raise UserError("train needs a game.\n  Type: fastdqn train Pong-v5, or fastdqn train --resume RUN")
     weights = Path(arguments.weights) if arguments.weights else None
@@ -140,6 +144,7 @@ def _train(run: RunFolder, arguments: TrainArguments) -> int:
         summary = trainer.train(
             run,
             resume=resume,
+            inexact=arguments.inexact,
             weights=Path(arguments.weights) if arguments.weights else None,
             report=view.report,
             say=view.say,
