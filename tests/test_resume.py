@@ -49,13 +49,20 @@ def outcome(run: RunFolder) -> dict:
         del row["timing"]
     saved = checkpoint.load(last)
     state = dict(saved.state)
-    del state["marks"]["saved"]
+    del state["marks"]["saved"], state["versions"]
     return {
         "rows": rows,
         "state": state,
         "tensors": {name: tensor.numpy().tobytes() for name, tensor in saved.tensors.items()},
         "replay": hashlib.sha256(saved.replay.read_bytes()).hexdigest() if saved.replay else None,
     }
+
+
+def digest(run: RunFolder) -> str:
+    """A checksum of `outcome`, for processes that compare by a line."""
+    found = outcome(run)
+    found["tensors"] = {name: hashlib.sha256(value).hexdigest() for name, value in found["tensors"].items()}
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def differences(one: dict, other: dict) -> list[str]:
