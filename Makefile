@@ -4,6 +4,7 @@
 PYTHON ?= python3
 GAME ?= Pong-v5
 ARGS ?=
+EXTRAS ?= train,plot,video,clients,dev
 
 BIN := .venv/bin
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.txt
@@ -29,7 +30,7 @@ setup: .venv/.installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Setting up .venv: PyTorch and EnvPool are downloaded once, then the C++ extension is built."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,plot,video,clients,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 train: setup

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastdqn.config import Config, Protocol
+from fastdqn.config import Config, Protocol, TrackerName
 from fastdqn.openmp import shorten_waits
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def train(
     *,
     weights: PathLike | None = None,
     overwrite: bool = False,
+    trackers: Sequence[TrackerName] = (),
     report: Callable[[Snapshot], None] = lambda snapshot: None,
     say: Callable[[str], None] = lambda line: None,
     stop_requested: Callable[[], bool] = lambda: False,
@@ -53,6 +54,7 @@ def train(
         run_dir: Folder of the run; a new one in `runs/` if none.
         weights: Start from the network of this run or .safetensors file.
         overwrite: Replace the run that is in the folder.
+        trackers: `wandb` and `mlflow`: where the rows of the metrics go, too.
         report: Called about four times a second with the state of the run.
         say: Called with lines for people.
         stop_requested: Asked once per step of the games; the run is saved when it says yes.
@@ -66,12 +68,16 @@ def train(
     """
     from fastdqn import build, trainer
     from fastdqn.run_folder import RunFolder, default_run_path
+    from fastdqn.trackers import check as check_trackers
 
     source = None if weights is None else Path(weights)
     build.check(config, source)  # all of it before a run that `overwrite` replaces is gone
+    check_trackers(trackers)
     path = default_run_path(config) if run_dir is None else Path(run_dir)
     run = RunFolder.create(path, config, overwrite=overwrite, weights=source)
-    return trainer.train(run, weights=source, report=report, say=say, stop_requested=stop_requested)
+    return trainer.train(
+        run, weights=source, track=trackers, report=report, say=say, stop_requested=stop_requested
+    )
 
 
 def resume_training(

@@ -23,6 +23,7 @@ Reduction = Literal["mean", "sum"]
 Bootstrap = Literal["max", "double"]
 KeepReplay = Literal["auto", "on", "off"]
 Protocol = Literal["nature", "machado", "own"]
+TrackerName = Literal["wandb", "mlflow"]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,22 +178,38 @@ class RateWindow:
         return {name: (last[name] - first.get(name, 0.0)) / max(end - start, 1e-9) for name in last}
 
 
+def _nowhere(row: Mapping[str, Any]) -> None:
+    """Take a row, and do nothing with it."""
+
+
+def scalars(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a row and of its timing, frames aside: what a curve can be drawn of."""
+    values = {**row, **row.get("timing", {})}
+    return {
+        name: value for name, value in values.items() if isinstance(value, int | float) and name != "frames"
+    }
+
+
 class JsonLines:
     """A file of one JSON object a line, each on disk as soon as it is written.
 
     Args:
         path: The file; it is continued where it exists.
         keep_frames: Rows with more frames than this are dropped first: a resumed run writes them again.
+        also: Called with each row, those aside that an earlier process wrote and this one writes again.
     """
 
-    def __init__(self, path: Path, keep_frames: int | None = None) -> None:
+    def __init__(
+        self, path: Path, keep_frames: int | None = None, also: Callable[[Mapping[str, Any]], None] = _nowhere
+    ) -> None:
+        self._also, self._told = also, 0
         if keep_frames is not None and path.exists():
             lines = path.read_bytes().splitlines(keepends=True)
             if lines and not lines[-1].endswith(b"\n"):  # cut short by a kill, newer than any checkpoint
                 lines.pop()
-            kept = [
-                line for number, line in enumerate(lines, 1) if _frames(line, path, number) <= keep_frames
-            ]
+            frames = [_frames(line, path, number) for number, line in enumerate(lines, 1)]
+            kept = [line for line, of in zip(lines, frames, strict=True) if of <= keep_frames]
+            self._told = max(frames, default=0)
             temporary = path.with_suffix(".tmp")
             temporary.write_bytes(b"".join(kept))
             temporary.replace(path)
@@ -205,6 +221,8 @@ class JsonLines:
         self._waiting += (json.dumps(row) + "\n").encode()
         with suppress(OSError):
             self._flush()
+        if row["frames"] > self._told:
+            self._also(row)
 
     def sync(self) -> None:
         """Have the disk hold every row before going on.
@@ -244,10 +262,13 @@ class JsonLinesAndEvents(JsonLines):
     Args:
         path: The file.
         keep_frames: As for `JsonLines`; TensorBoard then ignores later events of an earlier process.
+        also: As for `JsonLines`.
     """
 
-    def __init__(self, path: Path, keep_frames: int | None = None) -> None:
-        super().__init__(path, keep_frames)
+    def __init__(
+        self, path: Path, keep_frames: int | None = None, also: Callable[[Mapping[str, Any]], None] = _nowhere
+    ) -> None:
+        super().__init__(path, keep_frames, also)
         self._events = _events(path, None if not keep_frames else keep_frames + 1)
 
     def move(self, path: Path) -> None:
@@ -260,9 +281,8 @@ class JsonLinesAndEvents(JsonLines):
         """Append one row."""
         super().write(row)
         with suppress(OSError):  # a full disk; the file has, or will have, the row
-            for name, value in {**row, **row.get("timing", {})}.items():
-                if isinstance(value, int | float) and name != "frames":
-                    self._events.add_scalar(name, value, row["frames"])
+            for name, value in scalars(row).items():
+                self._events.add_scalar(name, value, row["frames"])
             self._events.flush()
 
     def close(self) -> None:
@@ -278,13 +298,15 @@ def _events(path: Path, purge: int | None = None) -> Any:
     return tensorboard.SummaryWriter(str(folder), purge_step=purge)
 
 
-def open_rows(path: Path, keep_frames: int | None = None) -> JsonLines:
+def open_rows(
+    path: Path, keep_frames: int | None = None, also: Callable[[Mapping[str, Any]], None] = _nowhere
+) -> JsonLines:
     """Open a file of rows, with TensorBoard events beside it where the extra `tensorboard` is installed.
 
     Who installed it wants them, and they decide nothing in a run: so there is no setting.
     """
     kind = JsonLinesAndEvents if importlib.util.find_spec("tensorboard") else JsonLines
-    return kind(path, keep_frames)
+    return kind(path, keep_frames, also)
 
 
 class Speed:

@@ -33,7 +33,7 @@ _MARKS = {"game", "preset", "env", "replay", "learner"}
 """Keys of a run's config.json, of every version."""
 
 _OWN_FILES = re.compile(
-    r"(config|meta|summary)\.json(\.tmp)?|(metrics|evaluations)\.(jsonl|tmp)|log\.txt"
+    r"(config|meta|summary|trackers)\.json(\.tmp)?|(metrics|evaluations)\.(jsonl|tmp)|log\.txt"
     r"|checkpoints/(frame|best)-\d+/((online|target|optimizer|loop|replay)\.safetensors|state\.json|evaluation\.json"
     r"|SHA256SUMS(\.tmp)?)|checkpoints/tmp-[^/]+/[^/]+"
     r"|tensorboard/(metrics|evaluations)/events\.out\.tfevents\.[^/]+"

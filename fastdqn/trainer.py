@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdqn import build, checkpoint, resume, schedules
+from fastdqn import build, checkpoint, resume, schedules, trackers
 from fastdqn.backend import Backend
 from fastdqn.errors import RunFailedError, UserError, cause_of_failure
 from fastdqn.evaluation import Evaluation, evaluate_learner
 from fastdqn.learner import MEANS
-from fastdqn.metrics import Games, PhaseTimer, Snapshot, Speed, open_rows
+from fastdqn.metrics import Games, JsonLines, PhaseTimer, Snapshot, Speed, open_rows
 from fastdqn.replay import Added
 from fastdqn.run_folder import RunFolder
+from fastdqn.trackers import Trackers
 
 REPORT_SECONDS = 0.25
 
@@ -61,6 +62,7 @@ def train(
     resume: bool = False,
     inexact: bool = False,
     weights: Path | None = None,
+    track: Sequence[str] = (),
     report: Callable[[Snapshot], None] = lambda snapshot: None,
     say: Callable[[str], None] = lambda line: None,
     stop_requested: Callable[[], bool] = lambda: False,
@@ -73,6 +75,7 @@ def train(
         resume: Continue from the newest checkpoint.
         inexact: Continue though other versions than those it was saved with give other bits.
         weights: Start from the online network of another run or file.
+        track: Trackers of a new run, `wandb` or `mlflow`; one that is continued keeps those that it has.
         report: Called a few times a second with the state of the run.
         say: Called with lines for people; they are in the run's log too.
         stop_requested: Asked once per pass of the loop.
@@ -85,7 +88,7 @@ def train(
             the last good checkpoint.
     """
     try:
-        training = _Training(run, resume, inexact, weights, report, say, device)
+        training = _Training(run, resume, inexact, weights, track, report, say, device)
     except BaseException:
         run.unlock()
         raise
@@ -109,6 +112,7 @@ class _Training:
         resuming: bool,
         inexact: bool,
         weights: Path | None,
+        track: Sequence[str],
         report: Callable[[Snapshot], None],
         say: Callable[[str], None],
         device: Backend | None,
@@ -128,13 +132,15 @@ class _Training:
         if weights:
             build.load_weights(self.parts, weights)
             self.say(f"weights from {weights}")
-        self.rows = open_rows(run.metrics, keep_frames=self.clock.frames)
-        self.evaluations = open_rows(run.evaluations, keep_frames=self.clock.frames)
+        self.trackers = Trackers()
+        self.rows = self._open_rows(run.metrics)
+        self.evaluations = self._open_rows(run.evaluations)
         self.speed = Speed(self.clock.frames)
         self._reported = 0.0
         self._means: dict[str, float] | None = None
         self._read_means = self._read_reported = self.parts.learner.means()
         self._row: Snapshot | None = None
+        self.trackers = trackers.start(run, track, self.say, resuming=resuming)
 
     def loop(self, stop_requested: Callable[[], bool]) -> Summary:
         clock, envs, replay, learner, actor, feed = (
@@ -218,6 +224,7 @@ class _Training:
     def close(self) -> None:
         self.rows.close()
         self.evaluations.close()
+        self.trackers.finish({}, "failed")  # nothing, where it has ended well
         self.parts.envs.close()
         self.run.unlock()
 
@@ -328,7 +335,12 @@ class _Training:
             interrupted=not complete,
         )
         self.run.write_summary(summary.row())
+        self.trackers.finish(summary.row(), "finished" if complete else "stopped")
         return summary
+
+    def _open_rows(self, path: Path) -> JsonLines:
+        """Open a file of rows that the trackers are told, too."""
+        return open_rows(path, self.clock.frames, also=lambda row: self.trackers.write(path.stem, row))
 
     def _begin(self, saved: checkpoint.Checkpoint | None) -> tuple[Any, Callable[[], Any]]:
         """Return the first observation, and what is yet to be stored of it."""

@@ -13,6 +13,8 @@ _EXTRAS = {
     "train": ("training", PACKAGES),
     "plot": ("plotting", ("matplotlib",)),
     "tensorboard": ("writing events", ("tensorboard",)),
+    "wandb": ("tracking with Weights & Biases", ("wandb",)),
+    "mlflow": ("tracking with MLflow", ("mlflow",)),
     "video": ("recording", ("imageio_ffmpeg", "PIL")),
 }
 """What each extra is for, and the import names of its packages."""

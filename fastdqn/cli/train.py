@@ -67,6 +67,8 @@ class TrainArguments(Config):
     """With --resume: go on though PyTorch, EnvPool or fastdqn has another version than when it was saved."""
     weights: Annotated[str, arg(metavar="RUN_OR_FILE", help_behavior_hint="")] = ""
     """Start from the network of a run or of a .safetensors file."""
+    trackers: Annotated[str, arg(metavar="NAME[,NAME]", help_behavior_hint="")] = ""
+    """wandb, mlflow or both: where the rows of metrics.jsonl go, too. A resumed run keeps those it has."""
     progress: Mode = "auto"
     """auto: a dashboard (live) on a terminal, else plain lines; json: one object a line. All on stderr."""
 
@@ -108,11 +110,17 @@ def _new(arguments: TrainArguments) -> RunFolder:
 
     with loading(_HEAVY):
         from fastdqn import build
+        from fastdqn.trackers import check as check_trackers
 
     config = Config(**{field.name: getattr(arguments, field.name) for field in fields(Config)})
     build.check(config, weights)  # all of it before a run that --overwrite replaces is gone
+    check_trackers(_names(arguments.trackers))
     path = Path(arguments.run_dir) if arguments.run_dir else default_run_path(config)
     return RunFolder.create(path, config, overwrite=arguments.overwrite, weights=weights)
+
+
+def _names(trackers: str) -> list[str]:
+    return trackers.split(",") if trackers else []
 
 
 def _resumed(arguments: TrainArguments, given: Given) -> RunFolder:
@@ -146,6 +154,7 @@ def _train(run: RunFolder, arguments: TrainArguments) -> int:
             resume=resume,
             inexact=arguments.inexact,
             weights=Path(arguments.weights) if arguments.weights else None,
+            track=_names(arguments.trackers),
             report=view.report,
             say=view.say,
             stop_requested=stop.requested,
