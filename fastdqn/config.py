@@ -250,7 +250,7 @@ class Config:
 
     def flat(self) -> dict[str, Any]:
         """Return every value under its dotted name, such as `learner.batch_size`."""
-        return _flat(dataclasses.asdict(self), "")
+        return flatten(dataclasses.asdict(self))
 
     def to_json(self) -> str:
         """Return the config as indented JSON text."""
@@ -340,8 +340,9 @@ def _lookup(config: Config, name: str) -> Any:
     return value
 
 
-def _flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested mappings under their dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from fastdqn.cli.config_file import base_config
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 
@@ -93,7 +95,7 @@ FAST = ("fastdqn games", "fastdqn presets", "make ")
 
 def test_the_pages_are_read_and_nothing_is_left_out_in_vain():
     found = snippets()
-    assert {snippet.language for snippet in found} == {"sh", "python", "cmake", "cpp"}
+    assert {snippet.language for snippet in found} == {"sh", "python", "cmake", "cpp", "toml"}
     assert len(COMMANDS) > 30
     assert {reason_not_run(snippet) for snippet in found} - {None} == set(NOT_RUN)
 
@@ -262,6 +264,13 @@ def test_the_docstring_of_the_replay_runs():
     names = names_of_snippets()
     run_python("\n".join(line[4:] for line in source.splitlines()), names)
     assert len(names["batch"].row) == 32
+
+
+def test_the_configuration_file_of_runs_is_read(tmp_path):
+    (source,) = [one.text for one in snippets() if one.language == "toml"]
+    (tmp_path / "c.toml").write_text(source)
+    config = base_config(str(tmp_path / "c.toml"), None)
+    assert (config.game, config.preset, config.learner.batch_size) == ("Breakout-v5", "nature", 64)
 
 
 @pytest.mark.slow

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from fastdqn.cli import extras, mistakes
+from fastdqn.cli import extras
 from fastdqn.cli.arguments import Given, parse, scan
+from fastdqn.cli.config_file import DEFAULT_PRESET, base_config
 from fastdqn.cli.progress import Mode, check_mode, loading, open_progress
 from fastdqn.cli.stopping import StopRequest
 from fastdqn.config import Config
@@ -28,11 +29,13 @@ _ABOUT = """Train a Deep Q-Network on an Atari game.
 
   fastdqn train Pong-v5
   fastdqn train Breakout-v5 --preset nature --total-frames 10M --seed 3
+  fastdqn train --config RUN/config.json --seed 2
   fastdqn train --resume RUN
   fastdqn train Pong-v5 --weights RUN --exploration-max 0.1
 
-The preset is chosen first, and flags change its values; the defaults below are
-those of --preset. Counts can be written 10M, 2.5k or 1_000_000.
+The preset's values come first, those of --config over them, flags over both;
+the defaults below are those of --preset and --config. Counts can be written
+10M, 2.5k or 1_000_000.
 --exploration-max is another name of --exploration.max, --evaluate-every-frames
 of --evaluation.every-frames.
 
@@ -55,8 +58,10 @@ class TrainArguments(Config):
 
     game: Annotated[str, Positional, arg(metavar="GAME", help_behavior_hint="")] = ""
     """An Atari game under EnvPool's name, such as Pong-v5."""
-    preset: Annotated[str, arg(metavar="{" + ",".join(PRESETS) + "}")] = "quick"
+    preset: Annotated[str, arg(metavar="{" + ",".join(PRESETS) + "}")] = DEFAULT_PRESET
     """Where the values come from that no flag sets; `fastdqn presets` compares them."""
+    config: Annotated[str, arg(metavar="FILE", help_behavior_hint="")] = ""
+    """Values that take the place of the preset's, in JSON or TOML; a run's config.json is such a file."""
     run_dir: Annotated[str, arg(metavar="DIR", help_behavior_hint="(default: a new one in runs/)")] = ""
     """Folder of the run: configuration, metrics, log, checkpoints."""
     overwrite: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
@@ -77,11 +82,8 @@ def main(words: Sequence[str]) -> int:
     """Run the command; return the exit code."""
     words = [_renamed(word) for word in words]
     given = scan(TrainArguments, words, positional="game")
-    preset = given.values.get("--preset") or "quick"
-    if preset not in PRESETS:
-        more = "`fastdqn presets` compares them."
-        raise UserError("--preset: " + mistakes.unknown_word("preset", preset, PRESETS, more))
-    default = TrainArguments(**{**vars(PRESETS[preset].config), "game": ""})
+    base = base_config(given.values.get("--config"), given.values.get("--preset"))
+    default = TrainArguments(**vars(base))
     arguments = parse(TrainArguments, words, prog="fastdqn train", about=_ABOUT, default=default)
     check_mode(arguments.progress)
     extras.require()
