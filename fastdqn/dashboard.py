@@ -1,7 +1,7 @@
 """Views of a run's snapshot: a dashboard for a terminal (rich), one plain line, an SVG picture.
 
 Everything but `Dashboard` is a pure function of a snapshot and a history. Lines are laid out by hand, without
-rich's tables: the thread that draws is the one that trains.
+rich's tables: most of the time the thread that draws is the one that trains.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import json
 import math
 import sys
 import textwrap
+import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -32,6 +34,7 @@ _DONE, _LEFT = "cyan", "bright_black"
 _PLOT_ROWS, _MAX_PLOT_ROWS = 9, 15
 _LOG_LINES = 4
 _AXIS = 8  # columns of the plot's labels
+_TICK_SECONDS = 0.5
 _ROOMY = 28  # rows at which all messages and a full plot have room
 
 
@@ -88,7 +91,12 @@ class History:
 
 
 def render(
-    snapshot: Snapshot | None, history: History, width: int, height: int | None = None
+    snapshot: Snapshot | None,
+    history: History,
+    width: int,
+    height: int | None = None,
+    *,
+    waited_seconds: float = 0.0,
 ) -> RenderableType:
     """Return the dashboard.
 
@@ -98,10 +106,13 @@ def render(
         width: Columns to use.
         height: Rows to use; as many as are needed if none. The plot grows into what is left. Where there is too
             little, first the plot shrinks, then the end is cut.
+        waited_seconds: Time since the snapshot came, or since the start where there is none.
     """
     log = _log(history.lines, width, _LOG_LINES if height is None or height >= _ROOMY else 1)
     if snapshot is None:
-        return Group(_heading(history.title, "starting", width), *log)
+        waited = duration(waited_seconds) if waited_seconds >= 1 else ""
+        return Group(_heading(history.title, "starting", waited, width), *log)
+    snapshot = replace(snapshot, seconds=snapshot.seconds + waited_seconds)
     top = _progress(snapshot, history.title, width)
     figures = _figures(snapshot, history, width)
     # Room for all messages is kept where there is any, so that a new one does not move the picture.
@@ -165,16 +176,25 @@ def remember(history: History, metrics: Path) -> Snapshot | None:
 
 
 class Dashboard:
-    """The dashboard on a terminal, drawn when a report comes and never in between: there is no thread.
+    """The dashboard on a terminal, drawn when a report comes.
+
+    Where none comes for a second, a thread draws: the time goes on while the update is compiled, a replay is saved
+    or games are played again.
 
     Args:
         history: Title and past of the run.
         stream: The terminal.
+        now: A monotonic clock, in seconds.
     """
 
-    def __init__(self, history: History, stream: TextIO) -> None:
+    def __init__(self, history: History, stream: TextIO, now: Callable[[], float] = time.monotonic) -> None:
         self._history = history
         self._snapshot: Snapshot | None = None
+        self._now = now
+        self._reported = self._drawn = now()
+        self._lock = threading.RLock()
+        self._closed = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="dashboard", daemon=True)
         self._console = _Console(file=stream)
         self._live: Live | None = Live(
             console=self._console,
@@ -187,12 +207,15 @@ class Dashboard:
 
     def __enter__(self) -> Dashboard:
         self._draw()
+        self._ticker.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave the last picture standing."""
+        self._closed.set()
+        self._ticker.join()
         if self._live:
             try:
                 self._live.stop()
@@ -201,26 +224,42 @@ class Dashboard:
 
     def report(self, snapshot: Snapshot) -> None:
         """Draw the state of the run."""
-        self._snapshot = snapshot
-        self._history.add(snapshot)
-        self._draw()
+        with self._lock:
+            self._snapshot, self._reported = snapshot, self._now()
+            self._history.add(snapshot)
+            self._draw()
 
     def say(self, line: str) -> None:
         """Show a message among the last ones."""
-        self._history.lines.append(line)
-        self._draw()
+        with self._lock:
+            self._history.lines.append(line)
+            self._draw()
+
+    def _tick(self) -> None:
+        while not self._closed.wait(_TICK_SECONDS):
+            with self._lock:
+                if self._now() - self._drawn >= 1.0:
+                    self._draw()
 
     def _draw(self) -> None:
-        if self._live is None:
-            return
-        size = self._console.size
-        # Two columns stay free for the ^C that a terminal echoes: a broken line would shift the picture.
-        picture = render(self._snapshot, self._history, size.width - 2, size.height - 1)
-        try:
-            self._live.start()
-            self._live.update(picture, refresh=True)
-        except OSError:  # the terminal is gone; the run goes on, its folder has everything
-            self._live = None
+        with self._lock:
+            if self._live is None:
+                return
+            self._drawn = self._now()
+            size = self._console.size
+            # Two columns stay free for the ^C that a terminal echoes: a broken line would shift the picture.
+            picture = render(
+                self._snapshot,
+                self._history,
+                size.width - 2,
+                size.height - 1,
+                waited_seconds=self._drawn - self._reported,
+            )
+            try:
+                self._live.start()
+                self._live.update(picture, refresh=True)
+            except OSError:  # the terminal is gone; the run goes on, its folder has everything
+                self._live = None
 
 
 class _Console(Console):
@@ -251,10 +290,15 @@ def number(value: float | None) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def _heading(title: str, right: str, width: int) -> Text:
+def _heading(title: str, note: str, clock: str, width: int) -> Text:
+    """Name what is run and say what is going on; in a narrow terminal first the run's details go, then words."""
     name, _, rest = title.partition(" ")
     left = Text.assemble(" ", (name, "bold cyan"), " ", (rest, _LABEL))
-    return _ends(left, Text.assemble((right, _LABEL), " "), width)
+    if left.cell_len + len(f"{note}   {clock}".strip()) + 2 > width:
+        left = Text.assemble(" ", (name, "bold cyan"))
+        room = width - left.cell_len - len(clock) - 6
+        note = note if len(note) <= room else note[: max(0, room - 1)] + "…"
+    return _ends(left, Text.assemble((f"{note}   {clock}".strip(), _LABEL), " "), width)
 
 
 def _progress(snapshot: Snapshot, title: str, width: int) -> list[Text]:
@@ -265,14 +309,15 @@ def _progress(snapshot: Snapshot, title: str, width: int) -> list[Text]:
     full = min(cells, int(done * cells))
     bar = Text.assemble(" ", ("━" * full, _DONE), ("─" * (cells - full), _LEFT), " ", (percent, _VALUE), " ")
     right = Text.assemble((duration(snapshot.eta_seconds), _VALUE), " ", ("left", _LABEL), " ")
-    for over_run in (f", {snapshot.fps_run:,.0f} over the run", ""):
+    over_run = f" frames/s, {snapshot.fps_run:,.0f} over the run"
+    for frames, speed in ((" frames", over_run), (" frames", " frames/s"), ("", "/s")):
         left = Text.assemble(
-            *(" ", (f"{snapshot.frames:,}", _VALUE), " ", (f"of {snapshot.total_frames:,} frames", _LABEL)),
-            *("   ", (f"{snapshot.fps_recent:,.0f}", _VALUE), " ", (f"frames/s{over_run}", _LABEL)),
+            *(" ", (f"{snapshot.frames:,}", _VALUE), " ", (f"of {snapshot.total_frames:,}{frames}", _LABEL)),
+            *("   ", (f"{snapshot.fps_recent:,.0f}", _VALUE), (speed, _LABEL)),
         )
         if left.cell_len + right.cell_len + 2 < width:
             break
-    heading = _heading(title, f"{snapshot.note}   {duration(snapshot.seconds)}".strip(), width)
+    heading = _heading(title, snapshot.note, duration(snapshot.seconds), width)
     return [heading, _fit(bar, width), _ends(left, right, width)]
 
 
@@ -332,7 +377,8 @@ def _figures(snapshot: Snapshot, history: History, width: int) -> list[Text]:
         columns.append(_shares(snapshot.phase_share, space))
     rows = max(len(lines) for lines in columns)
     padded = [[*lines, *[Text(" " * lines[0].cell_len)] * (rows - len(lines))] for lines in columns]
-    return [Text.assemble(*parts) for parts in zip(*padded, strict=True)]
+    below = [] if space >= 20 else [_shares_in_a_line(snapshot.phase_share, width)]
+    return [*(Text.assemble(*parts) for parts in zip(*padded, strict=True)), *below]
 
 
 def _pairs(head: str, pairs: Sequence[tuple[str, str]], width: int) -> list[Text]:
@@ -357,6 +403,15 @@ def _shares(shares: Mapping[str, float], width: int) -> list[Text]:
         space = " " * (cells - len(bar) + 5 - len(percent))
         lines.append(Text.assemble((f"{name:<8}", _LABEL), (bar, _DONE), space, (percent, _VALUE), " "))
     return lines
+
+
+def _shares_in_a_line(shares: Mapping[str, float], width: int) -> Text:
+    """The same without bars, where they have no room."""
+    line = Text.assemble((" time", _HEAD))
+    for name in PHASES:
+        percent = _percent(shares.get(name, 0.0)).replace(" ", "")
+        line.append(f"  {name} ", _LABEL).append(percent, _VALUE)
+    return _fit(line, width)
 
 
 def _log(messages: Iterable[str], width: int, rows: int) -> list[Text]:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,31 @@ def test_before_the_first_snapshot_there_is_a_title_and_the_messages() -> None:
         f"Pong-v5 quick{'starting':>65}",
         "· making 8 games",
     ]
+
+
+@pytest.mark.parametrize(
+    "note", ["compiling the update, half a minute or so", "filling the replay before the first update", ""]
+)
+def test_a_terminal_of_60_columns_loses_no_figure(note: str) -> None:
+    """Fails where the time left, the note, the clock or the time per phase goes because a line is full."""
+    long = replace(LATE, frames=123_456_789, total_frames=200_000_000, eta_seconds=60_000.0, note=note)
+    text = "\n".join(shown(long, history(), 58))
+    for wanted in (
+        *("Pong-v5", note[:35], "1:02:05", "123,456,789 of 200,000,000", "1,512/s", "16:40:00 left"),
+        *("17.4 mean of 20", "21 best", "act 12%", "env 8%", "store 2%", "sample 5%", "learn 70%"),
+    ):
+        assert wanted in text, wanted
+
+
+def test_the_clock_goes_on_where_no_snapshot_comes() -> None:
+    def first_line(snapshot: Snapshot | None) -> str:
+        console = Console(file=io.StringIO(), record=True, width=80)
+        console.print(render(snapshot, History("Pong-v5 quick"), 80, waited_seconds=66.0))
+        return console.export_text().splitlines()[0]
+
+    assert "compiling the update   1:06" in first_line(EMPTY)
+    assert "1:03:11" in first_line(LATE)
+    assert "starting   1:06" in first_line(None)
 
 
 @pytest.mark.parametrize("height", range(1, 31))
@@ -291,6 +317,48 @@ def test_the_live_view_draws_and_leaves_the_last_picture(monkeypatch: pytest.Mon
         view.report(LATE)
     assert "1,234,567" in terminal.getvalue()
     assert "saved a checkpoint" in terminal.getvalue()
+
+
+def drawn_within(terminal: Terminal, text: str, seconds: float = 30.0) -> bool:
+    """Wait until another thread has drawn a text."""
+    deadline = time.monotonic() + seconds
+    while text not in terminal.getvalue():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_the_live_view_is_drawn_while_the_run_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where only a report draws: while the update was compiled, the picture stood still for a minute."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(dashboard, "_TICK_SECONDS", 0.01)
+    terminal, clock = Terminal(), [0.0]
+    view = Dashboard(history(), terminal, now=lambda: clock[0])
+    with view:
+        view.report(EMPTY)
+        clock[0] = 42.0
+        assert drawn_within(terminal, "0:42")
+        assert len(terminal.getvalue()) < 100_000  # once a second, not at each look at the clock
+    assert not view._ticker.is_alive()
+
+
+def test_a_terminal_lost_between_reports_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(dashboard, "_TICK_SECONDS", 0.01)
+    terminal, clock = Terminal(), [0.0]
+    with Dashboard(history(), terminal, now=lambda: clock[0]) as view:
+        view.report(EMPTY)
+        terminal.gone = True
+        clock[0] = 42.0
+        deadline = time.monotonic() + 30
+        while view._live is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert view._live is None
+        view.report(LATE)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("kind", [BrokenPipeError, OSError])
