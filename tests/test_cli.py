@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import json
 import os
 import signal
@@ -181,6 +182,26 @@ def test_help_of_train_lists_every_flag_and_explains_it(capsys: pytest.CaptureFi
         assert flag == "--game" or flag in out, flag
     assert "Transitions per update." in out  # the docstring under the field
     assert "fastdqn train --resume RUN" in out
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+@pytest.mark.parametrize("command", ["train", "evaluate", "record"])
+def test_the_lines_of_the_help_are_full(
+    command: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails where a description keeps the line breaks of the source: the next word would have fitted."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    main([command, "--help"])
+    _, _, options = capsys.readouterr().out.partition("usage: ")
+    lines = [line[2:-2].rstrip() for line in options.splitlines()]  # without the box
+    full = 0
+    for line, below in itertools.pairwise(lines):
+        indent = len(below) - len(below.lstrip())
+        if below and indent >= 6 and len(line) - len(line.lstrip()) == indent:  # both are of one description
+            assert len(line) + 1 + len(below.split()[0]) > width - 4, (line, below)
+            full += 1
+    assert full
+    assert max(len(line) for line in options.splitlines()) <= width
 
 
 def test_help_shows_the_defaults_of_the_preset(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,11 @@ something do without tyro: they work where numpy alone is installed.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
+import shutil
+import textwrap
 import types
 import typing
 from collections.abc import Sequence
@@ -19,7 +23,13 @@ from fastdqn.cli.counts import format_count, parse_count
 from fastdqn.errors import UserError
 
 if TYPE_CHECKING:
-    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+    from tyro.constructors import (
+        ConstructorRegistry,
+        PrimitiveConstructorSpec,
+        PrimitiveTypeInfo,
+        StructConstructorSpec,
+        StructTypeInfo,
+    )
 
 T = TypeVar("T")
 
@@ -97,7 +107,7 @@ def wants_json(words: Sequence[str], *, prog: str, about: str) -> bool:
     """
     given = scan(_Listing, words, positional="")
     if given.wants_help:
-        print(f"{about}\n\nusage: {prog} [-h] [--json]\n")
+        print(f"{_fill(about)}\n\nusage: {prog} [-h] [--json]\n")
         print("  -h, --help  show this help message and exit\n  --json      write one JSON object to stdout")
         raise SystemExit(0)
     return "--json" in given.values
@@ -116,10 +126,22 @@ def parse(cls: type[T], words: Sequence[str], *, prog: str, about: str, default:
     import tyro
 
     if any(word in _HELP for word in words):
-        print(f"{about}\n")  # tyro would join its lines
+        print(f"{_fill(about)}\n")  # tyro would join its lines
     keywords: dict[str, Any] = {} if default is None else {"default": default}
     result: T = tyro.cli(cls, args=list(words), prog=prog, description="", registry=_registry(), **keywords)
     return result
+
+
+def _fill(text: str) -> str:
+    """Break paragraphs anew where the terminal is narrower than 80 columns; indented lines stay as they are."""
+    width = shutil.get_terminal_size().columns
+    if width >= 80:
+        return text
+    paragraphs = [
+        block if any(line.startswith(" ") for line in block.splitlines()) else textwrap.fill(block, width)
+        for block in text.split("\n\n")
+    ]
+    return "\n\n".join(paragraphs)
 
 
 def _scan(cls: type[Any], words: Sequence[str], positional: str, given: Given) -> None:
@@ -201,8 +223,13 @@ def _none(words: Sequence[str]) -> None:
 
 
 def _registry() -> ConstructorRegistry:
-    """Return the rules that tyro lacks: counts like 10M, and `none` in small letters."""
-    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+    """Return the rules that tyro lacks: counts like 10M, `none` in small letters, descriptions as paragraphs."""
+    from tyro.constructors import (
+        ConstructorRegistry,
+        PrimitiveConstructorSpec,
+        StructConstructorSpec,
+        StructFieldSpec,
+    )
 
     registry = ConstructorRegistry()
 
@@ -230,4 +257,37 @@ def _registry() -> ConstructorRegistry:
             str_from_instance=lambda _: ["none"],
         )
 
+    @registry.struct_rule
+    def described(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if not dataclasses.is_dataclass(info.type):
+            return None
+        hints, texts = typing.get_type_hints(info.type, include_extras=True), describe_fields(info.type)
+        defaults = info.default if isinstance(info.default, info.type) else info.type()
+        fields = tuple(
+            StructFieldSpec(
+                field.name, hints[field.name], getattr(defaults, field.name), texts.get(field.name)
+            )
+            for field in dataclasses.fields(info.type)
+        )
+        return StructConstructorSpec(instantiate=info.type, fields=fields)
+
     return registry
+
+
+def describe_fields(cls: type[Any]) -> dict[str, str]:
+    """Return the string under each field of a dataclass as one paragraph: tyro would keep its line breaks."""
+    texts: dict[str, str] = {}
+    for one in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(one):
+            continue
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, below in zip(definition.body, definition.body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
+                texts[field.target.id] = " ".join(str(below.value.value).split())
+    return texts
