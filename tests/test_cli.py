@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 from test_dashboard import EMPTY, LATE, Terminal
 
-from fastdqn.cli import COMMANDS, main, mistakes
+from fastdqn.cli import COMMANDS, completion, main, mistakes
 from fastdqn.cli.arguments import flags_of
 from fastdqn.cli.counts import format_count, parse_count
 from fastdqn.cli.progress import Json, Plain, Silent, open_progress
@@ -270,6 +271,56 @@ def test_the_preset_is_chosen_first_and_flags_change_it(trainer: FakeTrainer) ->
     assert not config.env.episodic_life
     assert config.learner.optimizer == nature.learner.optimizer
     assert config.replay == nature.replay
+
+
+# Completion
+
+
+def completed(*words: str) -> list[str]:
+    """Return what bash offers after the last word, as it asks the function that the script defines."""
+    typed = " ".join(f"'{word}'" for word in ("fastdqn", *words))
+    code = f"{completion.script()}\nCOMP_WORDS=({typed}) COMP_CWORD={len(words)}\n_fastdqn\n"
+    code += 'printf "%s\\n" "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["tr"], ["train"]),
+        (["e"], ["evaluate", "export"]),
+        (["train", "Breako"], ["Breakout-v5"]),
+        (["train", "Pong-v5", "--learner.ba"], ["--learner.batch-size"]),
+        (["train", "Pong-v5", "--env.no-f"], ["--env.no-fire-reset", "--env.no-full-action-set"]),
+        (["train", "--preset", "d"], ["double", "dueling"]),
+        (["train", "Pong-v5", "--learner.optimizer", ""], ["adam", "rmsprop", "adagrad"]),
+        (["evaluate", "run", "--protocol", "n"], ["nature"]),
+        (["evaluate", "run", "--pro"], ["--protocol"]),
+        (["info", "--"], ["--json", "--help"]),
+        (["completion", "z"], ["zsh"]),
+        (["evaluate", "ru"], []),  # bash's own completion of files takes over
+    ],
+)
+def test_bash_completes(words: list[str], wanted: list[str]) -> None:
+    assert completed(*words) == wanted
+
+
+def test_every_flag_and_command_is_completed() -> None:
+    assert set(completed("")) >= set(COMMANDS)
+    offered = set(completed("train", "Pong-v5", "--"))
+    assert offered == set(flags_of(TrainArguments)) - {"--game"} | {"--help"}
+
+
+def test_completion_prints_a_script(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    assert capsys.readouterr().out == completion.script()
+    assert main(["completion", "zsh"]) == 0
+    assert "bashcompinit" in capsys.readouterr().out
+    assert "bash or zsh" in refused(capsys, "completion", "fish")
+    assert "bash or zsh" in refused(capsys, "completion")
 
 
 # --config

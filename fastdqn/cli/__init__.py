@@ -22,6 +22,7 @@ COMMANDS = {
     "games": "list the Atari games and their actions",
     "presets": "compare the named configurations",
     "info": "versions, processor, memory, accelerator, and what is missing",
+    "completion": "print a script that makes Tab complete in bash or zsh",
 }
 
 _HELP = """\
