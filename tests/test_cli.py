@@ -785,6 +785,7 @@ def test_a_run_that_is_being_trained_is_refused_in_one_line(
     words: list[str], trainer: FakeTrainer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def again(call: dict[str, Any]) -> None:
+        capsys.readouterr()  # what the first one has said
         err = refused(capsys, "train", *words)
         assert err.count("\n") == 1
         assert f"r is being trained by process {os.getpid()} on" in err
