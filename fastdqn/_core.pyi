@@ -73,7 +73,18 @@ class Replay:
         weight: object,
         row: object,
     ) -> None: ...
-    def gather(self, row: object, obs: object, next_obs: object, window: object) -> None: ...
+    def gather(
+        self,
+        row: object,
+        obs: object,
+        next_obs: object,
+        window: object,
+        action: object,
+        reward: object,
+        discount: object,
+        weight: object,
+        out_row: object,
+    ) -> None: ...
     def read_frames(self, first_slot: int, out: object) -> None: ...
     def update_priorities(self, row: object, priority: object) -> int: ...
     def save(self, path: bytes) -> None: ...

@@ -269,8 +269,9 @@ class ReplayBuffer:
         Args:
             action: int32 or int64 [R]; values of 32 bits.
             observation: uint8 [R, stack, *frame_shape].
-            reward: float32 or float64 [R]; stored as float32.
-            terminated: bool [R], the episode ended by itself. It wins where both flags are set.
+            reward: float32 or float64 [R], finite; stored as float32.
+            terminated: bool [R], the episode ended by itself. It wins where both flags are set. A byte other than
+                0 and 1, which an array viewed as bool may have, counts as true.
             truncated: bool [R], it was cut off: the value of its last observation still counts.
             env_id: As in `begin`.
             final_observation: As `observation`, read in the done rows alone; for ``autoreset="same_step"``
@@ -281,7 +282,8 @@ class ReplayBuffer:
 
         Raises:
             ValueError: Also for an environment without an open episode (names `env_id`), for an autoreset row
-                that is done itself, and for what ``layout="window"`` cannot hold.
+                that is done itself, for a reward that is NaN, infinite or beyond float32, and for what
+                ``layout="window"`` cannot hold.
         """
         return self._added(
             self._core.add(action, observation, reward, terminated, truncated, env_id, final_observation)
@@ -293,8 +295,8 @@ class ReplayBuffer:
         Args:
             batch_size: Number of transitions, B.
             beta: Exponent of the importance weights, 0 to 1.
-            out: A batch from `make_batch` (or any of the right arrays) to fill and return; reusing one is
-                faster than allocating.
+            out: A batch from `make_batch` (or any of the right arrays, none sharing memory with another) to
+                fill and return; reusing one is faster than allocating.
 
         Returns:
             The batch: `out` if it was given.
@@ -368,11 +370,22 @@ class ReplayBuffer:
         batch = self.make_batch(len(plan.row)) if out is None else out
         _instance("out", batch, Batch)
         columns = ("action", "reward", "discount", "weight", "row")
-        pairs = [(getattr(batch, name), getattr(plan, name)) for name in columns]
+        # Copies, because a batch may have the plan's own arrays, under other names, too.
+        pairs = [(getattr(batch, name), getattr(plan, name).copy()) for name in columns]
         for name, (target, source) in zip(columns, pairs, strict=True):
             if target.shape != source.shape or target.dtype != source.dtype:
                 raise ValueError(f"out: {name} must be {source.dtype} {source.shape}")
-        self._core.gather(plan.row, batch.obs, batch.next_obs, batch.window)
+        self._core.gather(
+            plan.row,
+            batch.obs,
+            batch.next_obs,
+            batch.window,
+            batch.action,
+            batch.reward,
+            batch.discount,
+            batch.weight,
+            batch.row,
+        )
         for target, source in pairs:
             np.copyto(target, source)
         return batch

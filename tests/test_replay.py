@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from reference.toy_env import ToyVectorEnv
 
-from fastdqn.replay import Batch, ReplayBuffer
+from fastdqn.replay import Batch, Plan, ReplayBuffer
 
 FRAME_SHAPE = (3, 5)
 NUM_ENVS, STACK = 3, 4
@@ -194,6 +196,9 @@ BAD_STEPS: dict[str, tuple[str, type[Exception], Call]] = {
     "reward int": ("reward", TypeError, {"reward": np.zeros(3, np.int64)}),
     "reward float16": ("reward", TypeError, {"reward": np.zeros(3, np.float16)}),
     "reward list": ("reward", TypeError, {"reward": [0.0, 0.0, 0.0]}),
+    "reward nan": ("reward", ValueError, {"reward": np.array([0, np.nan, 0], np.float32)}),
+    "reward infinite": ("reward", ValueError, {"reward": np.array([0, -np.inf, 0])}),
+    "reward beyond float32": ("reward", ValueError, {"reward": np.array([0, 1e39, 0])}),
     "reward long": ("reward", ValueError, {"reward": np.zeros(4, np.float32)}),
     "terminated int": ("terminated", TypeError, {"terminated": np.zeros(3, np.int64)}),
     "terminated uint8": ("terminated", TypeError, {"terminated": np.zeros(3, np.uint8)}),
@@ -348,6 +353,34 @@ def test_every_accepted_dtype_and_memory_order_stores_the_same() -> None:
         replay.begin(vary(call["observation"]), vary(ids))
         replay.add(**varied, env_id=vary(ids), final_observation=vary(final))
         assert_same_values(replay.sample(40), plain.sample(40))
+
+
+@pytest.mark.parametrize("byte", [2, 128, 255])
+def test_any_byte_of_a_flag_but_zero_is_true(byte: int, tmp_path: Path) -> None:
+    """Fault: a flag's byte kept as it is: 2 for terminated becomes a truncation, 255 a file of no use."""
+    replay, twin = filled(), filled()
+    for k in range(40):
+        flags = {
+            "terminated": np.array([k % 3 == 0, 0, 0], bool),
+            "truncated": np.array([0, k % 5 == 0, 0], bool),
+        }
+        if k % 3 == 1 or k % 5 == 1:  # after a done comes an autoreset row
+            flags = {name: np.zeros(3, bool) for name in flags}
+        odd = {name: (flag.view(np.uint8) * byte).view(bool) for name, flag in flags.items()}
+        twin.add(**step(observation=observations(value=k), **flags))
+        replay.add(**step(observation=observations(value=k), **odd))
+    replay.save(tmp_path / "replay")
+    assert_same_buffers(ReplayBuffer.from_file(tmp_path / "replay"), twin)
+
+
+def test_the_reward_of_an_autoreset_row_is_ignored() -> None:
+    """Fault: NaN refused where nothing is stored: some wrappers leave it in the rows of a reset."""
+    replay = filled()
+    replay.add(**step(terminated=np.array([True, False, False])))
+    reward = np.array([np.nan, 0, 0])
+    replay.add(**step(reward=reward))
+    with pytest.raises(ValueError, match=r"^reward: row 0 \(environment 0\) has nan"):
+        replay.add(**step(reward=reward))
 
 
 def test_arguments_are_copied() -> None:
@@ -551,6 +584,47 @@ def test_a_wrong_out_is_refused_by_name(call: str, field: str, fault: str) -> No
         expected = filled().gather(plan)
         np.testing.assert_array_equal(getattr(batch, field), getattr(expected, field))
     assert replay.stats() == before
+
+
+COLUMNS = ("action", "reward", "discount", "weight", "row")
+
+
+@pytest.mark.parametrize("call", ["sample", "gather", "plan"])
+def test_arrays_of_a_batch_that_share_memory_are_refused(call: str) -> None:
+    """Fault: two arrays of `out` in one piece of memory, so that one's values stand under the other's name."""
+    replay, twin = filled(), filled()
+    plan = filled().plan(8)
+    good: Batch | Plan = plan if call == "plan" else replay.make_batch(8)
+    pixels = ("obs_frames", "next_frames") if call == "plan" else ("obs", "next_obs")
+    for one, other in [pixels, *itertools.permutations(COLUMNS, 2)]:
+        first, second = getattr(good, one), getattr(good, other)
+        # The second begins in the last eight bytes of the first.
+        memory = np.zeros(first.nbytes + second.nbytes, np.uint8)
+        begin = (first.nbytes - 1) // 8 * 8
+        shared = {
+            one: memory[: first.nbytes].view(first.dtype).reshape(first.shape),
+            other: memory[begin : begin + second.nbytes].view(second.dtype).reshape(second.shape),
+        }
+        out = dataclasses.replace(good, **shared)
+        with pytest.raises(ValueError, match=rf"^({one}|{other}): shares memory with ({one}|{other})\b"):
+            if call == "gather":
+                replay.gather(plan, out=out)
+            else:
+                getattr(replay, call)(8, out=out)
+        assert not memory.any()
+    assert_same_buffers(replay, twin)
+
+
+def test_a_batch_may_have_its_plans_arrays() -> None:
+    """Fault: a column of the plan overwritten by another before it was copied."""
+    replay = filled()
+    plan = replay.plan(8)
+    expected = replay.gather(plan)
+    out = replay.make_batch(8)
+    crossed = dataclasses.replace(
+        out, action=plan.row, row=plan.action, reward=plan.weight, weight=plan.discount, discount=plan.reward
+    )
+    assert_same_values(replay.gather(plan, out=crossed), expected)
 
 
 def test_window_views_must_be_views() -> None:

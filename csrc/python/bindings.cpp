@@ -177,14 +177,18 @@ class PyReplay {
     run([&] { core_.plan(static_cast<std::size_t>(batch_size), beta, view); });
   }
 
+  // `row` names what to fetch; the other columns are checked as outputs and left to the caller to fill.
   void gather(const py::object& row, const py::object& obs, const py::object& next_obs,
-              const py::object& window) {
+              const py::object& window, const py::object& action, const py::object& reward,
+              const py::object& discount, const py::object& weight, const py::object& out_row) {
     std::vector<py::object> keep;
     std::vector<std::int64_t> converted;
     const std::size_t count = rows_of(row, "row");
     const std::int64_t* rows =
         column_of<std::int64_t, std::int64_t>(row, "row", "int64", count, keep, converted);
-    const fastdqn::BatchView view = pixels_of(static_cast<py::ssize_t>(count), obs, next_obs, window);
+    const py::ssize_t batch_size = static_cast<py::ssize_t>(count);
+    fastdqn::BatchView view = pixels_of(batch_size, obs, next_obs, window);
+    set_columns(view, batch_size, action, reward, discount, weight, out_row);
     run([&] { core_.gather({rows, count}, view); });
   }
 
@@ -415,7 +419,8 @@ PYBIND11_MODULE(_core, module) {
            py::arg("next_frames"), py::arg("action"), py::arg("reward"), py::arg("discount"),
            py::arg("weight"), py::arg("row"))
       .def("gather", &PyReplay::gather, py::arg("row"), py::arg("obs"), py::arg("next_obs"),
-           py::arg("window"))
+           py::arg("window"), py::arg("action"), py::arg("reward"), py::arg("discount"), py::arg("weight"),
+           py::arg("out_row"))
       .def("read_frames", &PyReplay::read_frames, py::arg("first_slot"), py::arg("out"))
       .def("update_priorities", &PyReplay::update_priorities, py::arg("row"), py::arg("priority"))
       .def("save", &PyReplay::save, py::arg("path"))

@@ -1,6 +1,7 @@
 #include "fastdqn/replay.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -67,7 +68,63 @@ const ReplayOptions& checked(const ReplayOptions& o) {
   return o;
 }
 
-bool done(const AddRows& rows, std::size_t row) { return rows.terminated[row] || rows.truncated[row]; }
+// A flag, read as the byte that it is: reading another byte than 0 and 1 as a bool is undefined, and what a
+// numpy array viewed as bool or a message from another process holds is any byte.
+bool is_set(const bool* flags, std::size_t row) {
+  return reinterpret_cast<const unsigned char*>(flags)[row] != 0;
+}
+
+bool done(const AddRows& rows, std::size_t row) {
+  return is_set(rows.terminated, row) || is_set(rows.truncated, row);
+}
+
+// The caller's arrays that one call fills. Each needs memory of its own: where two shared some, the later
+// write would win and the batch would show one row's values under another's name.
+class Outputs {
+ public:
+  template <class T>
+  void add(const char* name, const T* data, std::size_t count) {
+    if (data == nullptr) return;
+    const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(data), end = begin + count * sizeof(T);
+    for (std::size_t i = 0; i < count_; ++i) {
+      if (begin >= arrays_[i].end || arrays_[i].begin >= end) continue;
+      refuse(std::string(name) + ": shares memory with " + arrays_[i].name +
+             ", but every array of a batch needs its own");
+    }
+    arrays_[count_++] = {name, begin, end};
+  }
+
+  // The columns that a BatchView and a PlanView share.
+  template <class View>
+  void add_columns(const View& view, std::size_t rows) {
+    add("action", view.action, rows);
+    add("reward", view.reward, rows);
+    add("discount", view.discount, rows);
+    add("weight", view.weight, rows);
+    add("row", view.row, rows);
+  }
+
+ private:
+  struct Memory {
+    const char* name;
+    std::uintptr_t begin, end;
+  };
+  std::array<Memory, 7> arrays_{};  // two of pixels and five columns
+  std::size_t count_ = 0;
+};
+
+// The arrays of pixels of a batch.
+Outputs pixels_of(const BatchView& batch, std::size_t rows, const ReplayOptions& options) {
+  const std::size_t frame = options.frame_bytes(), stack = options.stack;
+  Outputs outputs;
+  if (options.layout == Layout::kWindow) {
+    outputs.add("window", batch.window, rows * (stack + 1) * frame);
+  } else {
+    outputs.add("obs", batch.obs, rows * stack * frame);
+    outputs.add("next_obs", batch.next_obs, rows * stack * frame);
+  }
+  return outputs;
+}
 
 std::string row_of_env(std::size_t row, const std::int64_t* env_id) {
   const std::string env = std::to_string(env_id == nullptr ? static_cast<std::int64_t>(row) : env_id[row]);
@@ -198,7 +255,7 @@ void Replay::check_add_row(const AddRows& rows, std::size_t row, const Lane& lan
   }
   if (is_reset_row(lane)) {
     if (!done(rows, row)) return;
-    refuse(std::string(rows.terminated[row] ? "terminated" : "truncated") + ": " + name() +
+    refuse(std::string(is_set(rows.terminated, row) ? "terminated" : "truncated") + ": " + name() +
            " is the autoreset row after a done, which cannot be done itself");
   }
   if (lane.phase() == Lane::Phase::kDone) {
@@ -207,6 +264,9 @@ void Replay::check_add_row(const AddRows& rows, std::size_t row, const Lane& lan
   }
   if (rows.action[row] != static_cast<std::int32_t>(rows.action[row])) {
     refuse("action: " + std::to_string(rows.action[row]) + " of " + name() + " does not fit 32 bits");
+  }
+  if (!std::isfinite(rows.reward[row])) {
+    refuse("reward: " + name() + " has " + std::to_string(rows.reward[row]) + ", which is no finite float32");
   }
   if (options_.autoreset == Autoreset::kSameStep && done(rows, row) && rows.final_observation == nullptr) {
     refuse("final_observation: needed with autoreset 'same_step', because " + name() + " is done");
@@ -237,8 +297,8 @@ std::size_t Replay::store_row(const AddRows& rows, std::size_t row, std::vector<
     begins = options_.autoreset == Autoreset::kSameStep && done(rows, row);
     const std::uint8_t* next = begins ? stack_at(rows.final_observation, row) : given;
     const std::uint64_t first = lane.first(), closed = lane.closed();
-    lane.step({static_cast<std::int32_t>(rows.action[row]), rows.reward[row], rows.terminated[row],
-               rows.truncated[row]},
+    lane.step({static_cast<std::int32_t>(rows.action[row]), rows.reward[row], is_set(rows.terminated, row),
+               is_set(rows.truncated, row)},
               next, intakes.final_observation, written);
     follow(lane, first, closed);
     label(written, from, lane, row, begins);
@@ -367,15 +427,20 @@ void Replay::copy_batch(const BatchView& batch) const noexcept {
 }
 
 void Replay::sample(std::size_t batch_size, double beta, const BatchView& batch) {
+  pixels_of(batch, batch_size, options_).add_columns(batch, batch_size);
   const std::lock_guard<std::mutex> lock(mutex_);
   pick_batch(batch_size, beta, batch);
   copy_batch(batch);
 }
 
 void Replay::plan(std::size_t batch_size, double beta, const PlanView& plan) {
+  const std::uint32_t stack = options_.stack;
+  Outputs outputs;
+  outputs.add("obs_frames", plan.obs_frames, batch_size * stack);
+  outputs.add("next_frames", plan.next_frames, batch_size * stack);
+  outputs.add_columns(plan, batch_size);
   const std::lock_guard<std::mutex> lock(mutex_);
   pick_batch(batch_size, beta, plan);
-  const std::uint32_t stack = options_.stack;
   for (std::size_t i = 0; i < batch_size; ++i) {
     const FrameRing& frames = picks_[i].lane->frames();
     const std::uint64_t base = places_[i].lane * ring_;
@@ -399,6 +464,7 @@ Place Replay::place_of(std::int64_t row) const {
 }
 
 void Replay::gather(Span<const std::int64_t> rows, const BatchView& batch) const {
+  pixels_of(batch, rows.size(), options_).add_columns(batch, rows.size());
   const std::lock_guard<std::mutex> lock(mutex_);
   picks_.clear();
   for (const std::int64_t row : rows) {

@@ -245,14 +245,57 @@ TEST(a_wrong_call_changes_nothing) {
       Rows().row(0, 0, {1, 2}).row(1, 0, {4, 4}, 0.0f, true),  // a done autoreset row
       Rows().row(0, 1LL << 31, {1, 2}),                        // an action of 33 bits
       Rows().row(0, 0, {1, 2}, 0.0f, true).final({1, 2}),      // a final observation in the wrong mode
+      Rows().row(0, 0, {1, 2}, NAN),                           // no rewards
+      Rows().row(0, 0, {1, 2}, -INFINITY),
   };
   const char* names[] = {
-      "env_id: ", "env_id: ", "env_id: ", "terminated: ", "action: ", "final_observation: "};
-  for (int i = 0; i < 6; ++i) {
+      "env_id: ", "env_id: ", "env_id: ", "terminated: ", "action: ", "final_observation: ",
+      "reward: ", "reward: "};
+  for (int i = 0; i < 8; ++i) {
     CHECK_THROWS(std::invalid_argument, names[i], replay.add(bad[i].add(), nullptr));
     CHECK_EQ(replay.stats().frames_written, 3u);
     CHECK_EQ(replay.invariant_violation(), "");
   }
+}
+
+TEST(any_byte_of_a_flag_but_zero_is_true) {
+  for (const int byte : {1, 2, 128, 255}) {
+    Replay replay(options(12, 2));
+    begin(replay, Rows().row(0, 0, {1, 1}).row(1, 0, {2, 2}));
+    Rows rows = Rows().row(0, 0, {1, 2}).row(1, 0, {2, 3});
+    rows.terminated[0] = rows.truncated[1] = static_cast<std::uint8_t>(byte);
+    add(replay, rows);
+    CHECK_EQ(replay.invariant_violation(), "");
+    const Batch batch = sample(replay);
+    CHECK_EQ(batch.discount[find(batch, 0)], 0.0f);
+    CHECK_EQ(batch.discount[find(batch, 1)], 0.5f);
+  }
+}
+
+TEST(arrays_of_a_batch_that_share_memory_are_refused) {
+  Replay replay(options(12));
+  begin(replay, Rows().row(0, 0, {1, 1}));
+  add(replay, Rows().row(0, 0, {1, 2}, 3.0f));
+  Batch batch(4, 2, 3);
+  const std::vector<std::int64_t> rows(4, 0);
+  BatchView view = batch.view();
+  view.next_obs = view.obs + 7;  // of eight bytes
+  CHECK_THROWS(std::invalid_argument, "next_obs: shares memory with obs", replay.sample(4, 1.0, view));
+  CHECK_THROWS(std::invalid_argument, "next_obs: shares memory with obs", replay.gather(rows, view));
+  view = batch.view();
+  view.weight = view.reward;
+  CHECK_THROWS(std::invalid_argument, "weight: shares memory with reward", replay.sample(4, 1.0, view));
+  std::vector<std::int64_t> frames(16);
+  PlanView plan{frames.data(), frames.data() + 7,   view.action, view.reward,
+                view.discount, batch.weight.data(), view.row};
+  CHECK_THROWS(std::invalid_argument, "next_frames: shares", replay.plan(4, 1.0, plan));
+  plan.next_frames = frames.data() + 8;
+  replay.plan(4, 1.0, plan);
+  view = BatchView();  // a gather needs no columns
+  view.obs = batch.obs.data();
+  view.next_obs = batch.next_obs.data();
+  replay.gather(rows, view);
+  CHECK_EQ(batch.next_obs[1], 2);
 }
 
 TEST(disabled_autoreset_wants_begin) {

@@ -94,16 +94,16 @@ struct AddRows {
   std::size_t rows = 0;
   const std::int64_t* action = nullptr;  // must fit 32 bits; ignored in an autoreset row, like reward
   const std::uint8_t* observation = nullptr;
-  const float* reward = nullptr;
-  const bool* terminated = nullptr;
-  const bool* truncated = nullptr;
+  const float* reward = nullptr;                    // finite
+  const bool* terminated = nullptr;                 // read as bytes: any but 0 is true
+  const bool* truncated = nullptr;                  // the same
   const std::int64_t* env_id = nullptr;             // as in BeginRows
   const std::uint8_t* final_observation = nullptr;  // like observation; kSameStep only, read where done
 };
 
-// Where a batch goes: arrays of batch_size entries, owned by the caller, none of them overlapping. Pixels:
-// under kSeparate obs and next_obs (batch_size * stack frames each), under kWindow only window (batch_size *
-// (stack + 1)).
+// Where a batch goes: arrays of batch_size entries, owned by the caller. Two that share memory are refused.
+// Pixels: under kSeparate obs and next_obs (batch_size * stack frames each), under kWindow only window
+// (batch_size * (stack + 1)).
 struct BatchView {
   std::uint8_t* obs = nullptr;
   std::uint8_t* next_obs = nullptr;
@@ -165,7 +165,7 @@ class Replay {
   // n)).
   void plan(std::size_t batch_size, double beta, const PlanView& plan);
 
-  // Writes the pixels of planned rows to `batch` (only obs and next_obs, or window, are used). Throws
+  // Writes the pixels of planned rows to `batch` (only obs and next_obs, or window, are written). Throws
   // std::runtime_error, with nothing written, if a frame of them was overwritten since.
   void gather(Span<const std::int64_t> rows, const BatchView& batch) const;
 
