@@ -442,9 +442,11 @@ class ReplayBuffer:
         are, without a copy; the other methods wait meanwhile.
 
         Args:
-            path: The file; one that exists is replaced.
+            path: The file; one that exists is replaced. Until it is whole it has a name of its own beside this
+                one, with 16 digits and `.partial` at its end, which only a killed process leaves behind.
 
         Raises:
+            ValueError: There is something else than a regular file: a link is not followed and not replaced.
             OSError: What the system reports.
         """
         self._core.save(os.fsencode(path))
@@ -458,8 +460,8 @@ class ReplayBuffer:
             path: A file that a buffer with the same options wrote.
 
         Raises:
-            ValueError: The file is truncated, foreign, damaged, newer than this version, or of a buffer with
-                other options; the buffer is unchanged.
+            ValueError: The file is truncated, foreign, damaged, newer than this version, of a buffer with other
+                options, or no regular file; the buffer is unchanged.
             OSError: What the system reports. If the disk fails in the second reading the buffer is empty.
         """
         self._core.load(os.fsencode(path))
@@ -475,7 +477,8 @@ class ReplayBuffer:
             A buffer with the options and the state of the one that was saved.
 
         Raises:
-            ValueError: As in `load`.
+            ValueError: As in `load`; also for a file of the format's first version, whose options no checksum
+                covers: `load` reads it into a buffer that was made with them.
             OSError: As in `load`.
             MemoryError: The buffer would not fit the memory that is available.
         """

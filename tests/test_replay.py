@@ -607,10 +607,7 @@ def test_arrays_of_a_batch_that_share_memory_are_refused(call: str) -> None:
         }
         out = dataclasses.replace(good, **shared)
         with pytest.raises(ValueError, match=rf"^({one}|{other}): shares memory with ({one}|{other})\b"):
-            if call == "gather":
-                replay.gather(plan, out=out)
-            else:
-                getattr(replay, call)(8, out=out)
+            getattr(replay, call)(plan if call == "gather" else 8, out=out)
         assert not memory.any()
     assert_same_buffers(replay, twin)
 

@@ -125,9 +125,9 @@ def test_what_cannot_be_loaded_leaves_the_buffer_as_it_was(tmp_path: Path) -> No
     cases = {
         "truncated": good[:-1],
         "damaged": good[:-1] + b"\x01",
-        "newer": good.replace(b'"version":"1"', b'"version":"2"'),
+        "newer": good.replace(b'"version":"2"', b'"version":"3"'),
         "not a replay": b"something else entirely, but longer than a header",
-        "capacity 900": good.replace(b'"capacity":"300"', b'"capacity":"900"'),
+        "checksum of its header": good.replace(b'"capacity":"300"', b'"capacity":"900"'),
     }
     for reason, content in cases.items():
         path.write_bytes(content)

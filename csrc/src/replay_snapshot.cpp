@@ -9,7 +9,9 @@
 namespace fastdqn {
 namespace {
 
-constexpr int kVersion = 1;
+// 1 had no checksum of its header. It is still read where the options are known, since a buffer that has them
+// demands every byte of the header.
+constexpr int kVersion = 2;
 constexpr std::size_t kNumbersPerLane = 7;
 constexpr std::size_t kCounters = 4;
 // Where the arrays are in a Snapshot of a replay; priorities come last, since uniform sampling has none.
@@ -32,9 +34,9 @@ std::string shape_text(const std::vector<std::uint64_t>& shape) {
 
 using Metadata = std::vector<std::pair<std::string, std::string>>;
 
-Metadata metadata_of(const ReplayOptions& o) {
+Metadata metadata_of(const ReplayOptions& o, int version = kVersion) {
   return {{"format", "fastdqn.replay"},
-          {"version", std::to_string(kVersion)},
+          {"version", std::to_string(version)},
           {"capacity", std::to_string(o.capacity)},
           {"num_envs", std::to_string(o.num_envs)},
           {"frame_shape", shape_text(o.frame_shape)},
@@ -48,13 +50,20 @@ Metadata metadata_of(const ReplayOptions& o) {
           {"seed", std::to_string(o.seed)}};
 }
 
-void check_format(const SnapshotFile& file) {
+// Returns the version of a file whose header is whole, as far as its version can tell.
+int check_format(const SnapshotFile& file) {
   if (file.value("format") != "fastdqn.replay") file.refuse("not a replay file");
-  const int version = std::atoi(file.value("version").c_str());
+  const std::string text = file.value("version");
+  const int version = std::atoi(text.c_str());
   if (version > kVersion) {
     file.refuse("newer: version " + std::to_string(version) + ", of which this fastdqn knows " +
                 std::to_string(kVersion));
   }
+  if (version < 1 || text != std::to_string(version)) file.refuse("damaged: unknown version");
+  if ((version >= 2) != file.has_header_checksum())
+    file.refuse("damaged: its version contradicts its header");
+  if (version >= 2) file.verify_header();
+  return version;
 }
 
 void check_options(const SnapshotFile& file, const Metadata& expected) {
@@ -81,7 +90,13 @@ int index_of(const SnapshotFile& file, const std::string& key, Span<const char* 
 
 ReplayOptions saved_options(const std::string& path) {
   const SnapshotFile file(path);
-  check_format(file);
+  if (const int version = check_format(file); version < 2) {
+    file.refuse("older: version " + std::to_string(version) +
+                ", whose options no checksum covers, and this "
+                "fastdqn writes version " +
+                std::to_string(kVersion) +
+                ": make a buffer with the options that it was saved with, load the file into it and save it");
+  }
   const auto integer = [&](const char* key) { return std::strtoull(file.value(key).c_str(), nullptr, 10); };
   ReplayOptions o;
   o.capacity = integer("capacity");
@@ -102,6 +117,12 @@ ReplayOptions saved_options(const std::string& path) {
   o.layout = static_cast<Layout>(index_of(file, "layout", {kLayoutNames, 2}));
   o.guard_frames = integer("guard_frames");
   o.seed = integer("seed");
+  // Before anything is made for so many environments: the file has 56 bytes of each.
+  if (o.num_envs > file.data_bytes() / (kNumbersPerLane * sizeof(std::uint64_t))) {
+    file.refuse("truncated or damaged: " + std::to_string(file.data_bytes()) + " bytes are too few for " +
+                std::to_string(o.num_envs) + " environments");
+  }
+  check_options(file, metadata_of(o));  // a number that was cut or rounded on the way
   return o;
 }
 
@@ -183,8 +204,8 @@ std::string restore_lane(Lane& lane, const std::uint64_t* numbers) {
 void Replay::load(const std::string& path) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const SnapshotFile file(path);
-  check_format(file);
-  check_options(file, metadata_of(options_));
+  const Metadata metadata = metadata_of(options_, check_format(file));
+  check_options(file, metadata);
   Numbers state = numbers();  // for its sizes, which the options decide
   file.read(0, bytes_of(state.lanes));
   file.read(state.lanes.size() * sizeof(std::uint64_t), bytes_of(state.counters));
@@ -194,7 +215,8 @@ void Replay::load(const std::string& path) {
   std::optional<PrioritySampler> priorities;
   if (priorities_) priorities.emplace(options_.num_envs, ring_, options_.alpha);
   double* leaves = priorities ? priorities->tree().leaves() : nullptr;
-  const Snapshot layout = describe(state, transitions, leaves);
+  Snapshot layout = describe(state, transitions, leaves);
+  layout.metadata = metadata;
   file.verify(layout);
   file.read_array(layout, kTransitions);
   std::vector<Lane> lanes = make_lanes(transitions);
@@ -204,8 +226,7 @@ void Replay::load(const std::string& path) {
   }
   if (priorities) {
     file.read_array(layout, kPriorities);
-    priorities->tree().rebuild();
-    const std::string reason = priorities->invariant_violation(lanes);
+    const std::string reason = priorities->restore(lanes);
     if (!reason.empty()) file.refuse("damaged: " + reason);
   }
 

@@ -67,12 +67,30 @@ void PrioritySampler::update(Span<const Place> places, Span<const double> priori
   tree_.set(leaves_, weights_);
 }
 
+std::string PrioritySampler::restore(const std::vector<Lane>& lanes) {
+  for (std::uint64_t lane = 0; lane < lanes.size(); ++lane) {
+    const std::uint64_t first = lane * ring_, filled = std::min(lanes[lane].appended(), ring_);
+    for (std::uint64_t index = first; index < first + filled; ++index) {
+      const std::string reason = leaf_violation(index, lanes);
+      if (!reason.empty()) return reason;
+    }
+    tree_.rebuild(first, filled);
+  }
+  return "";
+}
+
+std::string PrioritySampler::leaf_violation(std::uint64_t index, const std::vector<Lane>& lanes) const {
+  const double weight = tree_[index];
+  if (!(weight >= 0.0) || !std::isfinite(weight)) return "weight " + std::to_string(index) + " is no weight";
+  const Place place = place_of(index, lanes);
+  if (weight == 0.0 || lanes[place.lane].is_sampleable(place.sequence)) return "";
+  return "transition slot " + std::to_string(index) + " has a priority but cannot be sampled";
+}
+
 std::string PrioritySampler::invariant_violation(const std::vector<Lane>& lanes) const {
   for (std::uint64_t index = 0; index < tree_.size(); ++index) {
-    const Place place = place_of(index, lanes);
-    if (tree_[index] != 0.0 && !lanes[place.lane].is_sampleable(place.sequence)) {
-      return "transition slot " + std::to_string(index) + " has a priority but cannot be sampled";
-    }
+    const std::string reason = leaf_violation(index, lanes);
+    if (!reason.empty()) return reason;
   }
   return tree_.invariant_violation();
 }

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <random>
 #include <stdexcept>
 #include <system_error>
 
@@ -18,9 +19,17 @@ namespace {
 
 constexpr std::size_t kChunk = 1 << 20;            // bytes a system call and a step of the checksum
 constexpr std::uint64_t kLongestHeader = 1 << 20;  // ours take a few hundred bytes
+constexpr const char* kHeaderChecksum = "header_checksum";
+const std::string kNoSum(16, '0');  // what stands for a checksum that is not known yet
 
 [[noreturn]] void fail(const std::string& what) {
   throw std::system_error(errno, std::generic_category(), what);
+}
+
+std::string digits_of(std::uint64_t value) {
+  char digits[17];
+  std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(value));
+  return digits;
 }
 
 // A 64-bit checksum that sees every bit and the order of the bytes; four chains, so that it keeps up with the
@@ -42,9 +51,7 @@ class Checksum {
   std::string text() const {
     std::uint64_t sum = 0;
     for (const std::uint64_t chain : chains_) sum = mix_bits(sum + chain);
-    char digits[17];
-    std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(sum));
-    return digits;
+    return digits_of(sum);
   }
 
  private:
@@ -55,11 +62,64 @@ class Checksum {
   std::uint64_t chains_[4] = {1, 2, 3, 4};
 };
 
-// A file descriptor with the file removed again unless it was kept.
+[[noreturn]] void refuse_path(const std::string& path, const std::string& why) {
+  throw std::invalid_argument("path: " + path + ": " + why);
+}
+
+const char* kind_of(mode_t mode) {
+  if (S_ISLNK(mode)) return "a link";
+  if (S_ISDIR(mode)) return "a folder";
+  if (S_ISFIFO(mode)) return "a FIFO";
+  if (S_ISSOCK(mode)) return "a socket";
+  return "a device";
+}
+
+// A rename would take the place of a link or a device, and of what a link names nothing would change: neither
+// is what whoever asks for a file can mean.
+void check_target(const std::string& path) {
+  struct stat status;
+  if (::lstat(path.c_str(), &status) < 0) {
+    if (errno == ENOENT) return;
+    fail(path);
+  }
+  if (S_ISREG(status.st_mode)) return;
+  refuse_path(path, std::string("it is ") + kind_of(status.st_mode) +
+                        ", which is neither written to nor replaced: name a file");
+}
+
+// Opens a file that is read, never anything else: opening a FIFO waits for a writer and opening a device may
+// do things, so its kind is asked before, and again of what was opened.
+int open_regular(const std::string& path, std::uint64_t& size) {
+  struct stat status;
+  const auto check = [&](int result) {
+    if (result < 0) fail(path);
+    if (S_ISREG(status.st_mode)) return;
+    refuse_path(path, std::string("it is ") + kind_of(status.st_mode) + ", no file that can be read");
+  };
+  check(::stat(path.c_str(), &status));
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  if (file < 0) fail(path);
+  try {
+    check(::fstat(file, &status));
+  } catch (...) {
+    ::close(file);
+    throw;
+  }
+  size = static_cast<std::uint64_t>(status.st_size);
+  return file;
+}
+
+// A file that was not there before, removed again unless it was kept.
 class NewFile {
  public:
-  explicit NewFile(std::string path) : path_(std::move(path)) {
-    file_ = ::open(path_.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644);
+  // The file gets a name of its own beside `path`: a fixed one might be somebody's, or another save's.
+  explicit NewFile(const std::string& path) {
+    std::random_device random;
+    do {
+      const std::uint64_t number = std::uint64_t{random()} << 32 | random();
+      path_ = path + "." + digits_of(number) + ".partial";
+      file_ = ::open(path_.c_str(), O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0644);
+    } while (file_ < 0 && errno == EEXIST);
     if (file_ < 0) fail(path_);
   }
   ~NewFile() {
@@ -83,7 +143,9 @@ class NewFile {
     write(reinterpret_cast<const std::uint8_t*>(text.data()), text.size());
   }
   void keep_as(const std::string& name) {
-    if (::fsync(file_) < 0 || ::rename(path_.c_str(), name.c_str()) < 0) fail(name);
+    if (::fsync(file_) < 0) fail(name);
+    check_target(name);  // again: writing took its time
+    if (::rename(path_.c_str(), name.c_str()) < 0) fail(name);
     kept_ = true;
   }
 
@@ -109,11 +171,29 @@ std::string shape_text(const std::vector<std::uint64_t>& shape) {
   return "[" + text + "]";
 }
 
-// The length and the header, padded with blanks so that the arrays begin at a multiple of 8.
-std::string header_of(const Snapshot& snapshot, const std::string& checksum) {
+// Where the value of a metadata entry lies in a header; npos where there is none.
+std::size_t place_of(const std::string& header, const std::string& key) {
+  const std::string opening = "\"" + key + "\":\"";
+  const std::size_t found = header.find(opening);
+  return found == std::string::npos ? found : found + opening.size();
+}
+
+// The checksum of a header whose own digits of it are zeros; `at` is their place.
+std::string header_sum(std::string header, std::size_t at) {
+  header.replace(at, kNoSum.size(), kNoSum);
+  Checksum sum;
+  sum.add(reinterpret_cast<const std::uint8_t*>(header.data()), header.size());
+  return sum.text();
+}
+
+// The length and the header, padded with blanks so that the arrays begin at a multiple of 8. `checksum` is of
+// the arrays; `sealed` adds that of the header.
+std::string header_of(const Snapshot& snapshot, const std::string& checksum, bool sealed) {
   std::string text = "{\"__metadata__\":{";
   for (const auto& entry : snapshot.metadata) text += "\"" + entry.first + "\":\"" + entry.second + "\",";
-  text += "\"checksum\":\"" + checksum + "\"}";
+  text += "\"checksum\":\"" + checksum + "\"";
+  if (sealed) text += ",\"" + std::string(kHeaderChecksum) + "\":\"" + kNoSum + "\"";
+  text += "}";
   std::uint64_t offset = 0;
   for (const SnapshotArray& array : snapshot.arrays) {
     const std::uint64_t end = offset + array.bytes();
@@ -126,7 +206,10 @@ std::string header_of(const Snapshot& snapshot, const std::string& checksum) {
   text.resize((text.size() + 7) / 8 * 8, ' ');
   std::string length(8, '\0');
   for (int i = 0; i < 8; ++i) length[i] = static_cast<char>(std::uint64_t{text.size()} >> (8 * i) & 0xff);
-  return length + text;
+  text = length + text;
+  if (!sealed) return text;
+  const std::size_t at = place_of(text, kHeaderChecksum);
+  return text.replace(at, kNoSum.size(), header_sum(text, at));
 }
 
 std::uint64_t total_bytes(const Snapshot& snapshot) {
@@ -156,29 +239,28 @@ std::uint64_t SnapshotArray::bytes() const noexcept {
 }
 
 void write_snapshot(const std::string& path, const Snapshot& snapshot) {
-  NewFile file(path + ".partial");
+  check_target(path);
+  NewFile file(path);
   // The checksum has a fixed length: the header is written again in place once it is known.
-  file.write_at_start(header_of(snapshot, Checksum().text()));
+  file.write_at_start(header_of(snapshot, kNoSum, true));
   Checksum checksum;
   for_each_chunk(snapshot, [&](const std::uint8_t* bytes, std::size_t count) {
     checksum.add(bytes, count);
     file.write(bytes, count);
   });
-  file.write_at_start(header_of(snapshot, checksum.text()));
+  file.write_at_start(header_of(snapshot, checksum.text(), true));
   file.keep_as(path);
   sync_folder(path);
 }
 
-SnapshotFile::SnapshotFile(const std::string& path)
-    : path_(path), file_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-  if (file_ < 0) fail(path_);
+SnapshotFile::SnapshotFile(const std::string& path) : path_(path), file_(open_regular(path, size_)) {
   try {
-    data_offset_ = 0;
     std::uint8_t length_bytes[8];
     read(0, {length_bytes, 8});
     std::uint64_t length = 0;
     for (int i = 0; i < 8; ++i) length |= std::uint64_t{length_bytes[i]} << (8 * i);
     if (length == 0 || length > kLongestHeader) refuse("not a replay file");
+    if (size_ < 8 || length > size_ - 8) refuse("truncated: it ends before its header does");
     header_.resize(8 + length);
     read(0, {reinterpret_cast<std::uint8_t*>(&header_[0]), header_.size()});
     data_offset_ = header_.size();
@@ -190,16 +272,22 @@ SnapshotFile::SnapshotFile(const std::string& path)
 
 SnapshotFile::~SnapshotFile() { ::close(file_); }
 
-void SnapshotFile::refuse(const std::string& why) const {
-  throw std::invalid_argument("path: " + path_ + ": " + why);
-}
+void SnapshotFile::refuse(const std::string& why) const { refuse_path(path_, why); }
 
 std::string SnapshotFile::value(const std::string& key) const {
-  const std::string opening = "\"" + key + "\":\"";
-  const std::size_t found = header_.find(opening);
-  if (found == std::string::npos) return "";
-  const std::size_t begin = found + opening.size();
-  return header_.substr(begin, header_.find('"', begin) - begin);
+  const std::size_t begin = place_of(header_, key);
+  return begin == std::string::npos ? "" : header_.substr(begin, header_.find('"', begin) - begin);
+}
+
+bool SnapshotFile::has_header_checksum() const {
+  return place_of(header_, kHeaderChecksum) != std::string::npos;
+}
+
+void SnapshotFile::verify_header() const {
+  const std::string saved = value(kHeaderChecksum);
+  if (saved.size() != kNoSum.size() || saved != header_sum(header_, place_of(header_, kHeaderChecksum))) {
+    refuse("damaged: the checksum of its header does not fit it");
+  }
 }
 
 void SnapshotFile::read(std::uint64_t offset, Span<std::uint8_t> out) const {
@@ -216,13 +304,11 @@ void SnapshotFile::read(std::uint64_t offset, Span<std::uint8_t> out) const {
 }
 
 void SnapshotFile::verify(const Snapshot& expected) const {
-  if (header_ != header_of(expected, value("checksum")))
+  if (header_ != header_of(expected, value("checksum"), has_header_checksum()))
     refuse("damaged: its header contradicts its contents");
-  struct stat status;
-  if (::fstat(file_, &status) < 0) fail(path_);
   const std::uint64_t size = data_offset_ + total_bytes(expected);
-  if (static_cast<std::uint64_t>(status.st_size) != size) {
-    refuse("truncated or damaged: it has " + std::to_string(status.st_size) + " bytes instead of " +
+  if (size_ != size) {
+    refuse("truncated or damaged: it has " + std::to_string(size_) + " bytes instead of " +
            std::to_string(size));
   }
   std::vector<std::uint8_t> buffer(kChunk);

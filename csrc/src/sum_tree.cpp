@@ -73,10 +73,13 @@ std::uint64_t SumTree::find(double prefix) const noexcept {
   return node;
 }
 
-void SumTree::rebuild() noexcept {
+void SumTree::rebuild(std::uint64_t first, std::uint64_t count) noexcept {
+  if (count == 0) return;
+  std::uint64_t last = first + count - 1;
   for (std::size_t level = 1; level < levels_.size(); ++level) {
-    const std::uint64_t nodes = levels_[level - 1].count / kArity;
-    for (std::uint64_t node = 0; node < nodes; ++node) recompute(level, node);
+    first /= kArity;
+    last /= kArity;
+    for (std::uint64_t node = first; node <= last; ++node) recompute(level, node);
   }
 }
 
@@ -88,7 +91,7 @@ std::string SumTree::invariant_violation() const {
   }
   SumTree fresh(size_);
   std::copy(leaves(), leaves() + size_, fresh.leaves());
-  fresh.rebuild();
+  fresh.rebuild(0, size_);
   for (std::size_t level = 1; level < levels_.size(); ++level) {
     for (std::uint64_t node = 0; node < levels_[level].count; ++node) {
       const bool same =

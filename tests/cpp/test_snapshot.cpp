@@ -1,3 +1,5 @@
+#include <sys/stat.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -164,16 +166,33 @@ TEST(every_truncation_is_refused) {
   CHECK(refusal.unchanged());
 }
 
-TEST(every_damaged_byte_is_refused) {
+TEST(every_flipped_bit_is_refused) {
   const std::string text = good_text();
   Refuser refusal;
   for (std::size_t at = 0; at < text.size(); ++at) {
-    std::string damaged = text;
-    damaged[at] = static_cast<char>(damaged[at] ^ 0x10);
-    CHECK(refusal(damaged).find("path: ") == 0);
+    for (int bit = 0; bit < 8; ++bit) {
+      std::string damaged = text;
+      damaged[at] = static_cast<char>(damaged[at] ^ (1 << bit));
+      CHECK(refusal(damaged).find("path: ") == 0);
+    }
   }
   CHECK(refusal.unchanged());
   CHECK_EQ(refusal(text), "");
+}
+
+// Fault: options of a damaged header, of which a buffer would be made.
+TEST(no_option_is_taken_from_a_damaged_header) {
+  const std::string text = good_text();
+  const std::size_t header = text.find("}}") + 2;
+  TemporaryPath file;
+  for (std::size_t at = 0; at < header; ++at) {
+    for (int bit = 0; bit < 8; ++bit) {
+      std::string damaged = text;
+      damaged[at] = static_cast<char>(damaged[at] ^ (1 << bit));
+      put(file.path, damaged);
+      CHECK_THROWS(std::invalid_argument, "path: ", saved_options(file.path));
+    }
+  }
 }
 
 TEST(foreign_and_newer_files_are_refused) {
@@ -183,8 +202,8 @@ TEST(foreign_and_newer_files_are_refused) {
   foreign = std::string(1, static_cast<char>(foreign.size())) + std::string(7, '\0') + foreign;
   CHECK(refusal(foreign).find("not a replay file") != std::string::npos);
   std::string newer = good_text();
-  newer[newer.find("\"version\":\"1\"") + 11] = '2';
-  CHECK(refusal(newer).find("newer: version 2") != std::string::npos);
+  newer[newer.find("\"version\":\"2\"") + 11] = '3';
+  CHECK(refusal(newer).find("newer: version 3") != std::string::npos);
   CHECK(refusal.unchanged());
 }
 
@@ -200,5 +219,29 @@ TEST(saving_replaces_the_old_file_and_leaves_no_other) {
   Replay replay(saved_like());
   replay.save(file.path);
   CHECK(contents(file.path) != "old");
-  CHECK(!std::ifstream(file.path + ".partial").good());
+  const auto entries = std::filesystem::directory_iterator(file.folder);
+  CHECK_EQ(std::distance(begin(entries), end(entries)), 1);
+}
+
+TEST(what_is_no_file_is_neither_read_nor_written) {
+  Replay replay(saved_like());
+  TemporaryPath file;
+  CHECK(::mkfifo(file.path.c_str(), 0600) == 0);
+  CHECK_THROWS(std::invalid_argument, "it is a FIFO", replay.load(file.path));
+  CHECK_THROWS(std::invalid_argument, "it is a FIFO", saved_options(file.path));
+  CHECK_THROWS(std::invalid_argument, "it is a FIFO", replay.save(file.path));
+  CHECK_THROWS(std::invalid_argument, "it is a folder", replay.save(file.folder));
+  CHECK_THROWS(std::invalid_argument, "it is a device", replay.load("/dev/zero"));
+  const std::string precious = file.folder + "/precious";
+  put(precious, "precious");
+  std::remove(file.path.c_str());
+  std::filesystem::create_symlink(precious, file.path);
+  std::filesystem::create_symlink(precious, file.path + ".partial");
+  CHECK_THROWS(std::invalid_argument, "it is a link", replay.save(file.path));
+  std::remove(file.path.c_str());
+  replay.save(file.path);
+  CHECK_EQ(contents(precious), "precious");
+  CHECK(std::filesystem::is_symlink(file.path + ".partial"));
+  std::remove(precious.c_str());
+  std::remove((file.path + ".partial").c_str());
 }

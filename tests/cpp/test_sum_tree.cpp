@@ -94,7 +94,7 @@ TEST(invariants_report_corruption) {
   SumTree tree = tree_of({1.0, 2.0, 3.0});
   tree.leaves()[1] = 5.0;
   CHECK(tree.invariant_violation().find("stale") != std::string::npos);
-  tree.rebuild();
+  tree.rebuild(0, tree.size());
   CHECK_EQ(tree.invariant_violation(), "");
   tree.leaves()[1] = -1.0;
   CHECK(tree.invariant_violation().find("no weight") != std::string::npos);

@@ -78,7 +78,10 @@ struct ReplayOptions {
   std::uint64_t frame_bytes() const noexcept;  // the product of frame_shape, at most 2^31
 };
 
-// The options that a file was saved with: to make the buffer that can load it. Throws as Replay::load() does.
+// The options that a file was saved with: to make the buffer that can load it. Throws as Replay::load() does,
+// and refuses the first version of the format, whose header could be damaged without a sign. What comes back
+// is what a buffer saved; such a buffer can still be larger than memory, but none of that is touched before
+// use.
 ReplayOptions saved_options(const std::string& path);
 
 // The rows of a begin(): observation is rows * stack * frame_bytes bytes; env_id has `rows` entries without
@@ -185,7 +188,8 @@ class Replay {
 
   // Writes the whole state to a file (see snapshot.hpp): what is stored, the priorities and the random
   // stream, so that a buffer that loads it continues with the same batches. Pixels go from their place to the
-  // file; other calls wait. The file appears whole or not at all. O(bytes stored). Throws std::system_error.
+  // file; other calls wait. The file appears whole or not at all, under a name that is free or a regular
+  // file's; anything else there is std::invalid_argument. O(bytes stored). Throws std::system_error.
   void save(const std::string& path) const;
 
   // Reads such a file into this buffer, which must have the options it was saved with. The file is read

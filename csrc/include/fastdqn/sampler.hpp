@@ -64,6 +64,10 @@ class PrioritySampler {
   // must be sampleable. O(places.size() * levels of the tree).
   void update(Span<const Place> places, Span<const double> priorities);
 
+  // Makes the rest of the tree after its leaves were written, and returns what invariant_violation() would of
+  // them. Only slots that the lanes have filled are visited: O(filled slots), in time and in memory.
+  std::string restore(const std::vector<Lane>& lanes);
+
   SumTree& tree() noexcept { return tree_; }
   const SumTree& tree() const noexcept { return tree_; }
 
@@ -75,6 +79,7 @@ class PrioritySampler {
     return place.lane * ring_ + place.sequence % ring_;
   }
   Place place_of(std::uint64_t leaf, const std::vector<Lane>& lanes) const noexcept;
+  std::string leaf_violation(std::uint64_t leaf, const std::vector<Lane>& lanes) const;
 
   std::uint64_t ring_;
   double alpha_;

@@ -44,12 +44,14 @@ class SumTree {
   // levels).
   std::uint64_t find(double prefix) const noexcept;
 
-  // The memory of all weights, in order: what saving and restoring moves. After writing it, call rebuild().
+  // The memory of all weights, in order: what saving and restoring moves. After writing to it, call
+  // rebuild().
   double* leaves() noexcept { return level_data(0); }
   const double* leaves() const noexcept { return level_data(0); }
 
-  // Recomputes every inner node. O(size).
-  void rebuild() noexcept;
+  // Recomputes the nodes above the weights first ... first + count - 1. O(count), and no memory is touched
+  // but theirs and the nodes'.
+  void rebuild(std::uint64_t first, std::uint64_t count) noexcept;
 
   std::uint64_t allocated_bytes() const noexcept { return memory_.size(); }
 
