@@ -6,10 +6,12 @@ Importing this package imports neither torch nor envpool; names below load when 
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+# Nothing that takes milliseconds: `typing` and `pathlib` would, and a Ctrl-C meanwhile finds no handler yet.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from fastdqn.api import Policy, evaluate, load_policy, resume_training, train
     from fastdqn.config import Config
     from fastdqn.presets import PRESETS
@@ -39,6 +41,8 @@ _HOMES = {
 
 def get_include() -> str:
     """Return the folder of the C++ headers, for `-I`."""
+    from pathlib import Path
+
     from fastdqn import _core
 
     # In an editable install the headers lie beside the extension, not beside this file.

@@ -17,6 +17,7 @@ from fastdqn.config import Config, NetworkConfig
 from fastdqn.envs import AtariEnvs, game_names, num_actions
 from fastdqn.errors import UserError
 from fastdqn.feed import DeviceFeed, Feed, HostFeed, Launches
+from fastdqn.json_files import shown
 from fastdqn.learner import Learner
 from fastdqn.memory import FRAME_BYTES, SLOT_BYTES
 from fastdqn.replay import ReplayBuffer
@@ -62,9 +63,7 @@ def check(config: Config, weights: Path | None = None, *, device: backend.Backen
     Raises:
         UserError: A value is out of range, the game is unknown, the replay does not fit, or the weights do not.
     """
-    problems = config.validate()
-    if config.game not in game_names():
-        problems.insert(0, _unknown_game(config.game))
+    problems = [*_game_problems(config.game), *config.validate()]
     if not problems:
         problems = [*_ring_problems(config), *_device_problems(config, device)]
         problems += memory.problems(
@@ -191,6 +190,23 @@ def load_weights(parts: Parts, path: Path) -> None:
     parts.learner.load_online({f"online.{name}": tensor for name, tensor in policy.weights.items()})
 
 
+def check_played(policy: checkpoint.Policy, config: Config) -> None:
+    """Raise where a policy is not for the game and the network of the run that it is to play as.
+
+    Raises:
+        UserError: The game is unknown, or the weights and config.json are not of one run.
+    """
+    problems = _game_problems(config.game)
+    if problems:
+        raise UserError("\n".join(problems))
+    if policy.network != config.network:
+        raise UserError(
+            f"{policy.source} is of a network with {_shape_of(policy.network)}, and config.json says "
+            f"{_shape_of(config.network)}: one of the two was changed."
+        )
+    check_policy(policy, config, num_actions(config.game, config.env))
+
+
 def check_policy(policy: checkpoint.Policy, config: Config, num_actions: int) -> None:
     """Raise where weights do not fit a configuration's network.
 
@@ -255,14 +271,17 @@ def _seeds(seed: int) -> tuple[int, int, int, int]:
     return a, b, c, d
 
 
-def _unknown_game(game: str) -> str:
+def _game_problems(game: str) -> list[str]:
+    """EnvPool itself answers to an unknown game with an assertion, and to another kind of game with worse."""
     names = game_names()
+    if game in names:
+        return []
     folded = {name.lower(): name for name in names} | {
         name.lower().removesuffix("-v5"): name for name in names
     }
     near = difflib.get_close_matches(game.lower().removesuffix("noframeskip-v4"), folded, n=1, cutoff=0.5)
     hint = f"did you mean {folded[near[0]]}?" if near else f"EnvPool has {', '.join(names[:5])}, ..."
-    return f"game = {game!r}: EnvPool has no such Atari game; {hint}"
+    return [f"game = {shown(game)}: EnvPool has no such Atari game; {hint}"]
 
 
 def _ring_problems(config: Config) -> list[str]:

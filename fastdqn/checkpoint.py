@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
-from fastdqn.config import NetworkConfig
+from fastdqn.config import Config, NetworkConfig
 from fastdqn.errors import UserError
-from fastdqn.json_files import parse_object
+from fastdqn.json_files import checked, parse_object, read_object, shown
 
 FORMAT = 2
 POLICY_FORMAT = "fastdqn-1"
@@ -35,6 +35,8 @@ SUMS = "SHA256SUMS"
 REPLAY = "replay.safetensors"
 LARGEST_HEADER_BYTES = 2**20
 """Of a safetensors file; ours are a few kilobytes."""
+_SWITCH = {"0": False, "1": True}
+_MOST_ACTIONS = 18  # the whole joystick
 _CHECKPOINT, _BEST, _TEMPORARY = "frame-", "best-", "tmp-"
 _ANOTHER = "To go on from the checkpoint before it, remove this one's folder."
 
@@ -189,8 +191,12 @@ def best_mean(folder: Path) -> float | None:
     path = best(folder)
     if path is None:
         return None
-    _verify(path / "evaluation.json", _sums(path))
-    return float(json.loads((path / "evaluation.json").read_text())["mean"])
+    file = path / "evaluation.json"
+    _verify(file, _sums(path))
+    try:
+        return float(checked(read_object(file).get("mean"), float, "mean"))
+    except ValueError as error:
+        raise UserError(f"{file} cannot be read: {error}") from None
 
 
 def choose(folder: Path, which: str | int) -> Path:
@@ -238,10 +244,10 @@ def load(path: Path) -> Checkpoint:
     file = path / "state.json"
     _verify(file, sums)
     try:
-        state = json.loads(file.read_text())
+        state = read_object(file)
     except ValueError as error:
         raise UserError(f"{file} cannot be read: {error}") from None
-    if not isinstance(state, dict) or not all(isinstance(state.get(n), int) for n in ("format", "frames")):
+    if not all(isinstance(state.get(n), int) for n in ("format", "frames")):
         raise UserError(f"{file} was not written by fastdqn.")
     if state["format"] != FORMAT:
         age = "a newer" if state["format"] > FORMAT else "an older"
@@ -292,13 +298,21 @@ def load_policy(path: Path) -> Policy:
     try:
         network = NetworkConfig(
             width=float(about["width"]),
-            dueling=about["dueling"] == "1",
-            centered=about.get("centered") == "1",
+            dueling=_SWITCH[about["dueling"]],
+            centered=_SWITCH[about.get("centered", "0")],
         )
         frames = int(about["frames"]) if "frames" in about else None
-        return Policy(weights, network, int(about["num_actions"]), path, frames)
+        num_actions = int(about["num_actions"])
     except (KeyError, ValueError):
         raise UserError(f"{path} is damaged: its header does not say what network it fits.") from None
+    problems = replace(Config(), network=network).validate()
+    if not 1 <= num_actions <= _MOST_ACTIONS:
+        problems.append(f"num_actions = {shown(num_actions)}: must be from 1 to {_MOST_ACTIONS}")
+    if frames is not None and not 0 <= frames <= 2**62:
+        problems.append(f"frames = {shown(frames)}: must be 0 or above, and at most 2^62")
+    if problems:
+        raise UserError(f"{path} is damaged: its header says {problems[0]}.")
+    return Policy(weights, network, num_actions, path, frames)
 
 
 def _about(network: NetworkConfig, num_actions: int, frames: int | None) -> dict[str, str]:

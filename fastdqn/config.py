@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -225,6 +226,10 @@ class Config:
             low, high, wanted = _RANGES.get(name, _ANY)
             if isinstance(value, int | float) and not low <= value <= high:  # nan is in no range
                 problems.append(f"{name} = {shown(value)}: must be {wanted}")
+        for name in ("game", "preset"):  # they stand in titles and in the run's folder
+            value = _lookup(self, name)
+            if isinstance(value, str) and not _NAME.fullmatch(value):
+                problems.append(f"{name} = {shown(value)}: must be at most 64 letters, digits and . _ + -")
         return problems or self._conflicts()
 
     def _conflicts(self) -> list[str]:
@@ -278,6 +283,8 @@ _LARGEST = (2 - 2**-23) * 2.0**127
 _POSITIVE = (2.0**-126, _LARGEST, "above 0 in float32, from 1.2e-38 to 3.4e38")
 _FRACTION = (0.0, 1.0 - 2**-24, "at least 0, and below 1 in float32")
 _ANY = (-math.inf, math.inf, "")
+
+_NAME = re.compile(r"[\w .+-]{1,64}")
 
 _RANGES: dict[str, tuple[float, float, str]] = {
     "total_frames": _COUNT,

@@ -7,7 +7,6 @@ rich's tables: most of the time the thread that draws is the one that trains.
 from __future__ import annotations
 
 import io
-import json
 import math
 import sys
 import textwrap
@@ -26,6 +25,7 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from fastdqn.chart import Curve, draw, scale
+from fastdqn.json_files import checked, parse_object
 from fastdqn.metrics import PHASES, Snapshot
 
 _LABEL, _VALUE, _HEAD = "dim", "bold", "cyan"
@@ -157,18 +157,24 @@ def to_svg(snapshot: Snapshot, history: History, path: Path, width: int = 100) -
 
 
 def snapshot_from_row(row: Mapping[str, Any]) -> Snapshot:
-    """Return the snapshot that a row of metrics.jsonl was made from."""
-    values = {**row, **row["timing"]}
-    return Snapshot(**{one.name: values[one.name] for one in fields(Snapshot) if one.name in values})
+    """Return the snapshot that a row of metrics.jsonl was made from.
+
+    Raises:
+        ValueError: A field is missing or of another type.
+    """
+    values = {**row, **checked(row.get("timing"), dict[str, Any], "timing")}
+    known = {one.name for one in fields(Snapshot)}
+    snapshot: Snapshot = checked({name: values[name] for name in known & set(values)}, Snapshot, "")
+    return snapshot
 
 
 def remember(history: History, metrics: Path) -> Snapshot | None:
     """Add what a run has logged to a history; return the last snapshot, none if there is nothing to read."""
     last = None
-    for line in metrics.read_text().splitlines() if metrics.exists() else []:
+    for line in metrics.read_bytes().splitlines() if metrics.exists() else []:
         try:
-            last = snapshot_from_row(json.loads(line))
-        except (ValueError, KeyError, TypeError):  # a line cut short by a kill
+            last = snapshot_from_row(parse_object(line))
+        except ValueError:  # a line cut short by a kill
             continue
         history.add(last)
     history.forget_speed()

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from fastdqn import checkpoint
+from fastdqn import checkpoint, memory
 from fastdqn.actor import Actor, best_of
-from fastdqn.build import STACK, Parts, check_evaluation, evaluation_seed
+from fastdqn.build import STACK, Parts, check_evaluation, check_played, evaluation_seed
 from fastdqn.config import Config, EnvConfig, EvaluationConfig, Protocol
 from fastdqn.envs import AtariEnvs
 from fastdqn.errors import UserError
@@ -141,7 +141,7 @@ def evaluate(
     base = EvaluationConfig(protocol=protocol) if protocol else run.config.evaluation
     config = replace(run.config, evaluation=replace(base, **changes))
     check_evaluation(config)
-    policy = checkpoint.choose_policy(run.checkpoints, which)
+    policy = load_played(run, which)
     result = play(policy, config, evaluation_seed(seed), on_episode=on_episode)
     assert result is not None
     return replace(result, seed=seed)
@@ -248,12 +248,30 @@ def resolve(config: Config) -> tuple[EvaluationConfig, str]:
     return replace(protocol, **changed), own.protocol + told
 
 
+def load_played(run: RunFolder, which: str | int) -> checkpoint.Policy:
+    """Read the policy of a run's checkpoint that is to play the run's game.
+
+    Raises:
+        UserError: There is no such checkpoint that can be read, or it is not for that game and network.
+    """
+    policy = checkpoint.choose_policy(run.checkpoints, which)
+    check_played(policy, run.config)
+    return policy
+
+
 def policy_network(policy: checkpoint.Policy) -> QNetwork:
     """Return a network with a policy's weights.
 
     Raises:
         UserError: The weights do not fit the network that their file describes.
     """
+    given = sum(tensor.numel() for tensor in policy.weights.values())
+    wanted = memory.parameters(policy.network, policy.num_actions)
+    if given != wanted:  # seen before a network is made that may be of gigabytes
+        raise UserError(
+            f"{policy.source} does not fit the network its header describes: it has {given:,} weights, and "
+            f"{wanted:,} are wanted."
+        )
     network = QNetwork(
         policy.num_actions,
         stack=STACK,

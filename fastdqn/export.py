@@ -20,8 +20,9 @@ from fastdqn.build import STACK, evaluation_seed
 from fastdqn.config import Config
 from fastdqn.envs import AtariEnvs
 from fastdqn.errors import RunFailedError, UserError
-from fastdqn.evaluation import policy_network
+from fastdqn.evaluation import load_played, policy_network
 from fastdqn.networks import FRAME_SIZE, QNetwork
+from fastdqn.outputs import new_file
 from fastdqn.run_folder import RunFolder
 
 Format = Literal["safetensors", "pt2", "torchscript"]
@@ -119,20 +120,13 @@ def export(run: RunFolder, format: Format, out: Path | None = None, *, which: st
     """
     if format not in get_args(Format):
         raise UserError(f"--format {format}: must be one of {', '.join(get_args(Format))}")
-    policy = checkpoint.choose_policy(run.checkpoints, which)
+    policy = load_played(run, which)
     network = policy_network(policy).eval().requires_grad_(False)
     path = out or run.path / f"policy{_SUFFIX[format]}"
-    if path.is_dir():
-        raise UserError(f"--out {path}: that is a folder, and the name of a file is wanted")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"tmp-{path.name}")
-    try:
+    with new_file(path, "--out") as temporary:
         load = _WRITERS[format](network, policy, temporary)
         frames = real_frames(run.config, _CHECKED_STEPS)
         difference = largest_difference(network, load(temporary), frames)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return Exported(str(path), format, str(policy.source), policy.num_actions, len(frames), difference)
 
 
@@ -188,7 +182,8 @@ def _pt2(network: QNetwork, policy: checkpoint.Policy, path: Path) -> Callable[[
     example = torch.zeros(2, STACK, FRAME_SIZE, FRAME_SIZE, dtype=torch.uint8)
     rows = torch.export.Dim("rows", min=1)
     program = torch.export.export(PlainPolicy(network).eval(), (example,), dynamic_shapes=({0: rows},))
-    buffer = io.BytesIO()  # PyTorch's own writing of files wants names in UTF-8
+    # PyTorch's own writer of files wants names in UTF-8, and aborts the process where the disk is full.
+    buffer = io.BytesIO()
     torch.export.save(program, buffer)
     path.write_bytes(buffer.getbuffer())
     return lambda path: torch.export.load(io.BytesIO(path.read_bytes())).module()

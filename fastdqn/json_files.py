@@ -87,6 +87,8 @@ def checked(value: object, hint: Any, name: str) -> Any:
     """
     if dataclasses.is_dataclass(hint):
         return _checked_fields(typing.cast("type[Any]", hint), value, name)
+    if hint is Any:
+        return value
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         if value not in inner:

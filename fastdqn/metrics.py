@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdqn.errors import UserError
+from fastdqn.json_files import checked, parse_object
 
 PHASES = ("act", "env", "store", "sample", "learn")
 """Parts of one pass of the loop: choose actions, wait for the emulator, store, sample a batch, update."""
@@ -249,10 +250,10 @@ class JsonLines:
 
 def _frames(line: bytes, path: Path, number: int) -> int:
     try:
-        return int(json.loads(line)["frames"])
-    except (ValueError, KeyError, TypeError):
+        return int(checked(parse_object(line).get("frames"), int, "frames"))
+    except ValueError as error:
         raise UserError(
-            f"{path}: line {number} cannot be read. Remove it to go on without that row."
+            f"{path}: line {number} cannot be read: {error}. Remove it to go on without that row."
         ) from None
 
 

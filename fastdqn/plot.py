@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 
 from fastdqn.config import Config
 from fastdqn.errors import UserError
+from fastdqn.json_files import checked, read_rows, shown
+from fastdqn.outputs import new_file
 from fastdqn.run_folder import RunFolder
 
 Row = dict[str, Any]
@@ -24,6 +25,17 @@ Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Frames played, and a figure."""
 
 SUFFIXES = (".png", ".svg", ".pdf")
+
+_ROW: dict[str, Any] = {
+    "frames": int,
+    "updates": int,
+    "returns": list[float],
+    "return_mean": float | None,
+    "q_mean": float | None,
+    "loss": float | None,
+    "timing": dict[str, Any],
+}
+_EVALUATION_ROW: dict[str, Any] = {"frames": int, "mean": float}
 
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
 
@@ -89,11 +101,8 @@ def plot(runs: Sequence[Path], out: Path) -> list[str]:
     if out.suffix.lower() not in SUFFIXES:
         raise UserError(f"--out {out}: the name must end in {', '.join(SUFFIXES)}")
     groups = group_by_configuration([read(path) for path in runs])
-    figure = draw(groups)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f"tmp-{out.name}")
-    figure.savefig(temporary, dpi=120)
-    temporary.replace(out)
+    with new_file(out, "--out") as temporary:
+        draw(groups).savefig(temporary, dpi=120, format=out.suffix[1:].lower())
     return [_label(name, group) for name, group in groups.items()]
 
 
@@ -124,12 +133,12 @@ def read(path: Path) -> Curves:
         UserError: The folder is no run, or it has logged nothing yet.
     """
     run = RunFolder.open(path)
-    rows = _rows(run.metrics)
+    rows = _rows(run.metrics, _ROW)
     if not rows:
         raise UserError(
             f"{run.metrics} has no row yet: the first is written after {run.config.log_every_frames:,} frames."
         )
-    return Curves(run.config, rows, _rows(run.path / "evaluations.jsonl"))
+    return Curves(run.config, rows, _rows(run.path / "evaluations.jsonl", _EVALUATION_ROW))
 
 
 def draw(groups: dict[str, list[Curves]]) -> Figure:
@@ -234,19 +243,30 @@ def _cycle(count: int) -> list[str]:
     return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
 
 
-def _rows(path: Path) -> list[Row]:
+def _rows(path: Path, hints: dict[str, Any]) -> list[Row]:
     """Read a file of one JSON object a line; a last line that a kill cut short is left out.
 
     Raises:
-        UserError: Another line is no JSON object.
+        UserError: Another line is no JSON object, or has a figure of another type.
     """
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    rows: list[Row] = []
-    for number, line in enumerate(lines, 1):
-        if not line.endswith("\n"):
-            break
-        try:
-            rows.append(dict(json.loads(line)))
-        except (ValueError, TypeError):
-            raise UserError(f"{path}, line {number}: not a JSON object; the file is damaged.") from None
-    return rows
+    if not path.exists():
+        return []
+    try:
+        return [_checked_row(number, row, hints) for number, row in read_rows(path)]
+    except ValueError as error:
+        raise UserError(f"{path}, {error}; the file is damaged.") from None
+
+
+def _checked_row(number: int, row: Row, hints: dict[str, Any]) -> Row:
+    """Return what is drawn of a row, checked: `hints` has the type of each figure."""
+    try:
+        values = {name: checked(row.get(name), hint, name) for name, hint in hints.items()}
+        if not 0 <= values["frames"] <= 2**62:
+            raise ValueError(f"frames = {shown(values['frames'])}: must be 0 or above, and at most 2^62")
+        if "timing" in values:
+            values["timing"] = {
+                "fps_recent": checked(values["timing"].get("fps_recent"), float, "fps_recent")
+            }
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from None
+    return values

@@ -13,16 +13,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastdqn import checkpoint
+from fastdqn import checkpoint, memory
 from fastdqn.actor import Actor
 from fastdqn.build import evaluation_seed
 from fastdqn.config import EnvConfig
 from fastdqn.envs import AtariEnvs, ColourGame
 from fastdqn.errors import RunFailedError, UserError
-from fastdqn.evaluation import game_rules, policy_network
+from fastdqn.evaluation import game_rules, load_played, policy_network
 from fastdqn.film import Film, Moment
 from fastdqn.games import action_names
 from fastdqn.networks import QNetwork
+from fastdqn.outputs import new_file
 from fastdqn.run_folder import RunFolder
 
 CONSOLE_FPS = 60
@@ -30,6 +31,13 @@ CONSOLE_FPS = 60
 
 GIF_FPS = 20
 """What browsers play evenly: a GIF's frames last whole hundredths of a second."""
+
+
+_COLUMNS, _LINES, _BYTES_PER_PIXEL = (
+    160,
+    210,
+    4,
+)  # of the console's picture; three colours, and a palette's number
 
 
 @dataclass(frozen=True)
@@ -97,46 +105,40 @@ def record(
         RunFailedError: The network's values are no numbers, or the two emulators do not play the same game.
     """
     _check(epsilon, seed, max_seconds, gif_start, gif_seconds, scale)
-    policy = checkpoint.choose_policy(run.checkpoints, which)
+    policy = load_played(run, which)
     rules = game_rules(run.config, 1)
-    moments, game_over = play(run.config.game, rules, policy, epsilon, seed, max_seconds)
-    window = (round(gif_start * CONSOLE_FPS), round((gif_start + gif_seconds) * CONSOLE_FPS))
-    last = (len(moments) - 1) * rules.frame_skip  # the first frame of the last step
-    if window[0] > last:
-        raise UserError(f"--gif-start {gif_start:g}: the film is over after {last / CONSOLE_FPS:.1f} s")
-    folder = out or run.path / "video"
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"{policy.source.parent.name}-seed{seed}"
-    titles = (run.config.game, f"{run.config.preset}, epsilon {epsilon:g}, seed {seed}")
-    names = action_names(run.config.game, full=rules.full_action_set, count=policy.num_actions)
-    shots = replay(run.config.game, rules, seed, moments)
-    step, picture, score, lives = next(shots)
-    films = [
-        Film(*titles, names, moments, CONSOLE_FPS / rules.frame_skip, picture.shape[:2], pixels)
-        for pixels in (scale, max(2, scale - 1))
-    ]
-    files = _Files(stem, (films[0], films[1]), window)
-    try:
-        files.add(picture, step, score, lives)
-        for step, picture, score, lives in shots:
-            files.add(picture, step, score, lives)
-            if on_second and files.count % CONSOLE_FPS == 0:
-                on_second(files.count // CONSOLE_FPS, len(moments) * rules.frame_skip // CONSOLE_FPS)
-        files.finish()
-    except BaseException:
-        files.discard()
-        raise
+    _check_stills(min(gif_seconds, max_seconds, rules.max_episode_frames / CONSOLE_FPS), scale)
+    stem = (out or run.path / "video") / f"{policy.source.parent.name}-seed{seed}"
+    mp4, gif = Path(f"{stem}.mp4"), Path(f"{stem}.gif")
+    with new_file(mp4, "--out") as new_mp4, new_file(gif, "--out") as new_gif:
+        moments, game_over = play(run.config.game, rules, policy, epsilon, seed, max_seconds)
+        window = (round(gif_start * CONSOLE_FPS), round((gif_start + gif_seconds) * CONSOLE_FPS))
+        last = (len(moments) - 1) * rules.frame_skip  # the first frame of the last step
+        if window[0] > last:
+            raise UserError(f"--gif-start {gif_start:g}: the film is over after {last / CONSOLE_FPS:.1f} s")
+        titles = (run.config.game, f"{run.config.preset}, epsilon {epsilon:g}, seed {seed}")
+        names = action_names(run.config.game, full=rules.full_action_set, count=policy.num_actions)
+
+        def draw(shape: tuple[int, ...], pixels: int) -> Film:
+            return Film(*titles, names, moments, CONSOLE_FPS / rules.frame_skip, shape, pixels)
+
+        def tell(count: int) -> None:
+            if on_second and count % CONSOLE_FPS == 0:
+                on_second(count // CONSOLE_FPS, len(moments) * rules.frame_skip // CONSOLE_FPS)
+
+        shots = replay(run.config.game, rules, seed, moments)
+        frames = _film(shots, draw, (new_mp4, new_gif), window, scale, tell)
     return Recording(
-        mp4=f"{stem}.mp4",
-        gif=f"{stem}.gif",
+        mp4=str(mp4),
+        gif=str(gif),
         game=run.config.game,
         weights=str(policy.source),
         epsilon=epsilon,
         seed=seed,
         score=moments[-1].score,
         game_over=game_over,
-        seconds=round(files.count / CONSOLE_FPS, 2),
-        frames=files.count,
+        seconds=round(frames / CONSOLE_FPS, 2),
+        frames=frames,
     )
 
 
@@ -220,22 +222,41 @@ class _Watched:
         return chosen
 
 
+def _film(
+    shots: Iterator[tuple[int, NDArray[np.uint8], float, int]],
+    draw: Callable[[tuple[int, ...], int], Film],
+    paths: tuple[Path, Path],
+    window: tuple[int, int],
+    scale: int,
+    on_frame: Callable[[int], None],
+) -> int:
+    """Write the mp4 and the GIF; return how many frames there are."""
+    step, picture, score, lives = next(shots)
+    films = draw(picture.shape[:2], scale), draw(picture.shape[:2], max(2, scale - 1))
+    files = _Files(paths, films, window)
+    try:
+        files.add(picture, step, score, lives)
+        for step, picture, score, lives in shots:
+            files.add(picture, step, score, lives)
+            on_frame(files.count)
+        files.finish()
+    finally:
+        files.close()
+    return files.count
+
+
 class _Files:
-    """An mp4 of all frames and a GIF of some, which get their names when both are whole.
+    """An mp4 of all frames and a GIF of some.
 
     Args:
-        stem: Path without an ending.
+        paths: Of the mp4 and the GIF.
         films: Draw the mp4's frames and the GIF's.
         window: First frame of the GIF and the first one after it.
     """
 
-    def __init__(self, stem: Path, films: tuple[Film, Film], window: tuple[int, int]) -> None:
-        self._films, self._window = films, window
-        self._paths = {
-            stem.with_name(f"tmp-{stem.name}.{end}"): Path(f"{stem}.{end}") for end in ("mp4", "gif")
-        }
-        self._mp4, self._gif = self._paths
-        self._writer = _open_mp4(self._mp4, films[0])
+    def __init__(self, paths: tuple[Path, Path], films: tuple[Film, Film], window: tuple[int, int]) -> None:
+        self._films, self._window, self._gif = films, window, paths[1]
+        self._writer = _open_mp4(paths[0], films[0])
         self._stills: list[Image.Image] = []
         self._before: NDArray[np.uint8] | None = None
         self.count = 0
@@ -253,24 +274,23 @@ class _Files:
     def finish(self) -> None:
         self._writer.close()
         _write_gif(self._gif, self._stills)
-        for temporary, path in self._paths.items():
-            temporary.replace(path)
 
-    def discard(self) -> None:
+    def close(self) -> None:
         self._writer.close()
-        for temporary in self._paths:
-            temporary.unlink(missing_ok=True)
 
 
 def _open_mp4(path: Path, film: Film) -> Any:
     writer = imageio_ffmpeg.write_frames(
-        str(path),
+        f"file:{path}",  # ffmpeg takes what stands before a colon for a protocol
         (film.width, film.height),
         fps=CONSOLE_FPS,
         codec="libx264",
         quality=None,
         macro_block_size=2,
-        output_params=["-crf", "20", "-preset", "veryfast", "-tune", "animation", "-movflags", "+faststart"],
+        output_params=[
+            *("-crf", "20", "-preset", "veryfast", "-tune", "animation"),
+            *("-movflags", "+faststart", "-f", "mp4"),
+        ],
     )
     writer.send(None)
     return writer
@@ -284,8 +304,27 @@ def _write_gif(path: Path, frames: list[Image.Image]) -> None:
     palette = sample.quantize(128, dither=Image.Dither.NONE)
     flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     flat[0].save(
-        path, save_all=True, append_images=flat[1:], duration=1000 // GIF_FPS, loop=0, optimize=False
+        path,
+        format="GIF",
+        save_all=True,
+        append_images=flat[1:],
+        duration=1000 // GIF_FPS,
+        loop=0,
+        optimize=False,
     )
+
+
+def _check_stills(seconds: float, scale: int) -> None:
+    """Raise where a GIF's pictures, which are kept until its palette is chosen, do not fit in memory."""
+    there = memory.host_bytes()
+    pixels = max(2, scale - 1)
+    needed = int(seconds * GIF_FPS) * 2 * _COLUMNS * _LINES * pixels**2 * _BYTES_PER_PIXEL
+    if there is not None and needed > there:
+        raise UserError(
+            f"--gif-seconds: {seconds * GIF_FPS:.0f} pictures of {2 * _COLUMNS * pixels} x "
+            f"{_LINES * pixels} pixels x {_BYTES_PER_PIXEL} bytes = {needed / 2**30:.1f} GiB, and this machine "
+            f"has {there / 2**30:.1f} GiB to spare; try --gif-seconds {max(0.1, seconds * there / needed / 2):.2g}"
+        )
 
 
 def _check(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,10 +13,23 @@ from numpy.typing import NDArray
 
 from fastdqn import checkpoint
 from fastdqn.checkpoint import Checkpoint
+from fastdqn.clock import Clock
 from fastdqn.config import CheckpointConfig, Config, EvaluationConfig
 from fastdqn.errors import RunFailedError, UserError
+from fastdqn.json_files import checked, shown
 from fastdqn.metrics import Games
 from fastdqn.run_folder import RunFolder, versions
+
+_STATE: dict[str, Any] = {
+    "config": Config,
+    "clock": Clock,
+    "actor": dict[str, int],
+    "generation": int,
+    "games": Games,
+    "updates_in_means": int,
+    "marks": dict[str, int],
+}
+"""The fields of state.json that `save` writes."""
 
 if TYPE_CHECKING:
     from fastdqn.build import Parts
@@ -91,8 +103,8 @@ def load(run: RunFolder, *, inexact: bool = False) -> Checkpoint:
     """
     saved = checkpoint.load(checkpoint.newest(run.checkpoints))
     try:
-        of = Config.from_json(json.dumps(saved.state["config"]))
-    except (KeyError, ValueError) as error:
+        of = _check_state(saved.state)
+    except ValueError as error:
         raise UserError(f"{saved.path / 'state.json'} cannot be read: {error}") from None
     if _essence(of) != _essence(run.config):
         raise UserError(
@@ -114,7 +126,7 @@ def _check_versions(run: RunFolder, saved: Checkpoint) -> None:
     then = saved.state.get("versions", {})  # a checkpoint that names none is from before they were kept
     if not isinstance(then, Mapping):
         raise UserError(
-            f"{saved.path / 'state.json'} cannot be read: versions = {then!r}: an object is wanted"
+            f"{saved.path / 'state.json'} cannot be read: versions = {shown(then)}: an object is wanted"
         )
     now = versions()
     changed = [name for name in DECIDING if name in then and then[name] != now[name]]
@@ -125,6 +137,35 @@ def _check_versions(run: RunFolder, saved: Checkpoint) -> None:
             "The run would not go on as it would have there. Install what it was saved with, or type:\n"
             f"fastdqn train --resume {run.path} --inexact"
         )
+
+
+def _check_state(state: dict[str, Any]) -> Config:
+    """Return the configuration in a state that could be one that `save` wrote.
+
+    Raises:
+        ValueError: A field is missing, of another type, or beyond what a run can come to.
+    """
+    values = {name: checked(state.get(name), hint, name) for name, hint in _STATE.items()}
+    clock: Clock = values["clock"]
+    counts = {
+        **{f"clock.{name}": value for name, value in asdict(clock).items()},
+        **{f"actor.{name}": value for name, value in values["actor"].items()},
+        **{f"marks.{name}": value for name, value in values["marks"].items()},
+        **{name: values[name] for name in ("generation", "updates_in_means")},
+        "games.count": values["games"].count,
+    }
+    for name, value in counts.items():
+        if not 0 <= value <= 2**62:
+            raise ValueError(f"{name} = {shown(value)}: must be 0 or above, and at most 2^62")
+    config: Config = values["config"]
+    if clock.frame_skip != config.env.frame_skip or clock.frames != state["frames"]:
+        raise ValueError(f"clock: {clock.frames} frames, and it is the checkpoint of frame {state['frames']}")
+    if (
+        clock.steps_per_update < 1
+        or clock.updates_due() > config.env.num_envs + config.learner.updates_per_launch
+    ):
+        raise ValueError("clock: steps and updates do not belong together")
+    return config
 
 
 def restore(saved: Checkpoint, parts: Parts, games: Games) -> NDArray[np.uint8] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import itertools
@@ -1136,7 +1137,6 @@ def light_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     version = types.SimpleNamespace(cuda=None)
     torch = types.SimpleNamespace(cuda=cuda, version=version, get_num_threads=lambda: 2, __spec__="found")
     monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setitem(sys.modules, "fastdqn.backend", types.SimpleNamespace(gpu_name=lambda: None))
     for name in ("envpool", "safetensors"):
         monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(__spec__="found"))
     monkeypatch.setitem(sys.modules, "fastdqn.backend", types.SimpleNamespace(gpu_name=lambda: None))
@@ -1206,3 +1206,66 @@ def test_a_bare_install_has_their_help(command: str) -> None:
     done = bare(command, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"usage: fastdqn {command} [-h] [--json]" in done.stdout
+
+
+_INTERRUPTED_IMPORT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from fastdqn.cli import main
+code = main(["games"])
+print("done", file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("module", ["fastdqn.errors", "fastdqn.openmp", "fastdqn.cli.games", "tyro"])
+def test_an_interrupt_while_something_is_imported_ends_with_130_and_without_a_traceback(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED_IMPORT, module], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+
+
+def test_an_import_error_made_of_an_interrupt_is_one(
+    trainer: FakeTrainer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = ImportError("numpy's C-extensions failed", name="torch")
+    error.__cause__ = KeyboardInterrupt()
+    trainer.during = _raise(error)
+    assert main(["train", "Pong-v5", "--progress", "none"]) == 130
+    assert "pip install" not in capsys.readouterr().err
+
+
+def test_the_package_begins_with_no_slow_import() -> None:
+    done = python("import sys; before = set(sys.modules); import fastdqn; print(*set(sys.modules) - before)")
+    assert "fastdqn" in done.stdout.split()
+    assert not {"pathlib", "typing", "re", "dataclasses"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [("ENAMETOOLONG", 2), ("ENOTDIR", 2), ("EACCES", 2), ("EROFS", 2), ("ENOSPC", 1), ("EIO", 1)],
+)
+def test_a_path_that_cannot_be_is_the_users_and_a_broken_disk_is_not(
+    number: str, code: int, trainer: FakeTrainer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = getattr(errno, number)
+    trainer.during = _raise(OSError(wrong, os.strerror(wrong), "/some/path"))
+    assert main(["train", "Pong-v5", "--progress", "none"]) == code
+    assert f"/some/path: {os.strerror(wrong)}" in capsys.readouterr().err
+
+
+def test_what_is_quoted_is_cut_short(trainer: FakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
+    err = refused(capsys, "train", "x" * 50_000)
+    assert len(err) < 1500
+    err = refused(capsys, "train", "Pong-v5", "--seed", "1" * 5000)
+    assert "at most 19 digits" in err
+    assert len(err) < 1500

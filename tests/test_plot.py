@@ -98,7 +98,7 @@ def test_a_line_cut_short_by_a_kill_is_left_out_and_damage_is_not(tmp_path, caps
     text = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text("garbage\n" + text)
     assert main(["plot", str(run)]) == 2
-    assert "metrics.jsonl, line 1: not a JSON object" in capsys.readouterr().err
+    assert "metrics.jsonl, line 1: not JSON" in capsys.readouterr().err
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_no_band(tmp_path):

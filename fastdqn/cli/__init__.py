@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
-import os
-import signal
 import sys
-from collections.abc import Sequence
 
-from fastdqn.errors import RunFailedError, UserError
-from fastdqn.openmp import shorten_waits
+try:
+    import contextlib
+    import errno
+    import importlib
+    import io
+    import os
+    import signal
+    from collections.abc import Sequence
+
+    from fastdqn.errors import RunFailedError, UserError
+    from fastdqn.openmp import shorten_waits
+except KeyboardInterrupt:  # before there was anything to stop
+    sys.exit(130)
+
+# What is wrong with a path that was typed; a full or broken disk is not.
+_PATH_ERRORS = frozenset(
+    getattr(errno, name)
+    for name in [
+        "ENAMETOOLONG",
+        "ENOTDIR",
+        "EISDIR",
+        "ENOENT",
+        "EACCES",
+        "EPERM",
+        "EROFS",
+        "ELOOP",
+        "EEXIST",
+        "ENXIO",
+        "EINVAL",
+    ]
+)
+_LONGEST_LINE = 600
 
 COMMANDS = {
     "train": "train on a game; live dashboard, checkpoints, resumable",
@@ -62,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunFailedError as error:
         return _fail(words, str(error), 1)
     except ImportError as error:
+        if _was_interrupted(error):
+            return 130
         from fastdqn.cli import extras
 
         message = extras.explain(error)
@@ -76,9 +102,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except OSError as error:
-        return _fail(words, f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+        code = 2 if error.errno in _PATH_ERRORS else 1
+        return _fail(words, f"{error.filename or 'the system'}: {error.strerror or error}", code)
     finally:
         _drop_lost_stderr()
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether an error came of an interrupt: libraries written in C make an ImportError of it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _run(words: list[str]) -> int:
@@ -126,9 +160,15 @@ def _drop_lost_stderr() -> None:
         pass
 
 
+def _shortened(line: str) -> str:
+    """Cut the middle out of a line that quotes something endless."""
+    half = _LONGEST_LINE // 2
+    return line if len(line) <= _LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
+
+
 def _fail(words: Sequence[str], message: str, code: int) -> int:
     """Write a message to stderr, if anyone is there to read it."""
-    first, *more = message.splitlines()
+    first, *more = [_shortened(line) for line in message.splitlines()]
     message = "\n".join([first, *(f"  {line.strip()}" for line in more)])
     command = f" {words[0]}" if words and words[0] in COMMANDS else ""
     with contextlib.suppress(OSError, ValueError):
