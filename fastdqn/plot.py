@@ -24,6 +24,7 @@ Row = dict[str, Any]
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Frames played, and a figure."""
 
+_LARGEST = 3.5e38
 SUFFIXES = (".png", ".svg", ".pdf")
 
 _ROW: dict[str, Any] = {
@@ -184,7 +185,12 @@ def _draw_group(axes: Axes, panel: Panel, group: Sequence[Curves], colour: str, 
     marker = "o" if panel.evaluations else ""
     if len(lines) == 1:
         if panel is RETURN:
-            games = [(row["frames"], value) for row in group[0].rows for value in row["returns"]]
+            games = [
+                (row["frames"], value)
+                for row in group[0].rows
+                for value in row["returns"]
+                if abs(value) <= _LARGEST
+            ]
             axes.plot(
                 *zip(*games, strict=True), ".", color=colour, alpha=0.25, markersize=4
             ) if games else None
@@ -203,7 +209,8 @@ def _draw_group(axes: Axes, panel: Panel, group: Sequence[Curves], colour: str, 
 def _points(curves: Curves, panel: Panel) -> Points:
     rows = curves.evaluations if panel.evaluations else curves.rows
     points = [(row["frames"], panel.get(row)) for row in rows]
-    kept = [(frames, value) for frames, value in points if value is not None]
+    # Runs compute in float32; infinity and what lies beyond are nothing that Matplotlib can find ticks for.
+    kept = [(frames, value) for frames, value in points if value is not None and abs(value) <= _LARGEST]
     return np.array([frames for frames, _ in kept], float), np.array([value for _, value in kept], float)
 
 
@@ -223,7 +230,8 @@ def _finish(axes: Axes, panel: Panel) -> None:
     axes.tick_params(labelsize=9)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if panel.log:
+    # Matplotlib has no logarithmic axis for a run without an update, or whose losses are all 0 or no numbers.
+    if panel.log and any((np.asarray(line.get_ydata(), float) > 0).any() for line in axes.get_lines()):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

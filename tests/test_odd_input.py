@@ -101,11 +101,11 @@ from pathlib import Path
 from fastdqn import export, outputs
 from fastdqn.cli import main
 make = Path.open
-def on_full_disk(self, *mode, **more):
-    if self.name.startswith(".fastdqn-") and mode[0] == "xb":
+def on_full_disk(self, mode="r", *more, **others):
+    if self.name.startswith(".fastdqn-") and mode == "xb":
         self.symlink_to("/dev/full")
         return make(Path("/dev/null"), "rb")
-    return make(self, *mode, **more)
+    return make(self, mode, *more, **others)
 Path.open = on_full_disk
 sys.exit(main(sys.argv[1:]))
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from dataclasses import replace
@@ -88,6 +89,16 @@ def test_a_run_without_a_game_or_an_update_is_drawn():
     rows = [replace(LATE, updates=0, loss=None, q_mean=None, return_mean=None, returns=[]).row()]
     figure = draw({"a": [Curves(Config(), rows, [])], "b": [Curves(Config(), rows, [])] * 2})
     assert all(len(line.get_xdata()) == 0 for axes in figure.axes for line in axes.get_lines())
+    figure.savefig(io.BytesIO())
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), 3.4e38, 1e-300, 1e308])
+def test_figures_of_any_size_are_drawn(value):
+    rows = [
+        replace(LATE, frames=frames, loss=value, q_mean=value, return_mean=value, returns=[value]).row()
+        for frames in (0, 2**62)
+    ]
+    draw({"a": [Curves(Config(), rows, [])]}).savefig(io.BytesIO())
 
 
 def test_a_line_cut_short_by_a_kill_is_left_out_and_damage_is_not(tmp_path, capsys):
