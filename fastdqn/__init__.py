@@ -6,6 +6,7 @@ Importing this package imports neither torch nor envpool; names below load when 
 from __future__ import annotations
 
 import importlib
+import sys
 
 # Nothing that takes milliseconds: `typing` and `pathlib` would, and a Ctrl-C meanwhile finds no handler yet.
 TYPE_CHECKING = False
@@ -37,6 +38,16 @@ _HOMES = {
     "ReplayBuffer": "fastdqn.replay",
     "__version__": "fastdqn._core",
 }
+
+
+def _quiet_about_interrupts(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Stand for `sys.excepthook` until the command line can answer a Ctrl-C itself."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+
+
+if getattr(sys, "argv", [""])[0].endswith("/fastdqn"):  # our program, not one that imports us
+    sys.excepthook = _quiet_about_interrupts
 
 
 def get_include() -> str:

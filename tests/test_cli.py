@@ -1244,6 +1244,17 @@ def test_an_import_error_made_of_an_interrupt_is_one(
     assert "pip install" not in capsys.readouterr().err
 
 
+def test_an_interrupt_while_the_command_line_is_looked_for_is_quiet(tmp_path: Path) -> None:
+    """The script that pip makes imports it outside of any `try`."""
+    script = tmp_path / "fastdqn"
+    script.write_text(_INTERRUPTED_IMPORT)
+    done = subprocess.run(
+        [sys.executable, str(script), "fastdqn.cli"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == -signal.SIGINT  # a shell calls it 130
+    assert done.stderr == ""
+
+
 def test_the_package_begins_with_no_slow_import() -> None:
     done = python("import sys; before = set(sys.modules); import fastdqn; print(*set(sys.modules) - before)")
     assert "fastdqn" in done.stdout.split()
