@@ -331,7 +331,8 @@ def child(words: list[str], own: Path) -> None:
         os.chdir(own)
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(own / name, os.O_WRONLY | os.O_CREAT), number)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
         from fastdqn.cli import main
 
         code = main(words)

@@ -560,6 +560,20 @@ def test_a_closed_stream_does_no_harm(stream: int) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(("encoding", "wanted"), [("utf-8", b"r\xff"), ("ascii", b"r\\udcff")])
+def test_a_name_that_is_no_text_is_written_all_the_same(encoding: str, wanted: bytes) -> None:
+    code = (
+        "import sys, types\n"
+        "from fastdqn import cli\n"
+        "sys.modules['fastdqn.cli.info'] = types.SimpleNamespace(main=lambda words: print(words[0]) or 0)\n"
+        "sys.exit(cli.main(['info', 'r\\udcff']))"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.strip() == wanted
+
+
 def test_plain_lines_come_every_few_seconds_and_at_the_end() -> None:
     time, stream = 0.0, io.StringIO()
     with Plain(stream, every_seconds=5, now=lambda: time) as view:
