@@ -133,7 +133,8 @@ class ReplayStats(NamedTuple):
         transitions: transitions ever added.
         sampleable: transitions that can be sampled now.
         episodes: episodes ever begun.
-        whole_stacks: observations that did not continue the one before and had to be stored whole.
+        whole_stacks: observations that did not continue the one before and had to be stored whole; first
+            ones of two frames, which may be padded, are not counted.
         allocated_bytes: memory reserved; the system hands it out as it fills.
     """
 
@@ -159,7 +160,8 @@ class ReplayBuffer:
 
     Args:
         capacity: Frame slots over all environments, split evenly: each has a ring of ``capacity //
-            num_envs``. A transition costs one slot, and each episode one more.
+            num_envs``. A transition costs one slot, and each episode one more: two where its first stack is
+            padded in front, as with zeros.
         num_envs: Number of environments; they are named 0 to num_envs - 1.
         frame_shape: Shape of one frame, uint8.
         stack: Frames of an observation, 1 to 255.

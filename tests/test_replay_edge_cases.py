@@ -197,6 +197,54 @@ def test_case_2_stacks_of_any_wrapper_are_kept_as_given() -> None:
     assert found[15].next_obs == [9, 9, 9, 8]
 
 
+@pytest.mark.filterwarnings("error")  # no wrapper is to blame
+@pytest.mark.parametrize("stack", [1, 2, 3, 4, 7])
+def test_case_2_padded_first_stacks_cost_one_frame_more(stack: int) -> None:
+    """Fault: a first stack with zeros in front (Stable-Baselines3, ALE) stored whole, or as copies of its frame.
+
+    Episodes of five steps in a ring that holds two of them and a half, so that the padding lies at every slot.
+    """
+    cost = 6 if stack == 1 else 7
+    replay = make(capacity=18, gamma=0.5, stack=stack)
+    expected: dict[int, Sampled] = {}
+    for episode in range(40):
+        frames = [0] * (stack - 1) + [10 + episode * 5 + k for k in range(6)]
+        seen = [frames[k : k + stack] for k in range(6)]
+        if episode == 0:
+            begin(replay, seen[0])
+        else:
+            add(replay, 999, seen[0])
+        for k in range(5):
+            action = episode * 5 + k
+            add(replay, action, seen[k + 1], truncated=k == 4)
+            expected[action] = Sampled(seen[k], seen[k + 1], action, 0.0, 0.5)
+        assert replay.stats().frames_written == cost * (episode + 1)
+        found = by_action(replay)
+        assert found == {action: expected[action] for action in found}
+        assert len(found) >= min(5 * (episode + 1), 18 - 2 * (cost - 5) - stack)
+        assert replay.invariant_violation() == ""
+    assert replay.stats().whole_stacks == 0
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_case_2_only_copies_in_front_are_padding() -> None:
+    """Fault: copies that follow another frame, or one frame of several, left out."""
+    replay = make()
+    for frames, cost in (
+        ([6, 7, 6, 8], 4),
+        ([3, 4, 4, 4], 4),
+        ([5, 5, 6, 6], 3),
+        ([9, 9, 9, 9], 1),
+        ([2, 2, 2, 1], 2),
+    ):
+        before = replay.stats().frames_written
+        begin(replay, frames)
+        assert replay.stats().frames_written == before + cost
+        add(replay, frames[-1], [*frames[1:], 20])
+        assert by_action(replay)[frames[-1]].obs == frames
+    assert replay.stats().whole_stacks == 2
+
+
 # 3 --------------------------------------------------------------------------------------------------------
 
 

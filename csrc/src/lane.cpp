@@ -6,9 +6,12 @@
 namespace fastdqn {
 namespace {
 
-// Whether the `count` frames at `frames` all equal the one at frames[0]: each is compared with its neighbour.
-bool all_copies(const std::uint8_t* frames, std::uint32_t count, std::size_t frame_bytes) noexcept {
-  return std::memcmp(frames, frames + frame_bytes, (count - 1) * frame_bytes) == 0;
+// How many of the `count` frames at `frames` are copies of the first, up to the first that is not.
+std::uint32_t leading_copies(const std::uint8_t* frames, std::uint32_t count,
+                             std::size_t frame_bytes) noexcept {
+  std::uint32_t copies = 1;
+  while (copies < count && std::memcmp(frames, frames + copies * frame_bytes, frame_bytes) == 0) ++copies;
+  return copies;
 }
 
 // The rule of deduplication, over any way to find the frames of the previous stack: `older_match()` tells
@@ -17,10 +20,9 @@ template <class OlderMatch>
 Intake decide(const std::uint8_t* given, std::uint32_t stack, std::size_t frame_bytes, bool has_previous,
               std::uint32_t previous_depth, const OlderMatch& older_match) noexcept {
   if (has_previous && older_match()) {
-    return {Intake::Keep::kNewest, std::min(previous_depth + 1, stack - 1)};
+    return {true, std::min(previous_depth + 1, stack - 1)};
   }
-  if (all_copies(given, stack, frame_bytes)) return {Intake::Keep::kFresh, 0};
-  return {Intake::Keep::kWhole, stack - 1};
+  return {false, stack - leading_copies(given, stack, frame_bytes)};
 }
 
 }  // namespace
@@ -74,7 +76,7 @@ void Lane::step(const Step& step, const std::uint8_t* next, const Intake& intake
 }
 
 void Lane::store(const std::uint8_t* given, const Intake& intake, std::vector<WrittenFrame>* written) {
-  const std::uint32_t count = intake.frames(options_.stack);
+  const std::uint32_t count = intake.frames();
   for (std::uint32_t i = options_.stack - count; i < options_.stack; ++i) {
     const std::uint64_t slot = frames_.push(given + i * frames_.frame_bytes());
     if (written != nullptr) written->push_back({static_cast<std::int64_t>(slot), 0, i, false});
@@ -159,9 +161,9 @@ std::string Lane::transition_violation(std::uint64_t sequence) const {
   if (sequence >= cursors_.first && obs.oldest() < frames_.horizon(options_.guard_frames)) {
     return name + "guarded frames in the sampleable range";
   }
-  const bool shifted = t.next_distance == 1 && (t.next_depth == deeper || t.next_depth == 0);
-  const bool whole = t.next_distance == options_.stack && t.next_depth + 1U == options_.stack;
-  if (!shifted && !whole) return name + "a next observation that no stored stack can have";
+  const bool continues = t.next_distance == 1 && t.next_depth == deeper;
+  const bool afresh = t.next_distance == t.next_depth + 1U;
+  if (!continues && !afresh) return name + "a next observation that no stored stack can have";
   if (sequence < cursors_.closed && !window_closed(sequence))
     return name + "an open n-step window counts as closed";
   if (sequence + 1 == cursors_.transitions) {

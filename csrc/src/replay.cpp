@@ -302,7 +302,7 @@ std::size_t Replay::store_row(const AddRows& rows, std::size_t row, std::vector<
               next, intakes.final_observation, written);
     follow(lane, first, closed);
     label(written, from, lane, row, begins);
-    whole += intakes.final_observation.keep == Intake::Keep::kWhole;
+    whole += intakes.final_observation.whole(options_.stack);
   }
   if (begins) {
     from = written == nullptr ? 0 : written->size();
@@ -312,14 +312,16 @@ std::size_t Replay::store_row(const AddRows& rows, std::size_t row, std::vector<
   return whole;
 }
 
+// Returns whether the stack counts as one stored whole. Of two frames the first stack of an episode never
+// does: it may always be a padded one.
 std::size_t Replay::begin_episode(Lane& lane, const std::uint8_t* given, const Intake& intake,
                                   std::vector<WrittenFrame>* written) {
   const std::uint64_t first = lane.first(), closed = lane.closed();
   lane.begin(given, intake, written);
   follow(lane, first, closed);
   ++episodes_;
-  episode_frames_ += intake.frames(options_.stack);
-  return intake.keep == Intake::Keep::kWhole;
+  episode_frames_ += intake.frames();
+  return options_.stack > 2 && intake.whole(options_.stack);
 }
 
 void Replay::follow(const Lane& lane, std::uint64_t first, std::uint64_t closed) {

@@ -47,9 +47,12 @@ struct Fixture {
   Lane lane;
 };
 
-void is(const Intake& intake, Intake::Keep keep, std::uint32_t depth) {
-  CHECK(intake.keep == keep);
+constexpr bool kContinues = true, kAfresh = false;
+
+void is(const Intake& intake, bool continues, std::uint32_t depth) {
+  CHECK_EQ(intake.continues, continues);
   CHECK_EQ(intake.depth, depth);
+  CHECK_EQ(intake.frames(), continues ? 1u : depth + 1);
 }
 
 // What the invariants say of a lane whose ring has wrapped (transition 11 ends an episode, 13 is the last),
@@ -70,11 +73,11 @@ std::string violation(void (*corrupt)(Lane&)) {
 
 TEST(a_fresh_stack_costs_one_frame) {
   Fixture f;
-  is(f.begin({5, 5, 5}), Intake::Keep::kFresh, 0);
+  is(f.begin({5, 5, 5}), kAfresh, 0);
   CHECK_EQ(f.lane.frames().written(), 1u);
-  is(f.step({5, 5, 6}), Intake::Keep::kNewest, 1);
-  is(f.step({5, 6, 7}), Intake::Keep::kNewest, 2);
-  is(f.step({6, 7, 8}), Intake::Keep::kNewest, 2);
+  is(f.step({5, 5, 6}), kContinues, 1);
+  is(f.step({5, 6, 7}), kContinues, 2);
+  is(f.step({6, 7, 8}), kContinues, 2);
   CHECK_EQ(f.lane.frames().written(), 4u);
 }
 
@@ -82,31 +85,49 @@ TEST(a_continuing_stack_costs_one_frame_even_at_an_episodes_start) {
   Fixture f;
   f.begin({5, 5, 5});
   f.step({5, 5, 6}, true);
-  is(f.begin({5, 6, 7}), Intake::Keep::kNewest, 2);  // a lost life keeps the old frames
+  is(f.begin({5, 6, 7}), kContinues, 2);  // a lost life keeps the old frames
   CHECK_EQ(f.lane.frames().written(), 3u);
 }
 
 TEST(a_stack_that_neither_shifts_nor_repeats_is_kept_whole) {
   Fixture f;
-  is(f.begin({1, 2, 3}), Intake::Keep::kWhole, 2);
-  is(f.step({9, 9, 8}), Intake::Keep::kWhole, 2);
+  is(f.begin({1, 2, 3}), kAfresh, 2);
+  is(f.step({9, 8, 8}), kAfresh, 2);
   CHECK_EQ(f.lane.frames().written(), 6u);
+}
+
+TEST(a_padded_stack_costs_its_padding_once) {
+  Fixture f;
+  is(f.begin({0, 0, 5}), kAfresh, 1);
+  CHECK_EQ(f.lane.frames().written(), 2u);
+  is(f.step({0, 5, 6}), kContinues, 2);
+  is(f.step({5, 6, 7}, true), kContinues, 2);
+  is(f.begin({0, 0, 8}), kAfresh, 1);
+  CHECK_EQ(f.lane.frames().written(), 6u);
+}
+
+TEST(no_frame_is_shared_in_a_whole_stack_alone) {
+  CHECK((Intake{false, 2}.whole(3)));
+  CHECK((Intake{false, 1}.whole(2)));
+  CHECK((!Intake{false, 1}.whole(3)));  // padded
+  CHECK((!Intake{true, 2}.whole(3)));   // continues
+  CHECK((!Intake{false, 0}.whole(1)));  // there is nothing to share
 }
 
 TEST(every_older_frame_is_compared) {
   Fixture f;
   f.begin({5, 5, 5});
-  is(f.step({4, 5, 6}), Intake::Keep::kWhole, 2);
-  is(f.step({4, 6, 7}), Intake::Keep::kWhole, 2);
+  is(f.step({4, 5, 6}), kAfresh, 2);
+  is(f.step({4, 6, 7}), kAfresh, 2);
 }
 
 TEST(an_observation_behind_a_final_one_is_compared_with_it) {
   Fixture f;
   f.begin({5, 5, 5});
   const std::vector<std::uint8_t> last{5, 5, 6}, fresh{9, 9, 9}, shifted{5, 6, 7}, other{1, 2, 3};
-  is(f.lane.classify_after(last.data(), 1, fresh.data()), Intake::Keep::kFresh, 0);
-  is(f.lane.classify_after(last.data(), 1, shifted.data()), Intake::Keep::kNewest, 2);
-  is(f.lane.classify_after(last.data(), 1, other.data()), Intake::Keep::kWhole, 2);
+  is(f.lane.classify_after(last.data(), 1, fresh.data()), kAfresh, 0);
+  is(f.lane.classify_after(last.data(), 1, shifted.data()), kContinues, 2);
+  is(f.lane.classify_after(last.data(), 1, other.data()), kAfresh, 2);
 }
 
 TEST(windows_close_after_n_steps_or_at_the_end) {

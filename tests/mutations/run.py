@@ -69,6 +69,10 @@ def one(case: str, fault: str, test: str, file: str, old: str, new: str) -> Muta
 LANE, REPLAY, N_STEP = "src/lane.cpp", "src/replay.cpp", "src/n_step.cpp"
 RING, SAMPLER, TREE = "src/frame_ring.cpp", "src/sampler.cpp", "src/sum_tree.cpp"
 
+COPIES = (
+    "while (copies < count && std::memcmp(frames, frames + copies * frame_bytes, frame_bytes) == 0) ++copies;"
+)
+PADDING = "return {false, stack - leading_copies(given, stack, frame_bytes)};"
 FLAGS = "(step.terminated ? Transition::kTerminated : 0)"
 NEXT_DISTANCE = "record.next_distance = static_cast<std::uint8_t>(current().newest - from.newest);"
 TREE_SET = """  for (std::size_t i = 0; i < indices.size(); ++i) leaves()[indices[i]] = weights[i];
@@ -144,6 +148,40 @@ MUTATIONS = [
         LANE,
         "for (std::uint32_t i = 0; i + 1 < stack; ++i) {",
         "for (std::uint32_t i = stack - 2; i + 1 < stack; ++i) {",
+    ),
+    one(
+        "case 2",
+        "padding in front of a stack is stored frame by frame",
+        "test_case_2_padded_first_stacks_cost_one_frame_more",
+        LANE,
+        PADDING,
+        "return {false, leading_copies(given, stack, frame_bytes) == stack ? 0 : stack - 1};",
+    ),
+    one(
+        "case 2",
+        "a padded stack is taken for copies of its newest frame",
+        "test_case_2_padded_first_stacks_cost_one_frame_more",
+        LANE,
+        PADDING,
+        "return {false, stack - 1 - leading_copies(given, std::max(stack, 2U) - 1, frame_bytes)};",
+    ),
+    one(
+        "case 2",
+        "a copy of the oldest frame is padding wherever it is",
+        "test_case_2_only_copies_in_front_are_padding",
+        LANE,
+        COPIES,
+        """for (std::uint32_t i = 1; i < count; ++i) {
+    copies += std::memcmp(frames, frames + i * frame_bytes, frame_bytes) == 0;
+  }""",
+    ),
+    one(
+        "case 2",
+        "a padded first stack of two frames is blamed on a wrapper",
+        "test_case_2_padded_first_stacks_cost_one_frame_more",
+        REPLAY,
+        "return options_.stack > 2 && intake.whole(options_.stack);",
+        "return intake.whole(options_.stack);",
     ),
     one(
         "case 3",

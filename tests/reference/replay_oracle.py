@@ -67,19 +67,22 @@ class _EnvLog:
     first_sequence: int = 0
     transitions: deque[Transition] = field(default_factory=deque)
 
-    def write(self, stack: Stack) -> None:
-        """Count the frames that storing `stack` takes: one if it continues the last one or is all copies."""
+    def write(self, stack: Stack, *, first: bool = False) -> None:
+        """Count the frames that storing `stack` takes: one if it continues the last one.
+
+        Otherwise all of them but the copies that follow its oldest one. None left out: a whole stack, save in
+        the `first` stack of an episode if it has two frames.
+        """
         last = self.last_stack
         if last is not None and np.array_equal(stack[:-1], last[1:]):
             self.frames_written += 1
             self.depth = min(self.depth + 1, self.stack - 1)
-        elif all(np.array_equal(frame, stack[0]) for frame in stack):
-            self.frames_written += 1
-            self.depth = 0
         else:
-            self.frames_written += self.stack
-            self.depth = self.stack - 1
-            self.whole_stacks += 1
+            others = (i for i, frame in enumerate(stack) if not np.array_equal(frame, stack[0]))
+            kept = 1 + self.stack - next(others, self.stack)
+            self.frames_written += kept
+            self.depth = kept - 1
+            self.whole_stacks += kept == self.stack and self.stack > (2 if first else 1)
         self.last_stack = stack.copy()
 
     @property
@@ -122,7 +125,7 @@ class ReplayOracle:
                 # Where no step was taken since the last episode's end, its flags say so already.
                 last = env.transitions[-1]
                 last.truncated = last.truncated or not last.terminated
-            env.write(stack)
+            env.write(stack, first=True)
             env.in_episode = True
             env.awaits_reset = False
             self._settle(env)
@@ -140,7 +143,7 @@ class ReplayOracle:
         """One step of each env: `action` was sent, the rest came back."""
         for i, env in enumerate(self._select(env_id)):
             if env.awaits_reset:
-                env.write(observation[i])
+                env.write(observation[i], first=True)
                 env.awaits_reset = False
                 env.in_episode = True
             else:
@@ -163,7 +166,7 @@ class ReplayOracle:
                 )
                 self._settle(env)
                 if final:
-                    env.write(observation[i])
+                    env.write(observation[i], first=True)
                 env.in_episode = not done or final
                 env.awaits_reset = done and self.autoreset == "next_step"
             self._settle(env)
@@ -226,7 +229,7 @@ class ReplayOracle:
 
     @property
     def whole_stacks(self) -> int:
-        """Stacks that neither continued the last one nor were copies of one frame."""
+        """Stacks that neither continued the last one nor began with copies of a frame."""
         return sum(env.whole_stacks for env in self.envs)
 
     def _select(self, env_id: Sequence[int] | None) -> list[_EnvLog]:
@@ -340,6 +343,7 @@ class Comparison:
         per row, and for 64 draws of `sample`. Importance weights show every drawn row's priority.
         """
         assert self.buffer.invariant_violation() == ""
+        assert self.buffer.stats().whole_stacks == self.oracle.whole_stacks
         rows = self.oracle.rows()
         assert len(self.buffer) == len(rows)
         if not rows:

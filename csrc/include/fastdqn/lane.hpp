@@ -26,18 +26,18 @@
 
 namespace fastdqn {
 
-// How a given stack is kept.
+// How a given stack is kept: one that continues the lane's last one by its newest frame alone, any other from
+// the last copy of its oldest frame on. So a stack of copies costs one frame, one that is padded in front
+// (with zeros, say) the padding once beside its true frames, and one without such copies all of its frames.
 struct Intake {
-  enum class Keep : std::uint8_t {
-    kNewest,  // its older frames are the lane's last ones: only its newest frame is new
-    kFresh,   // all copies of one frame, not continuing: that frame once
-    kWhole,   // anything else: every frame of it
-  };
-  Keep keep = Keep::kWhole;
+  bool continues = false;   // its older frames are the lane's last ones
   std::uint32_t depth = 0;  // StackRef::depth once stored
 
   // Frames that storing it writes.
-  std::uint32_t frames(std::uint32_t stack) const noexcept { return keep == Keep::kWhole ? stack : 1; }
+  std::uint32_t frames() const noexcept { return continues ? 1 : depth + 1; }
+
+  // Whether nothing of it could be shared.
+  bool whole(std::uint32_t stack) const noexcept { return !continues && stack > 1 && depth + 1 == stack; }
 };
 
 // One frame that was written, and where its pixels came from: what a mirror of the store needs to follow.
@@ -108,7 +108,7 @@ class Lane {
                         const std::uint8_t* given) const noexcept;
 
   // Whether a transition from the last stack to one kept as `intake` fits a window of stack + 1 frames.
-  bool fits_window(const Intake& intake) const noexcept { return intake.keep == Intake::Keep::kNewest; }
+  bool fits_window(const Intake& intake) const noexcept { return intake.continues; }
 
   // Starts an episode at `given`. An open episode ends here, truncated at its last observation.
   // `written` receives the slots (of this ring) and stack indices of the frames; its row fields are the

@@ -7,7 +7,7 @@
 //
 // Every observation that is sampled equals, byte for byte, the one that was added, whatever the environment
 // does: a stack's older frames are compared with what is stored, and what does not continue it is stored
-// whole.
+// from the last copy of its oldest frame on.
 //
 // Units. A frame is frame_bytes() bytes; a stack is `stack` frames, oldest first. Rewards are per step; a
 // discount is gamma^m times (1 - terminated), to be multiplied with the value of the next observation. A row
@@ -20,7 +20,8 @@
 // within `guard_frames` more frames. Its next observation's frames are never older.
 //
 // Memory. ring * num_envs * (frame_bytes + 16) bytes, reserved at construction, taken from the system as it
-// fills. Each episode costs one frame beside one per step; a stack that had to be kept whole costs `stack`.
+// fills. Each episode costs one frame beside one per step, two where its first stack is padded in front; a
+// stack that had to be kept whole costs `stack`.
 //
 // Ownership. The replay owns its memory and borrows every Span and pointer for the length of a call.
 // Threads. Every public function takes the one mutex of the buffer, so any may be called from any thread at
@@ -137,7 +138,7 @@ struct ReplayStats {
   std::uint64_t transitions = 0;      // ever added
   std::uint64_t sampleable = 0;       // now
   std::uint64_t episodes = 0;         // ever begun
-  std::uint64_t whole_stacks = 0;     // observations ever stored whole
+  std::uint64_t whole_stacks = 0;     // observations ever stored whole, first ones of two frames aside
   std::uint64_t allocated_bytes = 0;  // reserved for all arrays
 };
 

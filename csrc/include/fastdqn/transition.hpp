@@ -22,11 +22,10 @@ struct Transition {
   std::uint32_t obs_newest_low;  // the low 32 bits of the observation's newest frame number
   std::int32_t action;
   float reward;
-  std::uint8_t
-      next_distance;        // newest frame of the next observation minus that of the observation: 1 or stack
-  std::uint8_t obs_depth;   // StackRef::depth of the observation
-  std::uint8_t next_depth;  // StackRef::depth of the next observation
-  std::uint8_t flags;       // kTerminated | kTruncated
+  std::uint8_t next_distance;  // newest frame of the next observation minus that of this one: 1 to stack
+  std::uint8_t obs_depth;      // StackRef::depth of the observation
+  std::uint8_t next_depth;     // StackRef::depth of the next observation
+  std::uint8_t flags;          // kTerminated | kTruncated
 
   bool ends_episode() const noexcept { return flags != 0; }
   bool terminated() const noexcept { return (flags & kTerminated) != 0; }
