@@ -29,9 +29,11 @@ from __future__ import annotations
 import math
 import operator
 import os
+import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, SupportsIndex, TypeAlias
 
 import numpy as np
@@ -216,7 +218,10 @@ class ReplayBuffer:
         self.guard_frames = _integer("guard_frames", guard_frames, 0, 2**31 - 1)
         self.seed = _integer("seed", seed, 0)
         self._warned = False
-        self._core = _core.Replay(
+        self._core = self._make_core()
+
+    def _make_core(self) -> _core.Replay:
+        return _core.Replay(
             capacity=self.capacity,
             num_envs=self.num_envs,
             frame_shape=self.frame_shape,
@@ -224,8 +229,8 @@ class ReplayBuffer:
             n_step=self.n_step,
             gamma=self.gamma,
             alpha=self.alpha,
-            autoreset=_choice("autoreset", autoreset, _AUTORESET),
-            layout=_choice("layout", layout, _LAYOUT),
+            autoreset=_choice("autoreset", self.autoreset, _AUTORESET),
+            layout=_choice("layout", self.layout, _LAYOUT),
             guard_frames=self.guard_frames,
             seed=self.seed,
         )
@@ -261,7 +266,7 @@ class ReplayBuffer:
         terminated: Bools,
         truncated: Bools,
         env_id: npt.NDArray[Any] | None = None,
-        final_observation: Bytes | None = None,
+        final_observation: Bytes | npt.NDArray[np.object_] | Sequence[Bytes | None] | None = None,
     ) -> Added:
         """Store one step of each row's environment: the action sent and what came back.
 
@@ -271,13 +276,14 @@ class ReplayBuffer:
         Args:
             action: int32 or int64 [R]; values of 32 bits.
             observation: uint8 [R, stack, *frame_shape].
-            reward: float32 or float64 [R], finite; stored as float32.
+            reward: float32, float64 or any integers [R], finite; stored as float32.
             terminated: bool [R], the episode ended by itself. It wins where both flags are set. A byte other than
                 0 and 1, which an array viewed as bool may have, counts as true.
             truncated: bool [R], it was cut off: the value of its last observation still counts.
             env_id: As in `begin`.
-            final_observation: As `observation`, read in the done rows alone; for ``autoreset="same_step"``
-                only, which needs it in any call with a done row.
+            final_observation: As `observation`, or R arrays [stack, *frame_shape] as a list or as the object array
+                of Gymnasium's ``info.get("final_obs")``, with None where nothing ended. Read in the done rows
+                alone; for ``autoreset="same_step"`` only, which needs it in any call with a done row.
 
         Returns:
             The frames that were stored.
@@ -287,6 +293,10 @@ class ReplayBuffer:
                 that is done itself, for a reward that is NaN, infinite or beyond float32, and for what
                 ``layout="window"`` cannot hold.
         """
+        if isinstance(reward, np.ndarray) and reward.dtype.kind in "iu":
+            reward = reward.astype(np.float64)
+        if _is_ragged(final_observation):
+            final_observation = self._final_stacks(final_observation, observation, terminated, truncated)
         return self._added(
             self._core.add(action, observation, reward, terminated, truncated, env_id, final_observation)
         )
@@ -491,6 +501,25 @@ class ReplayBuffer:
         replay.load(path)
         return replay
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes and, as bytes, the file that `save` would write: for pickle and copies.
+
+        It costs that file in the folder for temporary files and once more in memory; `save` costs neither.
+        ``copy.copy`` and ``copy.deepcopy`` both give a buffer of its own.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "replay"
+            self.save(path)
+            return {**self.__dict__, "_core": path.read_bytes()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._core = self._make_core()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "replay"
+            path.write_bytes(state["_core"])
+            self.load(path)
+
     def stats(self) -> ReplayStats:
         """Return what the buffer holds. Costs microseconds."""
         return ReplayStats(capacity=self.capacity, **self._core.stats())
@@ -501,6 +530,27 @@ class ReplayBuffer:
         For tests and debugging: it visits every transition.
         """
         return self._core.invariant_violation()
+
+    def _final_stacks(self, final: Any, observation: Any, terminated: Any, truncated: Any) -> Bytes:
+        """Return the done rows' stacks in one array; arguments that the core will refuse are left to it."""
+        if len(final) != len(observation):
+            raise ValueError(f"final_observation: must have {len(observation)} entries, not {len(final)}")
+        stacks = np.zeros((len(final), self.stack, *self.frame_shape), np.uint8)
+        flags = [np.asarray(flag) for flag in (terminated, truncated)]
+        if any(flag.dtype != bool or flag.shape != (len(final),) for flag in flags):
+            return stacks
+        for row in np.flatnonzero(flags[0] | flags[1]).tolist():
+            stack = final[row]
+            if stack is None:
+                raise ValueError(f"final_observation: row {row} is done, but has None")
+            if not isinstance(stack, np.ndarray) or stack.dtype != np.uint8:
+                raise TypeError(f"final_observation: row {row} must be a uint8 array, not {stack!r:.80}")
+            if stack.shape != stacks.shape[1:]:
+                raise ValueError(
+                    f"final_observation: row {row} must have shape {stacks.shape[1:]}, not {stack.shape}"
+                )
+            stacks[row] = stack
+        return stacks
 
     def _added(self, result: tuple[Integers, Integers, Integers, Bools, int]) -> Added:
         slot, source_row, source_index, source_final, whole = result
@@ -515,6 +565,11 @@ class ReplayBuffer:
                 stacklevel=3,
             )
         return Added(slot, source_row, source_index, source_final)
+
+
+def _is_ragged(final: object) -> bool:
+    """Whether final observations come one by one, as Gymnasium and lists have them."""
+    return isinstance(final, list | tuple) or (isinstance(final, np.ndarray) and final.dtype == object)
 
 
 def _columns(batch_size: int) -> tuple[Integers, Floats, Floats, Floats, Integers]:

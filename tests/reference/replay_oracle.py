@@ -333,7 +333,7 @@ class Comparison:
         ):
             source = final_observation if final else observation
             assert source is not None
-            self.mirror[slot] = source[row, index]
+            self.mirror[slot] = source[row][index]  # Gymnasium's final_obs is an array of arrays
 
     def check(self) -> None:
         """Compare every row that may be sampled, and that no other is.
