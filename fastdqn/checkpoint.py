@@ -13,6 +13,8 @@ import errno
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -38,6 +40,15 @@ LARGEST_HEADER_BYTES = 2**20
 _SWITCH = {"0": False, "1": True}
 _MOST_ACTIONS = 18  # the whole joystick
 _CHECKPOINT, _BEST, _TEMPORARY = "frame-", "best-", "tmp-"
+_OURS = re.compile(rf"{_TEMPORARY}(old-)?({_CHECKPOINT}|{_BEST})\d{{12}}(-[0-9a-f]{{16}})?")
+"""What `_write` and `_remove` name a folder that is on its way."""
+
+_PART = re.compile(
+    rf"({'|'.join(PARTS)})\.safetensors|{re.escape(REPLAY)}(\.[0-9a-f]{{16}})?(\.partial)?"
+    rf"|(state|evaluation)\.json|{SUMS}(\.tmp)?"
+)
+"""What such a folder may have in it."""
+
 _ANOTHER = "To go on from the checkpoint before it, remove this one's folder."
 
 
@@ -346,9 +357,9 @@ def _write(
     write_replay: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write a folder of files and their checksums: it appears whole or not at all."""
-    final, temporary = folder / name, folder / (_TEMPORARY + name)
-    for left in folder.glob(_TEMPORARY + "*"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    final, temporary = folder / name, _new_name(folder, name)
+    for left in folder.glob(_TEMPORARY + "*"):
+        _sweep(left)
     try:
         folder.mkdir(exist_ok=True)  # not its parents: a run's folder that is gone is not made again
         temporary.mkdir()
@@ -364,12 +375,29 @@ def _write(
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    old = _new_name(folder, name)
     if final.exists():  # saved twice at one frame
-        final.rename(folder / f"{_TEMPORARY}old-{name}")
+        final.rename(old)
     temporary.rename(final)
     _sync(folder)
-    shutil.rmtree(folder / f"{_TEMPORARY}old-{name}", ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def _new_name(folder: Path, name: str) -> Path:
+    """Return a temporary name that nobody has: a fixed one could be a user's, or a link to something."""
+    return folder / f"{_TEMPORARY}{name}-{secrets.token_hex(8)}"
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a process left that was killed. What else begins alike, or lies in there, is somebody's."""
+    if path.is_symlink() or not _OURS.fullmatch(path.name) or not path.is_dir():
+        return
+    with suppress(OSError):
+        for file in path.iterdir():
+            if _PART.fullmatch(file.name):
+                file.unlink()
+        path.rmdir()
 
 
 def _remove(path: Path, say: Callable[[str], None]) -> None:
@@ -418,6 +446,8 @@ def _sums(path: Path) -> dict[str, str]:
 
 def _verify(path: Path, sums: Mapping[str, str]) -> None:
     """Compare a file with its checksum."""
+    if path.exists() and not path.is_file():  # a FIFO would be waited for
+        raise UserError(f"{path} is no file.\n{_ANOTHER}")
     try:
         digest = _hash(path)
     except OSError as error:

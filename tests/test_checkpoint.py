@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from pathlib import Path
 
@@ -80,6 +81,52 @@ def test_a_kill_while_saving_leaves_the_previous_one(tmp_path, monkeypatch):
     monkeypatch.undo()
     save(tmp_path, 8)
     assert checkpoint.newest(tmp_path).name == "frame-000000000008"
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    """Fault: gigabytes of replays that were never finished."""
+    for name in (
+        "tmp-frame-000000000004-0123456789abcdef",
+        "tmp-old-best-000000000004",
+        "tmp-frame-000000000002",
+    ):
+        (tmp_path / name).mkdir()
+        for file in ("online.safetensors", "replay.safetensors.0123456789abcdef.partial", "SHA256SUMS"):
+            (tmp_path / name / file).touch()
+    save(tmp_path, 8)
+    assert [path.name for path in tmp_path.iterdir()] == ["frame-000000000008"]
+
+
+def test_a_users_own_temporary_things_are_left_alone(tmp_path):
+    """Fault: every name that begins with tmp- taken for a rest, and removed with all that is in it."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "online.safetensors").write_text("mine")
+    folder = tmp_path / "checkpoints"
+    for name in ("tmp-notes", "tmp-frame-000000000004", "tmp-frame-000000000008-mine"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "notes.txt").write_text("mine")
+    (folder / "tmp-file").write_text("mine")
+    (folder / "tmp-frame-000000000006").symlink_to(outside)
+    (folder / "tmp-best-000000000006").symlink_to("nothing")
+    before = {path: path.lstat().st_ino for path in tmp_path.rglob("*")}
+    save(folder, 4, keep=1)
+    save_best(folder, 4, 1.0)
+    after = {path: path.lstat().st_ino for path in tmp_path.rglob("*")}
+    assert before.items() <= after.items()
+    assert {path.name for path in folder.iterdir()} - {path.name for path in before} == {
+        "frame-000000000004",
+        "best-000000000004",
+    }
+
+
+def test_a_checkpoint_of_what_is_no_file_is_refused(tmp_path):
+    """Fault: waiting for ever for somebody who writes into a FIFO."""
+    path = save(tmp_path, 4)
+    (path / "state.json").unlink()
+    os.mkfifo(path / "state.json")
+    with pytest.raises(UserError, match=r"state\.json is no file"):
+        checkpoint.load(path)
 
 
 def test_saving_twice_at_one_frame_keeps_the_later(tmp_path):
