@@ -50,7 +50,12 @@ class FrameReplayBuffer(buffers.ReplayBuffer):
         return type_aliases.ReplayBufferSamples(*map(self.to_torch, shaped))
 
 
+def make_model(num_envs=8, buffer_size=100_000):
+    """Return a DQN on Pong with 3-step returns."""
+    envs = vec_env.VecFrameStack(env_util.make_atari_env("ale_py:PongNoFrameskip-v4", num_envs), 4)
+    options = {"replay_buffer_class": FrameReplayBuffer, "replay_buffer_kwargs": {"n_step": 3}}
+    return DQN("CnnPolicy", envs, buffer_size=buffer_size, verbose=1, **options)
+
+
 if __name__ == "__main__":
-    envs = vec_env.VecFrameStack(env_util.make_atari_env("PongNoFrameskip-v4", n_envs=8), 4)
-    options = {"replay_buffer_class": FrameReplayBuffer, "replay_buffer_kwargs": {"n_step": 3, "gamma": 0.99}}
-    DQN("CnnPolicy", envs, buffer_size=100_000, verbose=1, **options).learn(1_000_000)
+    make_model().learn(1_000_000)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import pickle
+import runpy
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -225,6 +227,21 @@ def test_a_spawned_process_gets_and_gives_a_buffer() -> None:
 # Stable-Baselines3 ---------------------------------------------------------------------------------------------
 
 
+def test_the_example_makes_its_games_and_learns() -> None:
+    """In a process of its own: another test's import may have registered the games already."""
+    for name in ("stable_baselines3", "ale_py", "cv2"):
+        pytest.importorskip(name)
+    program = (
+        "import sb3_buffer; m = sb3_buffer.make_model(2, 500); m.learn(112); print(m.replay_buffer.size())"
+    )
+    folder = Path(__file__).parents[1] / "examples"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) >= 100
+
+
 def test_sb3_learns_from_what_its_own_buffer_holds() -> None:
     """Its DQN on Breakout, cut after 15 steps: every row that the example stores is one that SB3's buffer holds.
 
@@ -234,15 +251,12 @@ def test_sb3_learns_from_what_its_own_buffer_holds() -> None:
     pytest.importorskip("cv2")
     gymnasium = pytest.importorskip("gymnasium")
     gymnasium.register_envs(pytest.importorskip("ale_py"))
-    sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-    try:
-        from sb3_buffer import FrameReplayBuffer
-    finally:
-        sys.path.pop(0)
+    path = Path(__file__).parents[1] / "examples" / "sb3_buffer.py"
+    frame_replay_buffer = runpy.run_path(str(path))["FrameReplayBuffer"]
     from stable_baselines3 import DQN
     from stable_baselines3.common import atari_wrappers, buffers, env_util, vec_env
 
-    class Both(FrameReplayBuffer):
+    class Both(frame_replay_buffer):  # type: ignore[misc, valid-type]
         """The example's buffer beside SB3's own, which stores whole stacks."""
 
         def __init__(self, *args: Any, **options: Any) -> None:
