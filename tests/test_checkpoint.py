@@ -357,7 +357,7 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
     ("text", "wanted"),
     [
         ("{", "cannot be read"),
-        ("[]", "not written by fastdqn"),
+        ("[]", "cannot be read: an object is wanted"),
         ('{"clock": {}}', "not written by fastdqn"),
         ('{"format": 2}', "not written by fastdqn"),
         ('{"format": 99, "frames": 4}', "a newer fastdqn"),
