@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*
 
 TINY = (
     "--total-frames 400 --env.num-envs 2 --env.max-episode-frames 400 --replay.capacity 1000 "
-    "--replay.warmup-steps 50 --network.width 0.0625 --learner.accelerate eager"
+    "--replay.warmup-steps 50 --network.width 0.0625 --learner.accelerate eager "
+    "--evaluation.episodes 1 --evaluation.max-episode-frames 400"
 )
 BUDGETS = {  # added to a command, after its own flags
     "train": TINY,
@@ -43,6 +45,7 @@ NOT_RUN = {  # the beginning of a command: why it is not run here
     "find_package": "tests/embed/run builds it",
     "add_subdirectory": "tests/embed/run builds it",
 }
+NAMES = [f"fastdqn {name}" for name in ("train", "evaluate", "record", "plot", "export")]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(
     r"`((?:\.venv/bin/)?(?:fastdqn|make|python|pip|tensorboard|sha256sum|reliability\.py) [^`]+)`"
@@ -85,8 +88,10 @@ def reason_not_run(snippet: Snippet) -> str | None:
 
 
 def commands() -> list[str]:
-    typed = [snippet for snippet in snippets() if snippet.language == "sh" and not reason_not_run(snippet)]
-    return list(dict.fromkeys(snippet.text.strip().removeprefix(".venv/bin/") for snippet in typed))
+    """Each command once; `fastdqn train` without a game is the command's name."""
+    typed = [one.text for one in snippets() if one.language == "sh" and not reason_not_run(one)]
+    once = dict.fromkeys(text.strip().removeprefix(".venv/bin/") for text in typed)
+    return [command for command in once if command not in NAMES]
 
 
 COMMANDS = commands()
@@ -123,7 +128,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / path.name).symlink_to(path)
     write_program(folder / ".venv/bin/fastdqn", FASTDQN)
     write_program(folder / ".venv/bin/python", f'#!/bin/bash\nexec {shlex.quote(sys.executable)} "$@"\n')
-    write_program(folder / ".venv/bin/pip", f'#!/bin/bash\nexec {shlex.quote(sys.executable)} -m pip "$@"\n')
+    write_program(
+        folder / ".venv/bin/pip",
+        f'#!/bin/bash\nexec {shlex.quote(sys.executable)} -m pip "$1" --dry-run "${{@:2}}"\n',
+    )
     return folder
 
 
@@ -132,15 +140,16 @@ def run(checkout: Path, command: str) -> subprocess.CompletedProcess[str]:
         "PATH": f"{checkout / '.venv/bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "MAKEFLAGS": "n",
-        "PIP_DRY_RUN": "1",
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": "safe.directory",
         "GIT_CONFIG_VALUE_0": "*",
     }
     command = command.replace("[RUN ...]", "").replace("ADDRESS", str(ROOT))
+    folder = checkout / "clones" if command.startswith("git clone") else checkout
+    folder.mkdir(exist_ok=True)
     return subprocess.run(
         ["bash", "-ec", command],
-        cwd=checkout,
+        cwd=folder,
         env=env,
         capture_output=True,
         text=True,
@@ -163,11 +172,9 @@ def test_a_quick_command_runs(checkout, command):
 def runs(checkout: Path) -> Path:
     """The checkout with runs, evaluated once while they trained, where the pages name them."""
     pytest.importorskip("envpool")
-    names = ["RUN", "runs/Pong-v5-quick-seed1", "runs/Pong-v5-quick-seed2"]
-    for seed, name in enumerate(names):
-        check_command(
-            checkout, f"fastdqn train Pong-v5 --run-dir {name} --seed {seed} --evaluate-every-frames 200"
-        )
+    check_command(checkout, "fastdqn train Pong-v5 --run-dir RUN --evaluate-every-frames 200")
+    for seed in (1, 2):
+        shutil.copytree(checkout / "RUN", checkout / f"runs/Pong-v5-quick-seed{seed}")
     (checkout / "RUN_OR_FILE").symlink_to("RUN")
     return checkout
 
