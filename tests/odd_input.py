@@ -369,16 +369,17 @@ def main() -> int:
     from fastdqn import evaluation, export, plot, record  # noqa: F401
     from fastdqn.run_folder import RunFolder
 
-    run = RunFolder.create(options.folder / "whole", tiny_config())
-    pid = os.fork()  # what trains has threads, and threads do not survive a fork
+    run = options.folder / "whole"
+    pid = os.fork()  # what trains has threads, which do not survive a fork, and holds the run's lock
     if not pid:
         from fastdqn import trainer
 
-        trainer.train(run)
+        trainer.train(RunFolder.create(run, tiny_config()))
         os._exit(0)
-    os.waitpid(pid, 0)
+    _, status = os.waitpid(pid, 0)
+    assert status == 0, "the run that is to be spoilt was not trained"
     stop_after_some_passes()
-    cases = [*flag_cases(), *path_cases(), *file_cases(run.path)]
+    cases = [*flag_cases(), *path_cases(), *file_cases(run)]
     cases = [case for case in cases if options.only in f"{case.name} {case.words[0]}"]
     every = len(cases)
     if options.sample is not None:
@@ -387,7 +388,7 @@ def main() -> int:
     for count, case in enumerate(cases, 1):
         if count % 100 == 0:
             print(f"{count} of {len(cases)}: {dict(ends)}", file=sys.stderr, flush=True)
-        end = verdict(case, run.path, options.folder)
+        end = verdict(case, run, options.folder)
         good = end in ("0", "2", "diverged", "endless")
         ends[end if good else "bad"] += 1
         if not good:
