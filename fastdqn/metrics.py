@@ -276,7 +276,7 @@ class JsonLinesAndEvents(JsonLines):
         """Go on in another file of events: TensorBoard opens its files anew by their names."""
         with suppress(OSError):
             self._events.close()
-        self._events = _events(path)
+        self._events = _events(path) if takes_events(path) else _NoEvents()
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row."""
@@ -293,6 +293,33 @@ class JsonLinesAndEvents(JsonLines):
             self._events.close()
 
 
+class _NoEvents:
+    """Takes the place of TensorBoard's writer where that cannot write."""
+
+    def add_scalar(self, name: str, value: float, frames: int) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def takes_events(path: Path) -> bool:
+    """Return whether TensorBoard can write beside a file: it takes only paths in UTF-8."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def writes_events() -> bool:
+    """Return whether TensorBoard is installed: who installed it wants events, so there is no setting."""
+    return importlib.util.find_spec("tensorboard") is not None
+
+
 def _events(path: Path, purge: int | None = None) -> Any:
     tensorboard: Any = importlib.import_module("torch.utils.tensorboard")
     folder = path.parent / "tensorboard" / path.stem
@@ -302,11 +329,8 @@ def _events(path: Path, purge: int | None = None) -> Any:
 def open_rows(
     path: Path, keep_frames: int | None = None, also: Callable[[Mapping[str, Any]], None] = _nowhere
 ) -> JsonLines:
-    """Open a file of rows, with TensorBoard events beside it where the extra `tensorboard` is installed.
-
-    Who installed it wants them, and they decide nothing in a run: so there is no setting.
-    """
-    kind = JsonLinesAndEvents if importlib.util.find_spec("tensorboard") else JsonLines
+    """Open a file of rows, with TensorBoard events beside it where that is installed and can write there."""
+    kind = JsonLinesAndEvents if writes_events() and takes_events(path) else JsonLines
     return kind(path, keep_frames, also)
 
 

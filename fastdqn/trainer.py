@@ -19,7 +19,16 @@ from fastdqn.backend import Backend
 from fastdqn.errors import RunFailedError, UserError, cause_of_failure
 from fastdqn.evaluation import Evaluation, evaluate_learner
 from fastdqn.learner import MEANS
-from fastdqn.metrics import Games, JsonLines, PhaseTimer, Snapshot, Speed, open_rows
+from fastdqn.metrics import (
+    Games,
+    JsonLines,
+    PhaseTimer,
+    Snapshot,
+    Speed,
+    open_rows,
+    takes_events,
+    writes_events,
+)
 from fastdqn.replay import Added
 from fastdqn.run_folder import RunFolder
 from fastdqn.trackers import Trackers
@@ -128,6 +137,8 @@ class _Training:
         self.marks = {"logged": 0, "evaluated": 0, "saved": 0}
         if without_lock:
             self.say(without_lock)
+        if writes_events() and not takes_events(run.metrics):
+            self.say("no TensorBoard events: it takes only paths in UTF-8")
         self._observation, self._store = self._begin(saved)
         if weights:
             build.load_weights(self.parts, weights)
