@@ -382,17 +382,23 @@ QUICK_FLAGS = (
 
 
 @pytest.mark.parametrize(
-    "format", ["safetensors", "torchscript", pytest.param("pt2", marks=pytest.mark.slow)]
+    ("name", "format"),
+    [
+        (b"r", "safetensors"),
+        (b"r\xff", "torchscript"),
+        pytest.param(b"r\xff", "safetensors", marks=pytest.mark.slow),
+        pytest.param(b"r\xff", "pt2", marks=pytest.mark.slow),
+    ],
 )
-def test_every_command_takes_a_run_whose_name_is_not_utf8_and_overwrite_knows_its_files(
-    format: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_every_command_takes_a_run_whatever_its_name_and_overwrite_knows_its_files(
+    name: bytes, format: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Fails when nothing is saved there, or when a command writes a file that --overwrite does not know."""
+    """Fails when nothing is saved in a folder whose name is not UTF-8, or --overwrite does not know a file."""
     for module in ("torch", "envpool", "matplotlib", "imageio_ffmpeg"):
         pytest.importorskip(module)
     from fastdqn.cli import main
 
-    path = os.fsdecode(bytes(tmp_path) + b"/r\xff")
+    path = os.fsdecode(bytes(tmp_path) + b"/" + name)
     train = ["train", "Pong-v5", "--run-dir", path, *QUICK_FLAGS.split()]
     for words in (
         train,
@@ -406,9 +412,9 @@ def test_every_command_takes_a_run_whose_name_is_not_utf8_and_overwrite_knows_it
         own, foreign = run_folder._sorted_out(Path(path)) if words is not train else ([], [])
         assert not foreign
         assert main(words) == 0, capfd.readouterr().err
-    assert len([name for name in own if name.parent != Path("checkpoints")]) > 20
+    assert len([file for file in own if file.parent != Path("checkpoints")]) > 20
     assert {path.name for path in Path(path).iterdir()} == {
         *("config.json", "meta.json", "lock", "checkpoints", "log.txt", "summary.json"),
         *("metrics.jsonl", "evaluations.jsonl"),
-        *({"tensorboard"} if importlib.util.find_spec("tensorboard") else ()),
+        *({"tensorboard"} if name.isascii() and importlib.util.find_spec("tensorboard") else ()),
     }
