@@ -183,9 +183,10 @@ def _pt2(network: QNetwork, policy: checkpoint.Policy, path: Path) -> Callable[[
     rows = torch.export.Dim("rows", min=1)
     program = torch.export.export(PlainPolicy(network).eval(), (example,), dynamic_shapes=({0: rows},))
     # PyTorch's own writer of files wants names in UTF-8, and aborts the process where the disk is full.
+    # (A view of the bytes would outlive them in the error's traceback, which Python 3.12 does not survive.)
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
-    path.write_bytes(buffer.getbuffer())
+    path.write_bytes(buffer.getvalue())
     return lambda path: torch.export.load(io.BytesIO(path.read_bytes())).module()
 
 
@@ -194,7 +195,7 @@ def _torchscript(network: QNetwork, policy: checkpoint.Policy, path: Path) -> Ca
         warnings.simplefilter("ignore")  # that it is deprecated: the help says so
         buffer = io.BytesIO()  # as above
         torch.jit.save(torch.jit.freeze(torch.jit.script(PlainPolicy(network).eval())), buffer)
-    path.write_bytes(buffer.getbuffer())
+    path.write_bytes(buffer.getvalue())
     return lambda path: torch.jit.load(io.BytesIO(path.read_bytes()))  # type: ignore[no-untyped-call]
 
 
