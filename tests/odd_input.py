@@ -180,12 +180,13 @@ def file_cases(run: Path) -> Iterator[Case]:
         file = find(run, name)
         lines = file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]
         data = json.loads(lines[0])
-        for where in places(data):
-            for value in VALUES:
+        for field, where in enumerate(places(data)):
+            for turn, value in enumerate(VALUES, field):
+                words = commands[turn % len(commands)]  # all of them for each field, but not for each value
                 text = json.dumps(changed(data, where, value))
                 text = "\n".join([text, *lines[1:]]) + "\n"
                 label = f"{name} {'.'.join(map(str, where))} = {json.dumps(value)[:20]}"
-                yield from (Case(label, words, written(name, text.encode())) for words in commands)
+                yield Case(label, words, written(name, text.encode()))
             text = json.dumps(without(data, where))
             yield from (
                 Case(

@@ -718,6 +718,8 @@ def test_resume_of_nothing(trainer: FakeTrainer, capsys: pytest.CaptureFixture[s
         ("train Pong-v5 --learner.learning-rate nan", ["learner.learning_rate = nan"]),
         ("evaluate", ["needs the folder of a run", "fastdqn evaluate RUN"]),
         ("evaluate r --episodes many", ["--episodes many", "a whole number is wanted"]),
+        ("evaluate r --protocol x", ["--protocol x: one of nature, machado, own is wanted"]),
+        ("evaluate r --protocol matchado", ["did you mean machado?"]),
         ("evaluate r --episode 3", ["Did you mean --episodes?"]),
         ("evaluate r --total-timesteps 3", ["no flag --total-timesteps"]),
         ("evaluate r r", ["a word too many"]),

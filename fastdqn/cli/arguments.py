@@ -198,7 +198,7 @@ def _convert(text: str, hint: Any) -> object:
             guess = f" (did you mean {near}?)" if near else ""
             raise ValueError(f"one of {', '.join(choices)} is wanted{guess}")
         return text
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # the latter where a Literal is in it
         inner = next(part for part in typing.get_args(hint) if part is not types.NoneType)
         return None if text.lower() == "none" else _convert(text, inner)
     if hint is int:
