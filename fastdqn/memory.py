@@ -17,9 +17,7 @@ _STACK = 4
 _MOST_ACTIONS = 18
 # Measured as resident memory at its highest, PyTorch 2.13 on a CPU, eager; compiled updates take less.
 _GAME_BYTES = 1_300_000  # 256 games against 2
-_TRANSITION_BYTES = (
-    800_000  # at width 1, with batches of 1,024 and 4,096: mostly activations and their gradients
-)
+_TRANSITION_BYTES = 800_000  # at width 1, batches of 1,024 and 4,096: mostly activations, their gradients
 _NETWORK_COPIES = 18  # at width 4: both networks, the optimizer's two, and what an update holds of their size
 _LAUNCH_BYTES = 2_000  # Python's objects of a launch whose priorities are on their way
 _PRIORITY_BYTES = 12  # a row's name and its TD error

@@ -38,9 +38,8 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         self.warning: str | None = None
-        self._descriptors: list[
-            int
-        ] = []  # the folder's, which goes with it when it is renamed, and the file's
+        # The folder's, which goes with it when it is renamed, and the file's.
+        self._descriptors: list[int] = []
         try:
             self._descriptors.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
             self._descriptors.append(self._locked_file(folder))

@@ -15,12 +15,13 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from fastdqn.errors import UserError
+from fastdqn.json_files import checked, read_object, shown
 from fastdqn.metrics import scalars
 from fastdqn.run_folder import RunFolder, versions, write_atomic
 
@@ -172,16 +173,15 @@ def _read(path: Path) -> dict[str, Mapping[str, str]]:
     if not path.exists():
         return {}
     try:
-        known = json.loads(path.read_bytes())
-        if not all(name in _CLIENTS and _are_strings(its) for name, its in known.items()):
-            raise ValueError(f"one of {', '.join(_CLIENTS)} with an object of strings is wanted")
-    except (ValueError, AttributeError, RecursionError, OSError) as error:
+        known: dict[str, Mapping[str, str]] = checked(
+            read_object(path), dict[str, dict[str, str]], "the trackers"
+        )
+        for name in known:
+            if name not in _CLIENTS:
+                raise ValueError(f"{shown(name)}: must be one of {', '.join(_CLIENTS)}")
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read: {error}. Remove it to go on without trackers.") from None
-    return dict(known)
-
-
-def _are_strings(its: object) -> bool:
-    return isinstance(its, dict) and all(isinstance(value, str) for value in its.values())
+    return known
 
 
 def _not_started(name: str, error: Exception) -> str:
@@ -236,10 +236,7 @@ class _MLflow:
     """MLflow. MLFLOW_TRACKING_URI names the server, MLFLOW_EXPERIMENT_NAME the experiment."""
 
     def start(self, run: RunFolder, known: Mapping[str, str]) -> Mapping[str, str]:
-        for logger in (
-            "mlflow",
-            "alembic",
-        ):  # they tell of their database on stderr, which is the dashboard's
+        for logger in ("mlflow", "alembic"):  # they tell of a database on stderr, the dashboard's
             logging.getLogger(logger).setLevel(logging.WARNING)
         mlflow: Any = importlib.import_module("mlflow")
         self._entities: Any = importlib.import_module("mlflow.entities")
@@ -253,7 +250,7 @@ class _MLflow:
         number = experiment.experiment_id if experiment else self._client.create_experiment(name)
         tags = {f"versions.{package}": str(version) for package, version in versions().items()}
         self._id = self._client.create_run(number, run_name=run.path.name, tags=tags).info.run_id
-        params = [self._entities.Param(name, str(value)) for name, value in _flat(asdict(run.config))]
+        params = [self._entities.Param(name, str(value)) for name, value in run.config.flat().items()]
         self._client.log_batch(self._id, params=params)
         return {"run_id": self._id}
 
@@ -267,15 +264,6 @@ class _MLflow:
         self._client.log_batch(self._id, tags=tags)
         status = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}[ending]
         self._client.set_terminated(self._id, status=status)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested mappings under dotted names."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 _CLIENTS: dict[str, type[_Wandb] | type[_MLflow]] = {"wandb": _Wandb, "mlflow": _MLflow}

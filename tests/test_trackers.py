@@ -231,7 +231,7 @@ def test_mlflow_holds_the_rows_the_configuration_and_the_end(tmp_path, monkeypat
     assert [one.info.run_id for one in client.search_runs([found.info.experiment_id])] == [run_id]
     assert client.get_experiment(found.info.experiment_id).name == "atari"
     assert (found.info.status, found.info.run_name) == ("FINISHED", "r")
-    assert found.data.params == {name: str(value) for name, value in trackers._flat(asdict(config))}
+    assert found.data.params == {name: str(value) for name, value in config.flat().items()}
     assert found.data.params["learner.gamma"] == str(config.learner.gamma)
     assert found.data.tags["versions.torch"] == torch.__version__
     assert found.data.tags["summary.frames"] == str(summary.frames)
