@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from fastdqn.actor import Actor
+from fastdqn.algorithm.exploration import Actor
 from fastdqn.config import EnvConfig
 from fastdqn.envs import AtariEnvs
 from fastdqn.replay import ReplayBuffer
@@ -64,7 +64,7 @@ def raw(settings: Settings) -> Iterator[None]:
         yield
 
 
-def nobody(observation: NDArray[np.uint8]) -> NDArray[np.int64]:
+def nobody(observation: NDArray[np.uint8], act: int) -> NDArray[np.int64]:
     """Stand for the network, which random actions never ask."""
     raise AssertionError("the network was asked")
 

@@ -4,8 +4,8 @@
     python benchmarks/gpu.py --part end-to-end --out benchmarks/results/gpu-end-to-end.json
     python benchmarks/gpu.py --part learn --out benchmarks/results/gpu-learn.json
 
-The file is written after every measurement, so that a run that is cut short keeps what it has. `--small` does all
-of a part on a CPU in a fraction of a minute: it shows that the script works, and its figures mean nothing.
+The file is written after every measurement, so that a run that is cut short keeps what it has. `--small` does
+all of a part on a CPU in a fraction of a minute: it shows that the script works, and its figures mean nothing.
 docs/gpu.md says how to take the project to a GPU machine that reaches no package registry.
 """
 
@@ -25,13 +25,13 @@ import torch
 import tyro
 from train import Window, figures
 
-from fastdqn import networks
-from fastdqn.acceleration import Acceleration
-from fastdqn.actor import LearnersBest
-from fastdqn.backend import Backend, CpuBackend, CudaBackend, StrictTwin
+from fastdqn.algorithm import layers
 from fastdqn.config import Config, LearnerConfig, NetworkConfig
-from fastdqn.feed import DeviceFeed, gather_batch
-from fastdqn.learner import Learner, Source
+from fastdqn.engine.acting import ActingNetwork
+from fastdqn.engine.compiling import Acceleration
+from fastdqn.engine.device import Backend, CpuBackend, CudaBackend, StrictTwin
+from fastdqn.engine.feed import DeviceFeed, gather_batch
+from fastdqn.engine.learner import LaunchInputs, Learner
 from fastdqn.metrics import Snapshot
 from fastdqn.presets import PRESETS
 from fastdqn.replay import ReplayBuffer
@@ -127,9 +127,9 @@ class Bench:
             self.feed.store(self.replay.add(action, stack, zero, no, no), stack)
         self.backend.synchronize()
 
-    def source(self, batch_size: int, updates: int) -> Source:
+    def inputs(self, batch_size: int, updates: int) -> LaunchInputs:
         """Return planned batches that lie on the device: updates alone, nothing is staged."""
-        inputs = []
+        tensors = []
         for _ in range(updates):
             plan = self.replay.plan(batch_size)
             columns = [
@@ -140,8 +140,10 @@ class Bench:
                 plan.next_frames,
                 plan.weight,
             ]
-            inputs.append((self.feed.frames, *(torch.from_numpy(c).to(self.backend.device) for c in columns)))
-        return Source(inputs, gather_batch)
+            tensors.append(
+                (self.feed.frames, *(torch.from_numpy(c).to(self.backend.device) for c in columns))
+            )
+        return LaunchInputs(tensors, gather_batch)
 
     def learner(
         self,
@@ -150,12 +152,11 @@ class Bench:
         backend: Backend | None = None,
         precision: str = "fp32",
         compiled: bool = True,
-        block_targets: bool = False,
     ) -> Learner:
         """Return Nature's double dueling network under Adam."""
         device = backend or self.backend
         device.compiles_captures = compiled and self.cuda
-        config = LearnerConfig(optimizer="adam", learning_rate=1e-4, bootstrap="double", precision=precision)
+        config = LearnerConfig(optimizer="adam", learning_rate=1e-4, rule="double", precision=precision)
         width = 1 / 16 if self.small else 1.0
         return Learner(
             NetworkConfig(width=width, dueling=True),
@@ -163,7 +164,6 @@ class Bench:
             ACTIONS,
             backend=device,
             accelerate=accelerate,
-            block_targets=block_targets,
         )
 
     def microseconds(
@@ -190,7 +190,7 @@ class Bench:
         torch.compiler.reset()
         learner = self.learner(accelerate, **how)
         start = time.perf_counter()
-        learner.bind(self.source(batch_size, updates))
+        learner.prepare(self.inputs(batch_size, updates))
         ready = time.perf_counter() - start
         return {
             "microseconds": self.microseconds(learner.launch, updates, learner.backend),
@@ -207,8 +207,8 @@ def forward_products() -> int:
 def floor(parameters: int, batch_size: int) -> dict[str, float]:
     """Return what an update has to compute and to move at the least, at full width.
 
-    Multiplications and additions: three forward passes (double Q-learning) and a backward pass of twice one less
-    the first layer's input. Bytes: weights, target, gradient and Adam's two means, read and written where
+    Multiplications and additions: three forward passes (double Q-learning) and a backward pass of twice one
+    less the first layer's input. Bytes: weights, target, gradient and Adam's two means, read and written where
     they change, and the frames.
     """
     # The input of the first layer needs no gradient.
@@ -234,17 +234,15 @@ def micro(settings: Settings, record: Record) -> None:
             record.add(f"3_update_{name}_batch_{size}", bench.updates(size, 1, **how))
         for count in (4, 8, 16) if not settings.small else (2,):
             record.add(f"3_update_captured_{count}_batch_{size}", bench.updates(size, count, "graph"))
-            row = bench.updates(size, count, "graph", block_targets=True)
-            record.add(f"3_update_captured_{count}_block_targets_batch_{size}", row)
     for precision in ("fp32", "tf32", "bf16"):
         if precision == "tf32" and not bench.cuda:
             continue
         for name in ("channels_last", "contiguous_format"):
-            networks.MEMORY_FORMAT = getattr(torch, name)
+            layers.MEMORY_FORMAT = getattr(torch, name)
             device = bench.new_backend(precision)
             row = bench.updates(sizes[0], 1, "graph", precision=precision, backend=device)
             record.add(f"4_precision_{precision}_{name}", row)
-        networks.MEMORY_FORMAT = torch.channels_last
+        layers.MEMORY_FORMAT = torch.channels_last
     bench.new_backend()  # back to strict float32
     if bench.cuda:
         record.add("5_kernels", kernels(bench))
@@ -279,11 +277,11 @@ def bandwidths(bench: Bench) -> dict[str, float]:
 def correctness(bench: Bench) -> dict[str, bool]:
     """Return whether captured equals uncaptured, and whether a restored state goes on the same way."""
     torch.compiler.reset()
-    source = bench.source(32, 1)
+    inputs = bench.inputs(32, 1)
     captured = bench.learner("graph")
-    captured.bind(source)
+    captured.prepare(inputs)
     plain = bench.learner("compile" if bench.cuda else "eager")
-    plain.bind(source)
+    plain.prepare(inputs)
     start = {name: value.clone() for name, value in captured.state_tensors().items()}
 
     def after(one: Learner, updates: int) -> dict[str, torch.Tensor]:
@@ -298,7 +296,9 @@ def correctness(bench: Bench) -> dict[str, bool]:
     return {
         "captured_is_uncaptured_after_50": all(torch.equal(first[n], second[n]) for n in first),
         "restored_goes_on_the_same": all(torch.equal(first[n], again[n]) for n in first),
-        "weights_moved": not torch.equal(first["online.conv1.weight"], start["online.conv1.weight"]),
+        "weights_moved": not torch.equal(
+            first["online.torso.conv1.weight"], start["online.torso.conv1.weight"]
+        ),
     }
 
 
@@ -306,7 +306,7 @@ def kernels(bench: Bench) -> dict[str, Any]:
     """Return how many kernels one captured update has, and the fifteen that take longest."""
     torch.compiler.reset()
     learner = bench.learner("graph")
-    learner.bind(bench.source(32, 1))
+    learner.prepare(bench.inputs(32, 1))
     learner.launch()
     bench.backend.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
@@ -339,7 +339,7 @@ def host_cost(bench: Bench) -> dict[str, float]:
     """Return microseconds of the host alone for planning and staging, and for queueing a launch."""
     torch.compiler.reset()
     learner = bench.learner("graph")
-    learner.bind(bench.feed.source)
+    learner.prepare(bench.feed.inputs)
     calls = 2 if bench.small else 300
     spent = {"stage": 0.0, "launch": 0.0}
     for _ in range(calls):
@@ -363,18 +363,18 @@ def acting(bench: Bench) -> dict[str, Any]:
     for games in (64, 128, 256) if not bench.small else (4,):
         torch.compiler.reset()
         learner = bench.learner("graph")
-        learner.bind(bench.source(32, 4 if not bench.small else 1))
-        best = LearnersBest(learner, games, staleness_updates=10**9, captured=True)
+        learner.prepare(bench.inputs(32, 4 if not bench.small else 1))
+        best = ActingNetwork(learner, games, staleness_updates=10**9)
         best.prepare()
         observation = np.zeros((games, 4, 84, 84), np.uint8)
 
-        alone = bench.microseconds(lambda best=best, seen=observation: best(seen))
+        alone = bench.microseconds(lambda best=best, seen=observation: best(seen, 0))
         busy = []
         for _ in range(2 if bench.small else 50):
             for _ in range(4):
                 learner.launch()
             start = time.perf_counter()
-            best(observation)
+            best(observation, 0)
             busy.append(1e6 * (time.perf_counter() - start))
             bench.backend.synchronize()
         result[str(games)] = {

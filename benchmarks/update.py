@@ -26,12 +26,12 @@ import tyro
 from torch import nn
 from torch.nn import functional
 
+from fastdqn.algorithm.update import Batch
 from fastdqn.config import LearnerConfig, NetworkConfig
-from fastdqn.learner import Batch, Learner
+from fastdqn.engine.learner import LaunchInputs, Learner
 
 ACTIONS = 6
 CONTESTANTS = ("plain", "eager", "compile")
-DISTINCT_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,14 @@ class PlainNetwork(nn.Module):
         return cast(torch.Tensor, value + advantage - advantage.mean(dim=1, keepdim=True))
 
 
-def plain_step(case: Case) -> Callable[[Batch], object]:
+def plain_step(case: Case, batch: Batch) -> Callable[[], object]:
     """Return the pinned plain update."""
     quick = case.rules == "quick"
     online, target = PlainNetwork(case.width, quick), PlainNetwork(case.width, quick)
     target.load_state_dict(online.state_dict())
     optimizer = torch.optim.Adam(online.parameters(), lr=1e-4)
 
-    def step(batch: Batch) -> None:
+    def step() -> None:
         with torch.no_grad():
             values = target(batch.next_obs)
             if quick:
@@ -122,7 +122,7 @@ def plain_step(case: Case) -> Callable[[Batch], object]:
     return step
 
 
-def our_step(case: Case, accelerate: Literal["eager", "compile"]) -> Callable[[Batch], object]:
+def our_step(case: Case, batch: Batch, accelerate: Literal["eager", "compile"]) -> Callable[[], object]:
     """Return the learner's update under the same rules."""
     quick = case.rules == "quick"
     learner = Learner(
@@ -131,14 +131,15 @@ def our_step(case: Case, accelerate: Literal["eager", "compile"]) -> Callable[[B
             optimizer="adam",
             learning_rate=1e-4,
             epsilon=1e-8,
-            bootstrap="double" if quick else "max",
+            rule="double" if quick else "max",
             loss="huber",
         ),
         ACTIONS,
         accelerate=accelerate,
     )
-    learner.update(random_batch(case.batch_size, seed=0))  # compiles
-    return learner.update
+    # As in a run: all batches lie at one place, where the sampler writes them.
+    learner.prepare(LaunchInputs([tuple(vars(batch).values())], Batch))  # compiles
+    return learner.launch
 
 
 def random_batch(size: int, seed: int) -> Batch:
@@ -160,13 +161,13 @@ def contestant(name: str, case: Case, pipe: Connection) -> None:
     if case.threads:
         torch.set_num_threads(case.threads)
     start = time.perf_counter()
-    step = plain_step(case) if name == "plain" else our_step(case, cast(Any, name))
-    batches = [random_batch(case.batch_size, seed) for seed in range(DISTINCT_BATCHES)]
+    batch = random_batch(case.batch_size, seed=0)
+    step = plain_step(case, batch) if name == "plain" else our_step(case, batch, cast(Any, name))
     pipe.send({"start_seconds": time.perf_counter() - start, "threads": torch.get_num_threads()})
     while count := pipe.recv():
         begin = time.perf_counter()
-        for i in range(count):
-            step(batches[i % DISTINCT_BATCHES])
+        for _ in range(count):
+            step()
         pipe.send(1e3 * (time.perf_counter() - begin) / count)
 
 

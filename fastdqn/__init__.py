@@ -13,7 +13,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from fastdqn.api import Policy, evaluate, load_policy, resume_training, train
+    from fastdqn.api import (
+        Policy,
+        evaluate,
+        load_policy,
+        register_head,
+        register_rule,
+        register_torso,
+        resume_training,
+        train,
+    )
     from fastdqn.config import Config
     from fastdqn.presets import PRESETS
     from fastdqn.replay import ReplayBuffer
@@ -27,12 +36,27 @@ __all__ = [
     "evaluate",
     "get_include",
     "load_policy",
+    "register_head",
+    "register_rule",
+    "register_torso",
     "resume_training",
     "train",
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Policy", "evaluate", "load_policy", "resume_training", "train"), "fastdqn.api"),
+    **dict.fromkeys(
+        (
+            "Policy",
+            "evaluate",
+            "load_policy",
+            "register_head",
+            "register_rule",
+            "register_torso",
+            "resume_training",
+            "train",
+        ),
+        "fastdqn.api",
+    ),
     "Config": "fastdqn.config",
     "PRESETS": "fastdqn.presets",
     "ReplayBuffer": "fastdqn.replay",

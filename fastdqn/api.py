@@ -10,9 +10,9 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from fastdqn.config import Config, Protocol, TrackerName
+from fastdqn.config import PARTS, Config, Protocol, TrackerName
 from fastdqn.openmp import shorten_waits
 
 if TYPE_CHECKING:
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from fastdqn.algorithm.heads import Head
+    from fastdqn.algorithm.targets import Rule
+    from fastdqn.algorithm.torsos import Torso
     from fastdqn.checkpoint import Policy as Weights
+    from fastdqn.config import LearnerConfig, NetworkConfig
     from fastdqn.evaluation import Evaluation
     from fastdqn.metrics import Snapshot
     from fastdqn.trainer import Summary
@@ -153,6 +157,67 @@ def evaluate(
     )
 
 
+def register_torso(name: str, torso: Callable[[NetworkConfig, int], Torso]) -> None:
+    """Make a torso of your own known: from then on configurations can name it as `network.torso`.
+
+    A run's folder has the name alone. So whoever resumes, evaluates, films or exports the run registers the torso
+    first, in the same process.
+
+    Args:
+        name: Its name.
+        torso: From the network's shape and the number of stacked frames to a `fastdqn.algorithm.torsos.Torso`;
+            such as a subclass.
+
+    Raises:
+        ValueError: Another torso has that name.
+    """
+    from fastdqn.algorithm.torsos import TORSOS
+
+    _register("network.torso", name, torso, TORSOS)
+
+
+def register_head(name: str, head: Callable[[NetworkConfig, int, int], Head]) -> None:
+    """Make a head of your own known, as `register_torso` does a torso; configurations name it as `network.head`.
+
+    Args:
+        name: Its name.
+        head: From the network's shape, the number of features and the number of actions to a
+            `fastdqn.algorithm.heads.Head`; such as a subclass.
+
+    Raises:
+        ValueError: Another head has that name.
+    """
+    from fastdqn.algorithm.heads import HEADS
+
+    _register("network.head", name, head, HEADS)
+
+
+def register_rule(name: str, rule: Callable[[LearnerConfig], Rule]) -> None:
+    """Make a rule for targets of your own known, as `register_torso` does a torso; it is named as `learner.rule`.
+
+    Args:
+        name: Its name.
+        rule: From the learner's settings to a `fastdqn.algorithm.targets.Rule`: a function from the values that an
+            update has to the next actions of its targets.
+
+    Raises:
+        ValueError: Another rule has that name.
+    """
+    from fastdqn.algorithm.targets import RULES
+
+    _register("learner.rule", name, rule, RULES)
+
+
+T = TypeVar("T")
+
+
+def _register(setting: str, name: str, part: T, known: dict[str, T]) -> None:
+    if known.setdefault(name, part) is not part:
+        raise ValueError(f"name: {setting} = {name!r} is another part's; give yours a name of its own")
+    if name not in PARTS[setting]:
+        PARTS[setting].append(name)
+
+
 def load_policy(path: PathLike) -> Policy:
     """Load what a run has learned.
 
@@ -182,7 +247,7 @@ class Policy:
     def __init__(self, weights: Weights) -> None:
         from fastdqn.evaluation import policy_network
 
-        self._network = policy_network(weights).eval().requires_grad_(False)
+        self._network = policy_network(weights)
         self.num_actions, self.source = weights.num_actions, weights.source
 
     def __call__(self, obs: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
@@ -200,8 +265,7 @@ class Policy:
         """
         import torch
 
-        values: torch.Tensor = self._network(torch.as_tensor(obs))
-        return values
+        return self._network(torch.as_tensor(obs))
 
     def act(self, obs: NDArray[np.uint8] | torch.Tensor) -> NDArray[np.int64]:
         """Return the best action for each observation, int64 [N]; arguments and errors are those of a call."""

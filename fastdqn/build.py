@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fastdqn import backend, checkpoint, memory
-from fastdqn.acceleration import resolve_accelerate
-from fastdqn.actor import Actor, LearnersBest
+from fastdqn import checkpoint, memory
+from fastdqn.algorithm.exploration import Actor
+from fastdqn.algorithm.networks import STACK
 from fastdqn.clock import Clock
 from fastdqn.config import Config, NetworkConfig
+from fastdqn.engine import device as devices
+from fastdqn.engine.acting import ActingNetwork
+from fastdqn.engine.compiling import resolve_accelerate
+from fastdqn.engine.feed import DeviceFeed, Feed, HostFeed, Queueing
+from fastdqn.engine.learner import Learner
 from fastdqn.envs import AtariEnvs, game_names, num_actions
 from fastdqn.errors import UserError
-from fastdqn.feed import DeviceFeed, Feed, HostFeed, Launches
 from fastdqn.json_files import shown
-from fastdqn.learner import Learner
 from fastdqn.memory import FRAME_BYTES, SLOT_BYTES
 from fastdqn.replay import ReplayBuffer
 
-STACK = 4
 SAVED_REPLAY_BYTES = 2_000_000_000
 """A larger replay is not saved unless the configuration says so."""
 
@@ -32,7 +34,7 @@ class Parts:
     """The objects of a run.
 
     Attributes:
-        best_actions: The network's part of the actor.
+        acting: The network's part of the actor.
         accelerate: How the learner runs: `eager`, `compile` or `graph`.
         frames_on: Where the learner reads frames, for people.
         keeps_replay: Whether checkpoints hold the replay.
@@ -44,7 +46,7 @@ class Parts:
     replay: ReplayBuffer
     learner: Learner
     actor: Actor
-    best_actions: LearnersBest
+    acting: ActingNetwork
     feed: Feed
     accelerate: str
     frames_on: str
@@ -52,7 +54,7 @@ class Parts:
     evaluate_every_frames: int
 
 
-def check(config: Config, weights: Path | None = None, *, device: backend.Backend | None = None) -> None:
+def check(config: Config, weights: Path | None = None, *, device: devices.Backend | None = None) -> None:
     """Raise one error that names every problem of a configuration; cheap, and nothing is made.
 
     Args:
@@ -67,7 +69,7 @@ def check(config: Config, weights: Path | None = None, *, device: backend.Backen
     if not problems:
         problems = [*_ring_problems(config), *_device_problems(config, device)]
         problems += memory.problems(
-            config, backend.free_gpu_bytes() if device is None else device.free_bytes()
+            config, devices.free_gpu_bytes() if device is None else device.free_bytes()
         )
         if config.evaluation.every_frames is not None:
             problems += _protocol_problems(config)
@@ -78,7 +80,7 @@ def check(config: Config, weights: Path | None = None, *, device: backend.Backen
 
 
 def build(
-    config: Config, saved: checkpoint.Checkpoint | None = None, *, device: backend.Backend | None = None
+    config: Config, saved: checkpoint.Checkpoint | None = None, *, device: devices.Backend | None = None
 ) -> Parts:
     """Make the objects of a run.
 
@@ -91,7 +93,7 @@ def build(
     Raises:
         UserError: The replay does not fit in memory after all, or its file is not of this configuration.
     """
-    device = device or backend.choose(config.learner.precision)
+    device = device or devices.choose(config.learner.precision)
     clock = Clock(config.env.frame_skip, config.replay.warmup_steps, config.learner.steps_per_update)
     accelerate = resolve_accelerate(
         config.learner.accelerate, device.device, clock.updates_planned(config.total_frames)
@@ -122,13 +124,10 @@ def build(
         seed=network_seed,
         accelerate=accelerate,
     )
-    best_actions = LearnersBest(
-        learner,
-        config.env.num_envs,
-        staleness_updates=config.learner.staleness_updates,
-        captured=accelerate == "graph",
+    acting = ActingNetwork(
+        learner, config.env.num_envs, staleness_updates=config.learner.staleness_updates, seed=actor_seed
     )
-    actor = Actor(best_actions, envs.num_actions, config.env.num_envs, actor_seed)
+    actor = Actor(acting, envs.num_actions, config.env.num_envs, actor_seed)
     feed, frames_on = _feed(config, replay, device)
     return Parts(
         clock,
@@ -136,7 +135,7 @@ def build(
         replay,
         learner,
         actor,
-        best_actions,
+        acting,
         feed,
         accelerate,
         frames_on,
@@ -145,10 +144,10 @@ def build(
     )
 
 
-def _feed(config: Config, replay: ReplayBuffer, device: backend.Backend) -> tuple[Feed, str]:
+def _feed(config: Config, replay: ReplayBuffer, device: devices.Backend) -> tuple[Feed, str]:
     """Choose where the learner reads frames, and say so."""
     setting, needed = config.replay.device, replay.ring * replay.num_envs * FRAME_BYTES
-    launches = Launches(
+    queueing = Queueing(
         updates=config.learner.updates_per_launch,
         in_flight=memory.launches_in_flight(config),
         priority_delay=config.replay.priority_delay_launches,
@@ -156,13 +155,13 @@ def _feed(config: Config, replay: ReplayBuffer, device: backend.Backend) -> tupl
     free = device.free_bytes()
     resident = setting == "cuda" or (setting == "auto" and free is not None and needed <= free // 2)
     if not resident:
-        return HostFeed(replay, config.learner.batch_size, device, launches), "frames on the host"
+        return HostFeed(replay, config.learner.batch_size, device, queueing), "frames on the host"
     if free is not None and needed > free:
         raise UserError(
             f"replay.device = 'cuda': {replay.capacity:,} frames take {needed / 2**30:.1f} GiB, and the GPU has "
             f"{free / 2**30:.1f} GiB free; try --replay.device host"
         )
-    feed = DeviceFeed(replay, config.learner.batch_size, device, launches)
+    feed = DeviceFeed(replay, config.learner.batch_size, device, queueing)
     return feed, f"{needed / 2**30:.2f} GiB of frames on the device"
 
 
@@ -201,8 +200,8 @@ def check_played(policy: checkpoint.Policy, config: Config) -> None:
         raise UserError("\n".join(problems))
     if policy.network != config.network:
         raise UserError(
-            f"{policy.source} is of a network with {_shape_of(policy.network)}, and config.json says "
-            f"{_shape_of(config.network)}: one of the two was changed."
+            f"{policy.source} is of another network than config.json names: "
+            f"{_told(policy.network, config.network)}; one of the two was changed."
         )
     check_policy(policy, config, num_actions(config.game, config.env))
 
@@ -211,14 +210,16 @@ def check_policy(policy: checkpoint.Policy, config: Config, num_actions: int) ->
     """Raise where weights do not fit a configuration's network.
 
     Raises:
-        UserError: Width, head or number of actions differ.
+        UserError: The shape or the number of actions differs.
     """
     if policy.network != config.network:
-        theirs, ours = policy.network, config.network
+        theirs = asdict(policy.network)
+        flags = " ".join(
+            _flag("network", name, theirs[name]) for name in _differing(policy.network, config.network)
+        )
         raise UserError(
-            f"{policy.source} is of a network with {_shape_of(theirs)}; this run's has {_shape_of(ours)}.\n"
-            f"Add --network.width {theirs.width:g} --network.{'' if theirs.dueling else 'no-'}dueling "
-            f"--network.{'' if theirs.centered else 'no-'}centered, or name the preset it was trained with."
+            f"{policy.source} is of another network than this run's: {_told(policy.network, config.network)}.\n"
+            f"Add {flags}, or name the preset it was trained with."
         )
     if policy.num_actions != num_actions:
         raise UserError(
@@ -227,8 +228,23 @@ def check_policy(policy: checkpoint.Policy, config: Config, num_actions: int) ->
         )
 
 
-def _shape_of(network: NetworkConfig) -> str:
-    return f"width {network.width:g}, dueling {network.dueling}, centered {network.centered}"
+def _differing(one: NetworkConfig, other: NetworkConfig) -> list[str]:
+    return [name for name, value in asdict(one).items() if value != getattr(other, name)]
+
+
+def _told(one: NetworkConfig, other: NetworkConfig) -> str:
+    """Return the fields in which two networks differ, for people."""
+    return ", ".join(
+        f"{name} {getattr(one, name)} instead of {getattr(other, name)}" for name in _differing(one, other)
+    )
+
+
+def _flag(group: str, name: str, value: object) -> str:
+    """Return how a value is given on the command line."""
+    hyphened = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{group}.{'' if value else 'no-'}{hyphened}"
+    return f"--{group}.{hyphened} {value}"
 
 
 def check_evaluation(config: Config) -> None:
@@ -314,8 +330,8 @@ def _protocol_problems(config: Config) -> list[str]:
     ]
 
 
-def _device_problems(config: Config, device: backend.Backend | None) -> list[str]:
-    if device is not None or backend.has_cuda():
+def _device_problems(config: Config, device: devices.Backend | None) -> list[str]:
+    if device is not None or devices.has_cuda():
         return []
     wants = {
         "learner.accelerate": (config.learner.accelerate, "graph", "auto"),

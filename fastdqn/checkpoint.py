@@ -18,7 +18,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ from fastdqn.config import Config, NetworkConfig
 from fastdqn.errors import UserError
 from fastdqn.json_files import checked, parse_object, read_object, shown
 
-FORMAT = 2
-POLICY_FORMAT = "fastdqn-1"
+FORMAT = 3
+POLICY_FORMAT = "fastdqn-2"
 PARTS = ("online", "target", "optimizer", "loop")
 SUMS = "SHA256SUMS"
 REPLAY = "replay.safetensors"
@@ -307,11 +307,7 @@ def load_policy(path: Path) -> Policy:
     sums = _sums(path.parent) if in_folder or (path.parent / SUMS).exists() else None
     weights, about = _read(path, sums)
     try:
-        network = NetworkConfig(
-            width=float(about["width"]),
-            dueling=_SWITCH[about["dueling"]],
-            centered=_SWITCH[about.get("centered", "0")],
-        )
+        network = checked(parse_object(about["network"]), NetworkConfig, "network")
         frames = int(about["frames"]) if "frames" in about else None
         num_actions = int(about["num_actions"])
     except (KeyError, ValueError):
@@ -329,9 +325,7 @@ def load_policy(path: Path) -> Policy:
 def _about(network: NetworkConfig, num_actions: int, frames: int | None) -> dict[str, str]:
     about = {
         "format": POLICY_FORMAT,
-        "width": repr(network.width),
-        "dueling": str(int(network.dueling)),
-        "centered": str(int(network.centered)),
+        "network": json.dumps(asdict(network)),
         "num_actions": str(num_actions),
     }
     return about if frames is None else {**about, "frames": str(frames)}

@@ -21,7 +21,6 @@ Precision = Literal["fp32", "tf32", "bf16"]
 Optimizer = Literal["adam", "rmsprop", "adagrad"]
 Loss = Literal["huber", "squared"]
 Reduction = Literal["mean", "sum"]
-Bootstrap = Literal["max", "double"]
 KeepReplay = Literal["auto", "on", "off"]
 Protocol = Literal["nature", "machado", "own"]
 TrackerName = Literal["wandb", "mlflow"]
@@ -80,8 +79,12 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The Q-network of Mnih et al. 2015: three convolutions, two fully connected layers."""
+    """The Q-network, by default that of Mnih et al. 2015: three convolutions, two fully connected layers."""
 
+    torso: str = "nature"
+    """What makes features of frames. nature: the paper's three convolutions."""
+    head: str = "scalar"
+    """What the network says of each action. scalar: its value."""
     width: float = 1.0
     """Multiplies the paper's 32, 64, 64 channels and 512 hidden units."""
     dueling: bool = False
@@ -114,7 +117,7 @@ class LearnerConfig:
     """Discount per step."""
     n_step: int = 1
     """Steps of reward before the target network takes over."""
-    bootstrap: Bootstrap = "max"
+    rule: str = "max"
     """max: the target network chooses and values the next action; double: the online network chooses."""
     loss: Loss = "huber"
     """huber clips the gradient of the TD error to [-1, 1]."""
@@ -230,6 +233,11 @@ class Config:
             value = _lookup(self, name)
             if isinstance(value, str) and not _NAME.fullmatch(value):
                 problems.append(f"{name} = {shown(value)}: must be at most 64 letters, digits and . _ + -")
+            if name in PARTS and value not in PARTS[name]:
+                problems.append(
+                    f"{name} = {shown(value)}: must be one of {', '.join(PARTS[name])}; "
+                    "a part of your own is registered before it is named"
+                )
         return problems or self._conflicts()
 
     def _conflicts(self) -> list[str]:
@@ -272,6 +280,13 @@ class Config:
         assert isinstance(result, cls)
         return result
 
+
+PARTS: dict[str, list[str]] = {
+    "network.torso": ["nature"],
+    "network.head": ["scalar"],
+    "learner.rule": ["max", "double"],
+}
+"""The names that these settings know; registering a part of one's own adds to them."""
 
 _COUNT = (1, 2**62, "a whole number above 0, and at most 2^62")
 _NATURAL = (0, 2**62, "0 or a whole number above it, and at most 2^62")

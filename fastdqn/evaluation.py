@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from fastdqn import checkpoint, memory
-from fastdqn.actor import Actor, best_of
-from fastdqn.build import STACK, Parts, check_evaluation, check_played, evaluation_seed
+from fastdqn import checkpoint
+from fastdqn.algorithm.exploration import Actor
+from fastdqn.algorithm.networks import QNetwork, count_parameters
+from fastdqn.build import Parts, check_evaluation, check_played, evaluation_seed
 from fastdqn.config import Config, EnvConfig, EvaluationConfig, Protocol
+from fastdqn.engine.acting import PolicyNetwork
 from fastdqn.envs import AtariEnvs
 from fastdqn.errors import UserError
-from fastdqn.networks import QNetwork
 from fastdqn.run_folder import RunFolder
 from fastdqn.scores import human_normalized
 
@@ -211,10 +212,10 @@ def play(
     settings, name = resolve(config)
     assert settings.episodes is not None
     assert settings.epsilon is not None
-    network = policy_network(policy).to(device)
+    network = policy_network(policy, device, evaluation_seed(seed))
     num_envs = min(settings.episodes, MAX_PARALLEL_GAMES)
     envs = AtariEnvs(config.game, game_rules(config, num_envs), seed)
-    actor = Actor(best_of(network, device), envs.num_actions, num_envs, evaluation_seed(seed))
+    actor = Actor(network.best_actions, envs.num_actions, num_envs, evaluation_seed(seed))
     try:
         games = _play(
             envs, actor, _quotas(settings.episodes, num_envs), settings.epsilon, on_episode, stop_requested
@@ -259,32 +260,33 @@ def load_played(run: RunFolder, which: str | int) -> checkpoint.Policy:
     return policy
 
 
-def policy_network(policy: checkpoint.Policy) -> QNetwork:
+def policy_network(
+    policy: checkpoint.Policy, device: str | torch.device = "cpu", seed: int | None = None
+) -> PolicyNetwork:
     """Return a network with a policy's weights.
+
+    Args:
+        policy: It.
+        device: Where the network is to be.
+        seed: Of the random numbers that its layers take; none where they are to do without.
 
     Raises:
         UserError: The weights do not fit the network that their file describes.
     """
     given = sum(tensor.numel() for tensor in policy.weights.values())
-    wanted = memory.parameters(policy.network, policy.num_actions)
+    wanted = count_parameters(policy.network, policy.num_actions)
     if given != wanted:  # seen before a network is made that may be of gigabytes
         raise UserError(
             f"{policy.source} does not fit the network its header describes: it has {given:,} weights, and "
             f"{wanted:,} are wanted."
         )
-    network = QNetwork(
-        policy.num_actions,
-        stack=STACK,
-        width=policy.network.width,
-        dueling=policy.network.dueling,
-        centered=policy.network.centered,
-    )
+    network = QNetwork(policy.network, policy.num_actions)
     try:
         network.load_state_dict(policy.weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"{policy.source} does not fit the network its header describes: {reason}") from None
-    return network
+    return PolicyNetwork(network, device, seed)
 
 
 def _quotas(episodes: int, num_envs: int) -> list[int]:

@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fastdqn import checkpoint
-from fastdqn.build import STACK, evaluation_seed
+from fastdqn.algorithm.layers import plain_operators
+from fastdqn.algorithm.networks import FRAME_SIZE, STACK, QNetwork
+from fastdqn.build import evaluation_seed
 from fastdqn.config import Config
+from fastdqn.engine.acting import PolicyNetwork
 from fastdqn.envs import AtariEnvs
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.evaluation import load_played, policy_network
-from fastdqn.networks import FRAME_SIZE, QNetwork
 from fastdqn.outputs import new_file
 from fastdqn.run_folder import RunFolder
 
@@ -60,23 +61,35 @@ class Exported:
         return asdict(self)
 
 
-class PlainPolicy(nn.Module):
-    """The Q-network in PyTorch's own operators, so that what is made of it needs nothing of ours.
-
-    Takes uint8 [N, 4, 84, 84] and gives float32 [N, num_actions].
+class Values(nn.Module):
+    """A network's action values from PyTorch's own operators, without random numbers.
 
     Args:
-        network: Where the weights come from.
+        network: Whose.
     """
 
     def __init__(self, network: QNetwork) -> None:
         super().__init__()
-        self.conv1, self.conv2, self.conv3 = network.conv1, network.conv2, network.conv3
-        self.hidden, self.advantage = network.hidden, network.advantage
-        # TorchScript compiles both branches of the head, so there is a layer in either case.
-        self.value = network.value or nn.Linear(network.hidden.out_features // 2, 1)
-        self.dueling: bool = network.dueling
-        self.centered: bool = network.centered
+        self.network = network
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Return float32 [N, num_actions] for uint8 [N, 4, 84, 84]."""
+        with plain_operators():
+            return self.network.q_values(obs)
+
+
+class PlainPolicy(nn.Module):
+    """A policy that can be made into a program which needs nothing of ours.
+
+    Takes uint8 [N, 4, 84, 84] and gives float32 [N, num_actions].
+
+    Args:
+        values: Makes the one of the other; traced for a TorchScript program.
+    """
+
+    def __init__(self, values: nn.Module) -> None:
+        super().__init__()
+        self.values = values
 
     def forward(self, obs: Tensor) -> Tensor:
         """Return the value of each action."""
@@ -88,20 +101,8 @@ class PlainPolicy(nn.Module):
         else:
             # torch.export keeps this as a node of its graph; the shape it guards by itself.
             torch.ops.aten._assert_tensor_metadata(obs, dtype=torch.uint8)
-        pixels = obs.to(torch.float32)
-        if self.centered:
-            pixels = pixels - (pixels.sum(dim=(1, 2, 3), keepdim=True) / (4 * 84 * 84)).round()
-        features = functional.relu(self.conv1(pixels / 255.0))
-        features = functional.relu(self.conv2(features))
-        features = functional.relu(self.conv3(features))
-        hidden = functional.relu(self.hidden(features.permute(0, 2, 3, 1).flatten(1)))
-        if not self.dueling:
-            values: Tensor = self.advantage(hidden)
-            return values
-        for_value, for_advantage = torch.chunk(hidden, 2, dim=1)
-        advantage: Tensor = self.advantage(for_advantage)
-        state: Tensor = self.value(for_value)
-        return state + advantage - advantage.mean(dim=1, keepdim=True)
+        values: Tensor = self.values(obs)
+        return values
 
 
 def export(run: RunFolder, format: Format, out: Path | None = None, *, which: str | int = "last") -> Exported:
@@ -121,7 +122,7 @@ def export(run: RunFolder, format: Format, out: Path | None = None, *, which: st
     if format not in get_args(Format):
         raise UserError(f"--format {format}: must be one of {', '.join(get_args(Format))}")
     policy = load_played(run, which)
-    network = policy_network(policy).eval().requires_grad_(False)
+    network = policy_network(policy)
     path = out or run.path / f"policy{_SUFFIX[format]}"
     with new_file(path, "--out") as temporary:
         load = _WRITERS[format](network, policy, temporary)
@@ -143,7 +144,7 @@ def real_frames(config: Config, steps: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def largest_difference(
-    network: QNetwork, exported: Callable[[Tensor], Tensor], frames: NDArray[np.uint8]
+    network: PolicyNetwork, exported: Callable[[Tensor], Tensor], frames: NDArray[np.uint8]
 ) -> float:
     """Compare in batches of several sizes, 1 among them; return the largest difference.
 
@@ -172,16 +173,17 @@ def largest_difference(
     return worst
 
 
-def _safetensors(network: QNetwork, policy: checkpoint.Policy, path: Path) -> Callable[[Path], Any]:
+def _safetensors(network: PolicyNetwork, policy: checkpoint.Policy, path: Path) -> Callable[[Path], Any]:
     path.write_bytes(checkpoint.pack(policy))
-    return lambda path: policy_network(checkpoint.load_policy(path)).eval()
+    return lambda path: policy_network(checkpoint.load_policy(path))
 
 
-def _pt2(network: QNetwork, policy: checkpoint.Policy, path: Path) -> Callable[[Path], Any]:
+def _pt2(network: PolicyNetwork, policy: checkpoint.Policy, path: Path) -> Callable[[Path], Any]:
     # Two rows, because torch.export takes a dimension of one for a constant; one row is accepted all the same.
-    example = torch.zeros(2, STACK, FRAME_SIZE, FRAME_SIZE, dtype=torch.uint8)
     rows = torch.export.Dim("rows", min=1)
-    program = torch.export.export(PlainPolicy(network).eval(), (example,), dynamic_shapes=({0: rows},))
+    program = torch.export.export(
+        PlainPolicy(Values(network.network)), (_example(),), dynamic_shapes=({0: rows},)
+    )
     # PyTorch's own writer of files wants names in UTF-8, and aborts the process where the disk is full.
     # (A view of the bytes would outlive them in the error's traceback, which Python 3.12 does not survive.)
     buffer = io.BytesIO()
@@ -190,16 +192,23 @@ def _pt2(network: QNetwork, policy: checkpoint.Policy, path: Path) -> Callable[[
     return lambda path: torch.export.load(io.BytesIO(path.read_bytes())).module()
 
 
-def _torchscript(network: QNetwork, policy: checkpoint.Policy, path: Path) -> Callable[[Path], Any]:
+def _torchscript(network: PolicyNetwork, policy: checkpoint.Policy, path: Path) -> Callable[[Path], Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is deprecated: the help says so
         buffer = io.BytesIO()  # as above
-        torch.jit.save(torch.jit.freeze(torch.jit.script(PlainPolicy(network).eval())), buffer)
+        values = torch.jit.trace(  # type: ignore[no-untyped-call]
+            Values(network.network), _example(), check_trace=False
+        )
+        torch.jit.save(torch.jit.freeze(torch.jit.script(PlainPolicy(values).eval())), buffer)
     path.write_bytes(buffer.getvalue())
     return lambda path: torch.jit.load(io.BytesIO(path.read_bytes()))  # type: ignore[no-untyped-call]
 
 
-_WRITERS: dict[str, Callable[[QNetwork, checkpoint.Policy, Path], Callable[[Path], Any]]] = {
+def _example() -> Tensor:
+    return torch.zeros(2, STACK, FRAME_SIZE, FRAME_SIZE, dtype=torch.uint8)
+
+
+_WRITERS: dict[str, Callable[[PolicyNetwork, checkpoint.Policy, Path], Callable[[Path], Any]]] = {
     "safetensors": _safetensors,
     "pt2": _pt2,
     "torchscript": _torchscript,

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdqn.config import Config, NetworkConfig
+from fastdqn.algorithm.networks import STACK, count_parameters
+from fastdqn.config import Config
 
 FRAME_BYTES = 84 * 84
 SLOT_BYTES = FRAME_BYTES + 34
 """A frame slot of the replay: the pixels and what is kept beside them (at most)."""
 
-_STACK = 4
 _MOST_ACTIONS = 18
 # Measured as resident memory at its highest, PyTorch 2.13 on a CPU, eager; compiled updates take less.
 _GAME_BYTES = 1_300_000  # 256 games against 2
@@ -87,21 +87,6 @@ def launches_in_flight(config: Config) -> int:
     return max(3, 2 * -(-config.env.num_envs // steps))
 
 
-def parameters(network: NetworkConfig, num_actions: int = _MOST_ACTIONS) -> int:
-    """Return how many weights and biases a network has, without making it."""
-    narrow, wide, hidden = (max(1, round(network.width * units)) for units in (32, 64, 512))
-    streams = 2 if network.dueling else 1
-    shapes = [
-        (narrow, _STACK * 8 * 8),
-        (wide, narrow * 4 * 4),
-        (wide, wide * 3 * 3),
-        (hidden * streams, wide * 7 * 7),
-        (num_actions, hidden),
-    ]
-    heads = [(1, hidden)] if network.dueling else []
-    return sum(outputs * (inputs + 1) for outputs, inputs in shapes + heads)
-
-
 def _of_play(config: Config) -> list[Need]:
     capacity, games = config.replay.capacity, config.env.num_envs
     record = min(config.env.renew_steps, config.total_frames // config.env.frame_skip) + games
@@ -115,7 +100,7 @@ def _of_play(config: Config) -> list[Need]:
 def _of_batches(config: Config, slots: int) -> list[Need]:
     """What waits for its turn: batches of launches, and the priorities of those that are queued."""
     updates, batch = config.learner.updates_per_launch, config.learner.batch_size
-    pixels, queued = 2 * _STACK * FRAME_BYTES, config.replay.priority_delay_launches + 1
+    pixels, queued = 2 * STACK * FRAME_BYTES, config.replay.priority_delay_launches + 1
     return [
         Need(
             "learner.updates_per_launch",
@@ -134,7 +119,7 @@ def _of_batches(config: Config, slots: int) -> list[Need]:
 
 def _of_learning(config: Config) -> list[Need]:
     width, batch = config.network.width, config.learner.batch_size
-    each, weights = int(_TRANSITION_BYTES * max(1.0, width)), parameters(config.network)
+    each, weights = int(_TRANSITION_BYTES * max(1.0, width)), count_parameters(config.network, _MOST_ACTIONS)
     return [
         Need("learner.batch_size", batch, f"{batch} transitions x {each} bytes", batch * each),
         Need(

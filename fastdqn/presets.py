@@ -41,7 +41,7 @@ _NATURE = Config(
 _DOUBLE = replace(
     _NATURE,
     preset="double",
-    learner=replace(_NATURE.learner, bootstrap="double", target_period_updates=30_000 // 4),
+    learner=replace(_NATURE.learner, rule="double", target_period_updates=30_000 // 4),
     exploration=replace(_NATURE.exploration, min=0.01),
 )
 
@@ -73,7 +73,7 @@ _QUICK = Config(
         learning_rate_final=5e-5,
         epsilon=5e-5,
         n_step=8,
-        bootstrap="double",
+        rule="double",
         loss="huber",
         target_period_updates=500,
     ),

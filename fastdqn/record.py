@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastdqn import checkpoint, memory
-from fastdqn.actor import Actor
+from fastdqn.algorithm.exploration import Actor
 from fastdqn.build import evaluation_seed
 from fastdqn.config import EnvConfig
+from fastdqn.engine.acting import PolicyNetwork
 from fastdqn.envs import AtariEnvs, ColourGame
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.evaluation import game_rules, load_played, policy_network
 from fastdqn.film import Film, Moment
 from fastdqn.games import action_names
-from fastdqn.networks import QNetwork
 from fastdqn.outputs import new_file
 from fastdqn.run_folder import RunFolder
 
@@ -155,19 +155,19 @@ def play(
     Returns:
         The steps, and whether the game came to its end within `max_seconds` of play.
     """
-    watched = _Watched(policy_network(policy))
+    watched = _Watched(policy_network(policy, seed=evaluation_seed(evaluation_seed(seed))))
     envs = AtariEnvs(game, rules, evaluation_seed(seed))
     actor = Actor(watched.best, envs.num_actions, 1, evaluation_seed(evaluation_seed(seed)))
     moments: list[Moment] = []
     score, over, observation = 0.0, False, envs.reset()
     while not over and len(moments) * rules.frame_skip < max_seconds * CONSOLE_FPS:
-        values = watched.look(observation)
+        values = watched.values_of(observation)
         action = actor.act(observation, epsilon)
         envs.send(action)
         outcome = envs.recv()
         score, observation = score + float(outcome.reward[0]), outcome.observation
         over = bool(outcome.returns)
-        moments.append(Moment(values, int(action[0]), not watched.asked, score, envs.ram[0].tobytes()))
+        moments.append(Moment(values, int(action[0]), not watched.consulted, score, envs.ram[0].tobytes()))
     envs.close()
     return moments, over
 
@@ -201,23 +201,24 @@ def replay(
 
 
 class _Watched:
-    """A network whose values are kept although the actor does not ask where chance decides."""
+    """A network whose values are kept although the actor does not need them where chance decides."""
 
-    def __init__(self, network: QNetwork) -> None:
+    def __init__(self, network: PolicyNetwork) -> None:
         self._network = network
         self._values = torch.zeros(0)
-        self.asked = False
+        self._acts = 0
+        self.consulted = False
 
-    def look(self, observation: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self.asked = False
-        with torch.no_grad():
-            self._values = self._network(torch.from_numpy(observation))
+    def values_of(self, observation: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.consulted = False
+        self._values = self._network(torch.from_numpy(observation), self._acts)
+        self._acts += 1
         if not bool(self._values.isfinite().all()):
             raise RunFailedError("the network's values are no numbers: its run has diverged.")
         return self._values[0].numpy()
 
-    def best(self, _: NDArray[np.uint8]) -> NDArray[np.int64]:
-        self.asked = True
+    def best(self, _: NDArray[np.uint8], __: int) -> NDArray[np.int64]:
+        self.consulted = True
         chosen: NDArray[np.int64] = self._values.argmax(1).numpy()
         return chosen
 

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdqn import build, checkpoint, resume, schedules, trackers
-from fastdqn.backend import Backend
+from fastdqn import build, checkpoint, resume, trackers
+from fastdqn.algorithm import schedules
+from fastdqn.algorithm.update import METRICS
+from fastdqn.engine.device import Backend
 from fastdqn.errors import RunFailedError, UserError, cause_of_failure
 from fastdqn.evaluation import Evaluation, evaluate_learner
-from fastdqn.learner import MEANS
 from fastdqn.metrics import (
     Games,
     JsonLines,
@@ -250,8 +251,8 @@ class _Training:
         if parts.accelerate != "eager":
             self._report(self._snapshot("compiling the update, half a minute or so"))
         start = time.perf_counter()
-        parts.learner.bind(parts.feed.source)
-        parts.best_actions.prepare()
+        parts.learner.prepare(parts.feed.inputs)
+        parts.acting.prepare()
         if parts.accelerate != "eager":
             self.say(f"compiled in {time.perf_counter() - start:.1f} s")
         self.speed = Speed(self.clock.frames)
@@ -287,7 +288,7 @@ class _Training:
         if self._row is None:
             return
         row, self._row, self._means = self._row, None, self._read_means()
-        self.rows.write(replace(row, **(self._means or dict.fromkeys(MEANS))).row())
+        self.rows.write(replace(row, **(self._means or dict.fromkeys(METRICS))).row())
         if self._means and not math.isfinite(self._means["loss"]):
             raise RunFailedError(
                 f"the loss is {self._means['loss']} at frame {row.frames}: the run has diverged.\n"
@@ -420,7 +421,7 @@ class _Training:
 
     def _snapshot(self, note: str, returns: list[float] | None = None) -> Snapshot:
         stats, fps = self.parts.replay.stats(), self.speed.recent
-        means = self._means or dict.fromkeys(MEANS)
+        means = self._means or dict.fromkeys(METRICS)
         left = max(0, self.config.total_frames - self.clock.frames)  # the last pass may play a few too many
         return Snapshot(
             frames=self.clock.frames,

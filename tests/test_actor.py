@@ -9,12 +9,12 @@ import pytest
 
 pytest.importorskip("torch")
 
-from fastdqn.actor import Actor
+from fastdqn.algorithm.exploration import Actor
 
 OBSERVATION = np.zeros((1_000, 4, 84, 84), np.uint8)[:, :, :1, :1]
 
 
-def best_is_two(observation):
+def best_is_two(observation, act):
     return np.full(len(observation), 2)
 
 
@@ -22,11 +22,11 @@ def test_epsilon_zero_is_greedy():
     assert (Actor(best_is_two, 5, 1_000, seed=1).act(OBSERVATION, 0.0) == 2).all()
 
 
-def test_epsilon_one_is_uniform_and_asks_no_network():
+def test_epsilon_one_is_uniform_and_needs_no_network():
     """Seed 1, chi-square over 5 actions, 4 degrees: above 18.5 once in a thousand; biased actions fail."""
 
-    def refuse(observation):
-        raise AssertionError("the network was asked")
+    def refuse(observation, act):
+        raise AssertionError("the network was consulted")
 
     counts = np.bincount(Actor(refuse, 5, 1_000, seed=1).act(OBSERVATION, 1.0), minlength=5)
     assert ((counts - 200) ** 2 / 200).sum() < 18.5

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fastdqn.backend import CpuBackend, StrictTwin
+from fastdqn.engine.device import CpuBackend, StrictTwin
 
 
 class Machine:

@@ -1155,7 +1155,7 @@ def light_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", torch)
     for name in ("envpool", "safetensors"):
         monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(__spec__="found"))
-    monkeypatch.setitem(sys.modules, "fastdqn.backend", types.SimpleNamespace(gpu_name=lambda: None))
+    monkeypatch.setitem(sys.modules, "fastdqn.engine.device", types.SimpleNamespace(gpu_name=lambda: None))
 
 
 @pytest.mark.usefixtures("light_torch")

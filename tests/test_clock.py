@@ -7,8 +7,8 @@ import random
 
 import pytest
 
+from fastdqn.algorithm.schedules import epsilon, linear
 from fastdqn.clock import Clock
-from fastdqn.schedules import epsilon, linear
 
 
 @pytest.mark.parametrize("steps_per_update", [1, 3, 4, 7])

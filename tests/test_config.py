@@ -138,7 +138,7 @@ def test_nature_has_the_papers_numbers():
 def test_double_and_what_is_built_on_it_have_the_papers_numbers(name):
     """Van Hasselt et al. 2016, appendix, tuned version; a copy every 30,000 steps, 4 of them to an update."""
     config, nature = PRESETS[name].config, PRESETS["nature"].config
-    assert config.learner.bootstrap == "double"
+    assert config.learner.rule == "double"
     assert config.learner.target_period_updates * config.learner.steps_per_update == 30_000
     assert config.exploration == replace(nature.exploration, min=0.01)
     assert (config.learner.reduction, config.learner.epsilon) == ("sum", 0.01)

@@ -16,10 +16,11 @@ pytest.importorskip("envpool")
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
-from fastdqn.actor import LearnersBest
-from fastdqn.backend import CudaBackend
-from fastdqn.feed import DeviceFeed, Launches
-from fastdqn.learner import Batch, Learner, Source
+from fastdqn.algorithm.update import Batch
+from fastdqn.engine.acting import ActingNetwork
+from fastdqn.engine.device import CudaBackend
+from fastdqn.engine.feed import DeviceFeed, Queueing
+from fastdqn.engine.learner import LaunchInputs, Learner
 from fastdqn.replay import ReplayBuffer
 from tests.test_graph import loop, plain_loop, play, play_numbers
 from tests.test_learner import (
@@ -32,6 +33,8 @@ from tests.test_learner import (
     batch,
     copy_of,
     learner,
+    sizes,
+    update,
 )
 from tests.test_trainer import equal, small
 
@@ -54,9 +57,9 @@ def on_device(rows: Batch) -> Batch:
     return Batch(**{field.name: getattr(rows, field.name).cuda() for field in dataclasses.fields(Batch)})
 
 
-def put(source: Source, batches: list[Batch]) -> None:
-    for inputs, rows in zip(source.inputs, batches, strict=True):
-        for place, field in zip(inputs, dataclasses.fields(Batch), strict=True):
+def put(inputs: LaunchInputs, batches: list[Batch]) -> None:
+    for places, rows in zip(inputs.tensors, batches, strict=True):
+        for place, field in zip(places, dataclasses.fields(Batch), strict=True):
             place.copy_(getattr(rows, field.name))
     torch.cuda.synchronize()
 
@@ -64,7 +67,7 @@ def put(source: Source, batches: list[Batch]) -> None:
 def make(gpu, rules=FEW[2], accelerate="graph", **changes) -> Learner:
     like = learner(rules)
     return Learner(
-        replace(NARROW, dueling=like._module.dueling),
+        like.network.config,
         replace(like._config, **changes),
         ACTIONS,
         backend=gpu,
@@ -79,16 +82,20 @@ class Uncaptured(CudaBackend):
         return work
 
 
+def device_inputs() -> LaunchInputs:
+    return LaunchInputs([tuple(vars(on_device(batch(0))).values())], Batch)
+
+
 def run(one: Learner, updates: int) -> list[torch.Tensor]:
-    """Bind and launch on fresh data, with a new rate every ten; return the losses."""
-    source = Source([tuple(getattr(on_device(batch(0)), f.name) for f in dataclasses.fields(Batch))], Batch)
-    one.bind(source)
+    """Prepare and launch on fresh data, with a new rate every ten; return the losses."""
+    inputs = device_inputs()
+    one.prepare(inputs)
     losses = []
     for count in range(updates):
-        put(source, [batch(count)])
-        result = one.launch(1e-3 / (1 + count // 10))
+        put(inputs, [batch(count)])
+        results = one.launch(1e-3 / (1 + count // 10))
         one.backend.synchronize()
-        losses.append(result.loss.clone())
+        losses.append(results.metrics["loss"].clone())
     return losses
 
 
@@ -106,8 +113,8 @@ def test_captured_is_the_same_callable_uncaptured_bit_for_bit(gpu, rules):
 def test_compiled_on_the_gpu_is_eager_on_the_cpu_within_the_bound(gpu, rules):
     one, cpu = make(gpu, rules, "compile"), learner(rules)
     for seed in range(5):
-        got, want = one.update(on_device(batch(seed))), cpu.update(batch(seed))
-        torch.testing.assert_close(got.td_error.cpu(), want.td_error, rtol=1e-4, atol=1e-4)
+        got, want = update(one, on_device(batch(seed))), update(cpu, batch(seed))
+        torch.testing.assert_close(got["priority"].cpu(), want["priority"], rtol=1e-4, atol=1e-4)
     for name, value in cpu.state_tensors().items():
         torch.testing.assert_close(one.state_tensors()[name].cpu(), value, rtol=1e-3, atol=1e-5)
 
@@ -117,11 +124,11 @@ def test_each_precision_is_within_its_bound_of_float64(precision, bound):
     one = make(CudaBackend(precision), accelerate="eager", precision=precision, max_grad_norm=None)
     plain = PlainLearner(learner(FEW[2]), ("huber", "double", "adam", True, None))
     rows = batch(0, rows=32)
-    got = one.update(on_device(rows))
+    got = update(one, on_device(rows))
     loss, _, norm, error = plain.update(rows, 1e-3)
-    assert got.loss.item() == pytest.approx(loss, rel=bound)
-    assert got.grad_norm.item() == pytest.approx(norm, rel=bound)
-    assert got.td_error.tolist() == pytest.approx(error, abs=bound * max(map(abs, error)))
+    assert got["loss"].item() == pytest.approx(loss, rel=bound)
+    assert got["grad_norm"].item() == pytest.approx(norm, rel=bound)
+    assert got["priority"].tolist() == pytest.approx(sizes(error), abs=bound * max(map(abs, error)))
     CudaBackend()  # back to strict float32
 
 
@@ -129,12 +136,13 @@ def test_a_restored_state_is_what_the_graph_goes_on_from(gpu):
     first, second = make(gpu), make(gpu)
     run(first, 20)
     middle = copy_of(first.state_tensors())
-    second.bind(first._source)
     run(second, 5)
     second.load_state_tensors(middle)
     second.updates = first.updates
     for one in (first, second):
-        put(one._source, [batch(77)])
+        inputs = device_inputs()
+        one.prepare(inputs)
+        put(inputs, [batch(77)])
         one.launch(1e-3)
     gpu.synchronize()
     assert_same_bits(first.state_tensors(), second.state_tensors())
@@ -178,9 +186,9 @@ def test_nothing_in_the_loop_synchronises(gpu, staleness):
     """The only wait is for an event behind the actions; everything else would raise here."""
     rng = np.random.default_rng(0)
     replay = ReplayBuffer(4_000, 8, seed=1)
-    feed = DeviceFeed(replay, 32, gpu, Launches(updates=2, in_flight=4))
+    feed = DeviceFeed(replay, 32, gpu, Queueing(updates=2, in_flight=4))
     one = Learner(NARROW, learner()._config, ACTIONS, backend=gpu, accelerate="graph")
-    best = LearnersBest(one, 8, staleness_updates=staleness, captured=True)
+    best = ActingNetwork(one, 8, staleness_updates=staleness)
     observation = np.repeat(rng.integers(256, size=(8, 1, 84, 84), dtype=np.uint8), 4, axis=1)
     feed.store(replay.begin(observation), observation)
     no = np.zeros(8, np.bool_)
@@ -188,13 +196,13 @@ def test_nothing_in_the_loop_synchronises(gpu, staleness):
     def step(observation):
         frame = rng.integers(256, size=(8, 1, 84, 84), dtype=np.uint8)
         following = np.concatenate([observation[:, 1:], frame], axis=1)
-        action = best(observation)
+        action = best(observation, 0)
         feed.store(replay.add(action, following, np.ones(8), no, no), following)
         return following
 
     for _ in range(20):
         observation = step(observation)
-    one.bind(feed.source)
+    one.prepare(feed.inputs)
     best.prepare()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -217,15 +225,15 @@ def test_a_store_above_2_2_gb_is_gathered_right(gpu):
     feed = DeviceFeed(replay, 64, gpu)
     play_numbers(replay, feed, 319_990)
     one = Learner(NARROW, learner()._config, ACTIONS, backend=gpu, accelerate="graph")
-    one.bind(feed.source)
+    one.prepare(feed.inputs)
     seen_high = False
     for _ in range(20):
         feed.stage(1.0)
         one.launch(0.0)
         gpu.synchronize()
-        inputs = feed.source.inputs[0]
-        got = feed.source.batch(*inputs)
-        numbers = inputs[1].cpu()
+        tensors = feed.inputs.tensors[0]
+        got = feed.inputs.batch(*tensors)
+        numbers = tensors[1].cpu()
         seen_high |= bool((numbers > 304_348).any())
         assert torch.equal(got.obs[:, :, 0, 0].cpu(), (numbers % 251).to(torch.uint8))
     assert seen_high

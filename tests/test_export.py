@@ -15,11 +15,13 @@ pytest.importorskip("envpool")
 
 from fastdqn import checkpoint
 from fastdqn import export as exporting
+from fastdqn.algorithm.networks import QNetwork
 from fastdqn.cli import main
+from fastdqn.config import NetworkConfig
+from fastdqn.engine.acting import PolicyNetwork
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.evaluation import policy_network
-from fastdqn.export import BOUND, PlainPolicy, export, largest_difference, real_frames
-from fastdqn.networks import QNetwork
+from fastdqn.export import BOUND, PlainPolicy, Values, export, largest_difference, real_frames
 from fastdqn.run_folder import RunFolder
 
 FORMATS = ("safetensors", "pt2", "torchscript")
@@ -61,8 +63,7 @@ def frames(tiny_run):
 
 
 def values_of(run, frames):
-    with torch.no_grad():
-        return policy_network(checkpoint.load_policy(run.path))(torch.from_numpy(frames))
+    return policy_network(checkpoint.load_policy(run.path))(torch.from_numpy(frames))
 
 
 def test_the_frames_are_real_and_many(frames):
@@ -106,8 +107,7 @@ def test_safetensors_are_the_runs_weights_to_the_bit(tiny_run, frames, tmp_path,
     result = export(tiny_run, "safetensors", tmp_path / "p.safetensors")
     assert result.largest_difference == 0.0
     network = policy_network(checkpoint.load_policy(tmp_path / "p.safetensors"))
-    with torch.no_grad():
-        assert torch.equal(network(torch.from_numpy(frames)), values_of(tiny_run, frames))
+    assert torch.equal(network(torch.from_numpy(frames)), values_of(tiny_run, frames))
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -134,8 +134,8 @@ def test_a_policy_that_differs_is_not_written(format, tiny_run, tmp_path, monkey
 
 
 def test_the_check_sees_one_wrong_row_and_what_is_no_number(frames):
-    network = QNetwork(6, width=1 / 16, dueling=True)
-    assert largest_difference(network, PlainPolicy(network), frames[:100]) < BOUND
+    network = PolicyNetwork(QNetwork(NetworkConfig(width=1 / 16, dueling=True), 6))
+    assert largest_difference(network, PlainPolicy(Values(network.network)), frames[:100]) < BOUND
 
     def one_wrong(obs):
         values = network(obs).clone()

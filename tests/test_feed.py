@@ -7,9 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fastdqn.backend import CpuBackend
-from fastdqn.feed import PRIORITY_FLOOR, HostFeed
-from fastdqn.learner import Batch, UpdateResult
+from fastdqn.algorithm.heads import PRIORITY_FLOOR
+from fastdqn.algorithm.update import Batch
+from fastdqn.engine.device import CpuBackend
+from fastdqn.engine.feed import HostFeed
+from fastdqn.engine.learner import LaunchResults
 from fastdqn.replay import ReplayBuffer
 
 
@@ -28,9 +30,8 @@ def filled(alpha: float) -> ReplayBuffer:
     return replay
 
 
-def result(td_error) -> UpdateResult:
-    zero = torch.zeros(())
-    return UpdateResult(zero, zero, zero, torch.as_tensor(td_error, dtype=torch.float32).view(1, -1))
+def result(priority) -> LaunchResults:
+    return LaunchResults({}, torch.as_tensor(priority, dtype=torch.float32).view(1, -1))
 
 
 def host_feed(replay: ReplayBuffer, size: int) -> HostFeed:
@@ -40,7 +41,7 @@ def host_feed(replay: ReplayBuffer, size: int) -> HostFeed:
 def sampled(feed: HostFeed, beta: float) -> Batch:
     """The next batch, as the learner sees it."""
     feed.stage(beta)
-    return feed.source.batch(*feed.source.inputs[0])
+    return feed.inputs.batch(*feed.inputs.tensors[0])
 
 
 def test_a_batch_is_what_the_replay_samples():
@@ -59,21 +60,21 @@ def test_the_arrays_are_used_again():
 
 
 def test_priorities_go_back_to_the_rows_they_came_from():
-    """Seed 4; one reward gets a TD error of -50, all others 0: it must then be drawn nearly always."""
+    """Seed 4; one reward gets a priority of 50, all others hardly any: it must then be drawn nearly always."""
     feed = host_feed(filled(1.0), 16)
     for _ in range(60):
         reward = sampled(feed, 0.4).reward
-        feed.report(result(torch.where(reward == 107.0, -50.0, 0.0)))
+        feed.report(result(torch.where(reward == 107.0, 50.0, PRIORITY_FLOOR)))
     drawn = torch.cat([sampled(feed, 0.4).reward.clone() for _ in range(20)])
     assert (drawn == 107.0).float().mean() > 0.99
 
 
-def test_a_td_error_of_zero_leaves_a_row_reachable():
+def test_the_least_priority_leaves_a_row_reachable():
     """Seed 4, forty equal priorities: 2,000 draws leave out a row once in 10^20; a priority of 0 fails."""
     feed = host_feed(filled(1.0), 50)
     for _ in range(40):
         sampled(feed, 0.4)
-        feed.report(result(np.zeros(50)))
+        feed.report(result(np.full(50, PRIORITY_FLOOR)))
     assert PRIORITY_FLOOR > 0
     drawn = torch.cat([sampled(feed, 0.4).reward.clone() for _ in range(40)])
     assert len(drawn.unique()) == 40

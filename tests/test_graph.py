@@ -15,13 +15,27 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("envpool")
 
-from fastdqn import backend, build
-from fastdqn.actor import LearnersBest
-from fastdqn.backend import CpuBackend, StrictTwin
-from fastdqn.feed import DeviceFeed, HostFeed, Launches
-from fastdqn.learner import Batch, Learner, Source
+from fastdqn import build
+from fastdqn.algorithm.update import Batch
+from fastdqn.engine import device as devices
+from fastdqn.engine.acting import ActingNetwork
+from fastdqn.engine.device import CpuBackend, StrictTwin
+from fastdqn.engine.feed import DeviceFeed, HostFeed, Queueing
+from fastdqn.engine.learner import LaunchInputs, Learner
 from fastdqn.replay import ReplayBuffer
-from tests.test_learner import ACTIONS, ALL, FEW, NARROW, assert_same_bits, batch, copy_of, fields, learner
+from tests.test_learner import (
+    ACTIONS,
+    ALL,
+    FEW,
+    NARROW,
+    assert_same_bits,
+    batch,
+    copy_of,
+    fields,
+    learner,
+    sizes,
+    update,
+)
 from tests.test_trainer import equal, go, rows, small, weights
 
 ROWS = 8
@@ -30,18 +44,17 @@ ROWS = 8
 def twin_of(plain: Learner) -> Learner:
     """The same learner, captured by the twin."""
     config = plain._config
-    network = replace(NARROW, dueling=plain._module.dueling)
-    return Learner(network, config, ACTIONS, seed=0, backend=StrictTwin(), accelerate="graph")
+    return Learner(plain.network.config, config, ACTIONS, seed=0, backend=StrictTwin(), accelerate="graph")
 
 
-def put(source: Source, batches: list[Batch]) -> None:
-    for inputs, rows_ in zip(source.inputs, batches, strict=True):
-        for place, tensor in zip(inputs, fields(rows_), strict=True):
+def put(inputs: LaunchInputs, batches: list[Batch]) -> None:
+    for places, rows_ in zip(inputs.tensors, batches, strict=True):
+        for place, tensor in zip(places, fields(rows_), strict=True):
             place.copy_(tensor)
 
 
-def blank(updates: int) -> Source:
-    return Source([fields(batch(99)) for _ in range(updates)], Batch)
+def blank(updates: int) -> LaunchInputs:
+    return LaunchInputs([fields(batch(99)) for _ in range(updates)], Batch)
 
 
 @pytest.mark.parametrize("rules", FEW + ALL, ids=str)
@@ -52,16 +65,16 @@ def test_a_replay_is_the_function(rules):
     middle = None
     for seed in range(6):
         rate = 1e-3 / (1 + seed // 2)
-        want, got = plain.update(batch(seed), rate), captured.update(batch(seed), rate)
-        for name, value in want._asdict().items():
-            assert torch.equal(getattr(got, name), value), name
+        want, got = update(plain, batch(seed), rate), update(captured, batch(seed), rate)
+        for name, value in want.items():
+            assert torch.equal(got[name], value), name
         if seed == 2:
             middle = copy_of(plain.state_tensors())
     assert_same_bits(captured.state_tensors(), plain.state_tensors())
     assert middle is not None
     for one in (plain, captured):
         one.load_state_tensors(middle)
-        one.update(batch(7))
+        update(one, batch(7))
     assert_same_bits(captured.state_tensors(), plain.state_tensors())
 
 
@@ -70,38 +83,21 @@ def test_a_launch_of_four_is_four_updates(accelerate):
     """Bit for bit: weights, optimizer, target copies, every number that is told, and their means."""
     singles = learner(period=4)
     block = learner(period=4) if accelerate == "eager" else twin_of(singles)
-    block.bind(blank(4))
-    source = block._source
-    assert source is not None
+    inputs = blank(4)
+    block.prepare(inputs)
     for launch in range(3):
         batches = [batch(4 * launch + i) for i in range(4)]
-        put(source, batches)
+        put(inputs, batches)
         got = block.launch(1e-3)
         block.backend.synchronize()
         for i, one in enumerate(batches):
-            want = singles.update(one, 1e-3)
-            for name, value in want._asdict().items():
-                assert torch.equal(getattr(got, name)[i], value), name
+            want = update(singles, one, 1e-3)
+            assert torch.equal(got.priority[i], want.pop("priority"))
+            for name, value in want.items():
+                assert torch.equal(got.metrics[name][i], value), name
     assert_same_bits(block.state_tensors(), singles.state_tensors())
     assert block.updates == singles.updates == 12
     assert block.means()() == singles.means()()
-
-
-@pytest.mark.parametrize("rules", FEW, ids=str)
-def test_targets_of_a_whole_launch_at_once_are_the_same_but_for_rounding(rules):
-    config, network = learner(rules)._config, replace(NARROW, dueling=rules[3])
-    apart = Learner(network, config, ACTIONS)
-    at_once = Learner(network, config, ACTIONS, backend=StrictTwin(), accelerate="graph", block_targets=True)
-    sources = blank(3), blank(3)
-    for launch in range(3):
-        results = []
-        for one, source in zip((apart, at_once), sources, strict=True):
-            if launch == 0:
-                one.bind(source)
-            put(source, [batch(3 * launch + i) for i in range(3)])
-            results.append(one.launch(1e-3))
-            one.backend.synchronize()
-        torch.testing.assert_close(results[1].td_error, results[0].td_error, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -109,16 +105,16 @@ def test_a_compiled_launch_of_three_is_three_updates_by_one_compilation():
     """Within the bound of compiled code; fails when each batch of a launch is compiled for."""
     torch.compiler.reset()
     singles, block = learner(), learner(FEW[2], "compile")
-    source = blank(3)
-    block.bind(source)
+    inputs = blank(3)
+    block.prepare(inputs)
     with torch.compiler.set_stance("fail_on_recompile"):
         for launch in range(3):
             batches = [batch(3 * launch + i) for i in range(3)]
-            put(source, batches)
+            put(inputs, batches)
             got = block.launch(1e-3)
             for i, one in enumerate(batches):
-                want = singles.update(one, 1e-3)
-                torch.testing.assert_close(got.td_error[i], want.td_error, rtol=2e-5, atol=2e-5)
+                want = update(singles, one, 1e-3)
+                torch.testing.assert_close(got.priority[i], want["priority"], rtol=2e-5, atol=2e-5)
     for name, value in singles.state_tensors().items():
         torch.testing.assert_close(block.state_tensors()[name], value, rtol=1e-4, atol=1e-5)
 
@@ -126,9 +122,9 @@ def test_a_compiled_launch_of_three_is_three_updates_by_one_compilation():
 def test_means_are_of_what_was_queued_before_and_start_over_when_cleared():
     one = twin_of(learner())
     assert one.means()() is None
-    losses = [one.update(batch(seed)).loss.item() for seed in range(3)]
+    losses = [update(one, batch(seed))["loss"].item() for seed in range(3)]
     first = one.means(clear=True)
-    one.update(batch(5))
+    update(one, batch(5))
     assert first() == pytest.approx({**first(), "loss": sum(losses) / 3})
     second = one.means()()
     assert second is not None
@@ -138,14 +134,14 @@ def test_means_are_of_what_was_queued_before_and_start_over_when_cleared():
 def test_sums_go_on_from_a_checkpoint():
     whole, half, rest = learner(), learner(), twin_of(learner())
     for seed in range(4):
-        whole.update(batch(seed))
+        update(whole, batch(seed))
     for seed in range(2):
-        half.update(batch(seed))
+        update(half, batch(seed))
     rest.load_state_tensors(half.state_tensors())
     rest.updates = half.updates
     rest.set_sums(*half.sums())
     for seed in (2, 3):
-        rest.update(batch(seed))
+        update(rest, batch(seed))
     assert rest.means()() == whole.means()()
     with pytest.raises(ValueError, match="sums: shape"):
         rest.set_sums(torch.zeros(2, dtype=torch.float64), 1)
@@ -225,20 +221,20 @@ def test_the_twins_loop_shows_an_update_that_does_not_wait_for_its_batch(
     assert not equal(twin_weights, plain_weights)
 
 
-def actions(machine: backend.Backend, staleness: int) -> list[list[int]]:
+def actions(machine: devices.Backend, staleness: int) -> list[list[int]]:
     """The best actions between updates so large that they turn each time."""
     captured = isinstance(machine, StrictTwin)
     accelerate = "graph" if captured else "eager"
     one = Learner(NARROW, learner()._config, ACTIONS, backend=machine, accelerate=accelerate)
-    best = LearnersBest(one, 6, staleness_updates=staleness, captured=captured)
-    source = blank(1)
-    one.bind(source)
+    best = ActingNetwork(one, 6, staleness_updates=staleness)
+    inputs = blank(1)
+    one.prepare(inputs)
     best.prepare()
     taken = []
     for count in range(20):
-        machine.learn.submit(partial(put, source, [batch(count)]))
+        machine.learn.submit(partial(put, inputs, [batch(count)]))
         one.launch(0.3)
-        taken.append(best(batch(100 + count, rows=6).obs.numpy()).tolist())
+        taken.append(best(batch(100 + count, rows=6).obs.numpy(), count).tolist())
     return taken
 
 
@@ -297,7 +293,7 @@ def test_frames_past_two_gigabytes_are_gathered_right():
     for _ in range(20):
         feed.stage(1.0)
         feed._backend.synchronize()
-        got, numbers = feed.source.batch(*feed.source.inputs[0]), feed.source.inputs[0][1]
+        got, numbers = feed.inputs.batch(*feed.inputs.tensors[0]), feed.inputs.tensors[0][1]
         highest = max(highest, int(numbers.max()))
         assert torch.equal(got.obs[:, :, 0, 0], (numbers % 251).to(torch.uint8))
     assert highest > 304_348
@@ -330,13 +326,13 @@ def test_both_feeds_give_the_replays_batches(device, n_step):
     play(oracle, Mute(), 60, seed=2)
     for kind in (HostFeed, DeviceFeed):
         replay, machine = filled(), device()
-        feed = kind(replay, 8, machine, Launches(updates=2))
+        feed = kind(replay, 8, machine, Queueing(updates=2))
         play(replay, feed, 60, seed=2)
         seen = []
         for _ in range(9):
             feed.stage(0.4)
-            for inputs in feed.source.inputs:
-                machine.learn.submit(partial(keep, seen, feed.source, inputs))
+            for tensors in feed.inputs.tensors:
+                machine.learn.submit(partial(keep, seen, feed.inputs.batch, tensors))
         machine.synchronize()
         again = filled()
         play(again, Mute(), 60, seed=2)
@@ -346,9 +342,9 @@ def test_both_feeds_give_the_replays_batches(device, n_step):
                 assert np.array_equal(value, getattr(want, name)), (kind, name)
 
 
-def keep(seen: list, source: Source, inputs: tuple) -> None:
+def keep(seen: list, batch_of, tensors: tuple) -> None:
     """Copy the batch that an update would see at this moment."""
-    seen.append({name: value.clone().numpy() for name, value in vars(source.batch(*inputs)).items()})
+    seen.append({name: value.clone().numpy() for name, value in vars(batch_of(*tensors)).items()})
 
 
 @pytest.mark.parametrize("device", [CpuBackend, StrictTwin])
@@ -359,36 +355,41 @@ def test_acting_is_at_most_as_stale_as_allowed(device, staleness):
     one = Learner(
         NARROW, learner()._config, ACTIONS, backend=device(), accelerate="graph" if captured else "eager"
     )
-    best = LearnersBest(one, 5, staleness_updates=staleness, captured=captured)
-    one.bind(blank(1))
+    best = ActingNetwork(one, 5, staleness_updates=staleness)
+    inputs = blank(1)
+    one.prepare(inputs)
     best.prepare()
     observation = batch(3, rows=5).obs.numpy()
-    history, ages = [one.weights.clone()], []
+    history, ages = [one.weights.parameters.clone()], []
     for count in range(1, 25):
-        put(one._source, [batch(count)])
+        put(inputs, [batch(count)])
         one.launch()
         if count % 2:
-            best(observation)
+            best(observation, count)
             one.backend.synchronize()
-            history.append(one.weights.clone())
-            used = [age for age, kept in enumerate(reversed(history)) if torch.equal(kept, best._weights)]
+            history.append(one.weights.parameters.clone())
+            used = [
+                age
+                for age, kept in enumerate(reversed(history))
+                if torch.equal(kept, best._weights.parameters)
+            ]
             ages.append(used[0])
             assert used[0] <= staleness
         else:
             one.backend.synchronize()
-            history.append(one.weights.clone())
+            history.append(one.weights.parameters.clone())
     assert (max(ages) > 0) == (staleness > 0)
 
 
 def test_a_resumed_learner_acts_on_its_restored_weights():
     first = twin_of(learner())
-    best = LearnersBest(first, 5, staleness_updates=50, captured=True)
-    first.bind(blank(1))
+    best = ActingNetwork(first, 5, staleness_updates=50)
+    first.prepare(blank(1))
     best.prepare()
     with torch.no_grad():
-        first.weights[-ACTIONS:] = torch.tensor([0.0, 0.0, 1000.0, 0.0])
+        first.weights.parameters[-ACTIONS:] = torch.tensor([0.0, 0.0, 1000.0, 0.0])
     best.prepare()
-    assert (best(batch(1, rows=5).obs.numpy()) == 2).all()
+    assert (best(batch(1, rows=5).obs.numpy(), 0) == 2).all()
 
 
 # The bounds: relative to the largest value, after one update from the same weights.
@@ -403,15 +404,15 @@ def test_each_precision_is_within_its_bound_of_float64(precision):
     ours = Learner(replace(NARROW, dueling=True), config, ACTIONS)
     plain = PlainLearner(ours, ("huber", "double", "adam", True, None))
     rows_ = batch(0, rows=32)
-    got = ours.update(rows_)
+    got = update(ours, rows_)
     loss, q_mean, norm, error = plain.update(rows_, 1e-3)
     bound, largest = PRECISIONS[precision], max(abs(value) for value in error)
-    assert got.loss.item() == pytest.approx(loss, rel=bound)
-    assert got.grad_norm.item() == pytest.approx(norm, rel=bound)
-    assert got.td_error.tolist() == pytest.approx(error, abs=bound * largest)
-    assert got.q_mean.item() == pytest.approx(q_mean, abs=bound * largest)
+    assert got["loss"].item() == pytest.approx(loss, rel=bound)
+    assert got["grad_norm"].item() == pytest.approx(norm, rel=bound)
+    assert got["priority"].tolist() == pytest.approx(sizes(error), abs=bound * largest)
+    assert got["q_mean"].item() == pytest.approx(q_mean, abs=bound * largest)
     if precision == "bf16":  # it must really have been computed so
-        assert got.td_error.tolist() != pytest.approx(error, abs=1e-5 * largest)
+        assert got["priority"].tolist() != pytest.approx(sizes(error), abs=1e-5 * largest)
 
 
 @pytest.mark.parametrize(
@@ -419,7 +420,7 @@ def test_each_precision_is_within_its_bound_of_float64(precision):
     [("learner", "accelerate", "graph"), ("learner", "precision", "tf32"), ("replay", "device", "cuda")],
 )
 def test_what_needs_a_gpu_is_refused_without_one(monkeypatch, part, setting, value):
-    monkeypatch.setattr(backend, "has_cuda", lambda: False)
+    monkeypatch.setattr(devices, "has_cuda", lambda: False)
     config = small()
     config = replace(config, **{part: replace(getattr(config, part), **{setting: value})})
     with pytest.raises(build.UserError, match=f"{part}.{setting} = '{value}': needs a CUDA GPU"):

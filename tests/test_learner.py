@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.func import functional_call
 from torch.nn import functional
 
-from fastdqn.acceleration import resolve_accelerate
+from fastdqn.algorithm.heads import PRIORITY_FLOOR
+from fastdqn.algorithm.losses import LOSSES
+from fastdqn.algorithm.update import Batch
 from fastdqn.config import LearnerConfig, NetworkConfig
-from fastdqn.learner import Batch, Learner, Source, UpdateResult
-from fastdqn.objectives import LOSSES
+from fastdqn.engine.acting import ActingNetwork
+from fastdqn.engine.compiling import resolve_accelerate
+from fastdqn.engine.learner import LaunchInputs, Learner
 from tests.reference import learning as reference
 
 ACTIONS = 4
 ROWS = 8
 NARROW = NetworkConfig(width=0.125)
 
-# Each value of loss, bootstrap, optimizer, head and norm limit is in at least one of them.
+# Each value of loss, rule, optimizer, head and norm limit is in at least one of them.
 FEW = [
     ("huber", "max", "rmsprop", False, None),
     ("squared", "double", "adagrad", True, 0.05),
     ("huber", "double", "adam", True, 0.05),
 ]
 ALL = [
-    (loss, bootstrap, optimizer, bootstrap == "double", limit)
-    for loss, bootstrap, optimizer, limit in itertools.product(
+    (loss, rule, optimizer, rule == "double", limit)
+    for loss, rule, optimizer, limit in itertools.product(
         ["huber", "squared"], ["max", "double"], ["adam", "rmsprop", "adagrad"], [0.05]
     )
 ]
@@ -73,10 +78,10 @@ def learner(
     period: int = 3,
     reduction: str = "mean",
 ) -> Learner:
-    loss, bootstrap, optimizer, dueling, limit = rules
+    loss, rule, optimizer, dueling, limit = rules
     config = LearnerConfig(
         loss=loss,  # type: ignore[arg-type]
-        bootstrap=bootstrap,  # type: ignore[arg-type]
+        rule=rule,
         optimizer=optimizer,  # type: ignore[arg-type]
         reduction=reduction,  # type: ignore[arg-type]
         batch_size=ROWS,
@@ -87,6 +92,35 @@ def learner(
     )
     network = dataclasses.replace(NARROW, dueling=dueling)
     return Learner(network, config, ACTIONS, seed=seed, accelerate=accelerate)  # type: ignore[arg-type]
+
+
+_PREPARED: weakref.WeakKeyDictionary[Learner, LaunchInputs] = weakref.WeakKeyDictionary()
+
+
+def update(one: Learner, rows: Batch, rate: float | None = None) -> dict[str, torch.Tensor]:
+    """One launch of one update on a batch of one's own: its metrics, and the priorities."""
+    if one not in _PREPARED:
+        places = tuple(
+            torch.empty_strided(t.shape, t.stride(), dtype=t.dtype).zero_() for t in vars(rows).values()
+        )
+        _PREPARED[one] = LaunchInputs([places], Batch)
+        one.prepare(_PREPARED[one])
+    one.backend.synchronize()  # the last batch's readers
+    for place, tensor in zip(_PREPARED[one].tensors[0], vars(rows).values(), strict=True):
+        place.copy_(tensor)
+    results = one.launch(rate)
+    one.backend.synchronize()
+    told = {**results.metrics, "priority": results.priority}
+    return {name: value[0].clone() for name, value in told.items()}
+
+
+def values_of(one: Learner, obs: torch.Tensor) -> torch.Tensor:
+    """The online network's action values, eagerly."""
+    network, tensors = one.network, one.state_tensors()
+    own = {
+        name.removeprefix("online."): value for name, value in tensors.items() if name.startswith("online.")
+    }
+    return network.head.q(functional_call(network, own, (obs,)))
 
 
 def copy_of(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -105,11 +139,16 @@ def differs(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], pre
     return any(not torch.equal(first[name], second[name]) for name in names)
 
 
+def sizes(error: list[float]) -> list[float]:
+    """Priorities of TD errors."""
+    return [abs(value) + PRIORITY_FLOOR for value in error]
+
+
 class PlainLearner:
     """The same rules in plain float64 PyTorch, weight tensor by weight tensor."""
 
     def __init__(self, like: Learner, rules: Rules, reduction: str = "mean") -> None:
-        self.loss, self.bootstrap, optimizer, _, self.limit = rules
+        self.loss, self.rule, optimizer, _, self.limit = rules
         self.reduction = reduction
         state = like.state_tensors()
         self.online = self._part(state, "online.")
@@ -129,7 +168,7 @@ class PlainLearner:
         weights = {name: value.clone().requires_grad_() for name, value in self.online.items()}
         values = reference.torch_q_values(weights, rows.obs)
         targets = [
-            reference.td_target(self.bootstrap, r, d, t, o)
+            reference.td_target(self.rule, r, d, t, o)
             for r, d, t, o in zip(
                 rows.reward.tolist(),
                 rows.discount.tolist(),
@@ -175,13 +214,13 @@ def test_eager_updates_are_those_of_plain_pytorch(rules: Rules) -> None:
     before = copy_of(ours.state_tensors())
     for seed in range(4):
         rows = batch(seed)
-        got = ours.update(rows)
+        got = update(ours, rows)
         loss, q_mean, norm, error = plain.update(rows, 1e-3)
         # Weights of 0.1 to 0.5 that have moved by up to 4e-3, so that values agree to a few 1e-6.
-        assert got.loss.item() == pytest.approx(loss, rel=1e-5)
-        assert got.q_mean.item() == pytest.approx(q_mean, abs=1e-5)
-        assert got.grad_norm.item() == pytest.approx(norm, rel=1e-4)
-        assert got.td_error.tolist() == pytest.approx(error, abs=3e-5)
+        assert got["loss"].item() == pytest.approx(loss, rel=1e-5)
+        assert got["q_mean"].item() == pytest.approx(q_mean, abs=1e-5)
+        assert got["grad_norm"].item() == pytest.approx(norm, rel=1e-4)
+        assert got["priority"].tolist() == pytest.approx(sizes(error), abs=3e-5)
     after = ours.state_tensors()
     assert differs(before, after, "online.")
     for name, want in plain.online.items():
@@ -197,11 +236,11 @@ def test_constants_of_a_sum_take_the_steps_of_a_summed_loss(optimizer: str) -> N
     plain = PlainLearner(ours, rules, "sum")
     before = copy_of(ours.state_tensors())
     for seed in range(4):
-        got = ours.update(batch(seed))
+        got = update(ours, batch(seed))
         loss, _, norm, _ = plain.update(batch(seed), 1e-3)
         assert norm > 0.4
-        assert got.loss.item() == pytest.approx(loss / ROWS, rel=1e-5)
-        assert got.grad_norm.item() == pytest.approx(norm / ROWS, rel=1e-4)
+        assert got["loss"].item() == pytest.approx(loss / ROWS, rel=1e-5)
+        assert got["grad_norm"].item() == pytest.approx(norm / ROWS, rel=1e-4)
     after = ours.state_tensors()
     for name, want in plain.online.items():
         moved = (want - before[f"online.{name}"].double()).abs().max()
@@ -212,9 +251,9 @@ def check_compiled_equals_eager(rules: Rules) -> None:
     """The bound: weights within 1e-5 of eager after five updates that moved them by about 1e-3 each."""
     eager, compiled = learner(rules), learner(rules, "compile")
     for seed in range(5):
-        want, got = eager.update(batch(seed)), compiled.update(batch(seed))
-        for name, value in want._asdict().items():
-            torch.testing.assert_close(getattr(got, name), value, rtol=2e-5, atol=2e-5)
+        want, got = update(eager, batch(seed)), update(compiled, batch(seed))
+        for name, value in want.items():
+            torch.testing.assert_close(got[name], value, rtol=2e-5, atol=2e-5)
     for name, value in eager.state_tensors().items():
         torch.testing.assert_close(compiled.state_tensors()[name], value, rtol=1e-4, atol=1e-5)
 
@@ -233,28 +272,28 @@ def test_compiled_equals_eager_for_every_rule(rules: Rules) -> None:
 def test_one_compilation_serves_a_whole_run() -> None:
     """Rates, target copies and restored states need no other compilation.
 
-    Two learners hold the same bits; action values of another number of rows run eagerly.
+    Two learners hold the same bits, and choose the same actions as an eager one.
     """
     rules = FEW[2]
     first = learner(rules, "compile")
     before = copy_of(first.state_tensors())
     eager, second = learner(rules), learner(rules, "compile")
     for one in (first, second):
-        one.update(batch(0))
+        update(one, batch(0))
         one.load_state_tensors(before)
         one.updates = 0
-        one.q_values(batch(9).obs[:3])
+    best = [ActingNetwork(one, ROWS) for one in (first, eager)]
+    for acting in best:
+        acting.prepare()
     with torch.compiler.set_stance("fail_on_recompile"):
         for seed in range(5):
             rate = 1e-3 / (1 + seed)
             for one in (first, second, eager):
-                one.update(batch(seed), rate)
+                update(one, batch(seed), rate)
         first.load_state_tensors(copy_of(first.state_tensors()))
-        obs = batch(9).obs
-        for rows in (3, 8, 1, 3):
-            values = first.q_values(obs[:rows])
-            assert not values.requires_grad
-            torch.testing.assert_close(values, eager.q_values(obs[:rows]), rtol=0, atol=2e-5)
+        for act in range(3):
+            actions = [acting(batch(9 + act).obs.numpy(), act).tolist() for acting in best]
+            assert actions[0] == actions[1]
     assert_same_bits(first.state_tensors(), second.state_tensors())
     assert differs(before, first.state_tensors(), "online.")
     for name, value in eager.state_tensors().items():
@@ -267,23 +306,23 @@ def test_the_window_layout_gives_the_same_update() -> None:
         first = batch(seed)
         second = batch(seed, window=True)
         assert second.obs.stride() != first.obs.stride()
-        torch.testing.assert_close(window.update(second).td_error, apart.update(first).td_error)
+        torch.testing.assert_close(update(window, second), update(apart, first))
 
 
 def test_the_same_seed_and_batches_give_the_same_bits_and_another_seed_does_not() -> None:
     first, second, other = learner(seed=1), learner(seed=1), learner(seed=2)
     assert differs(first.state_tensors(), other.state_tensors(), "online.")
     for seed in range(4):
-        results = [one.update(batch(seed)) for one in (first, second)]
-        assert torch.equal(results[0].td_error, results[1].td_error)
+        results = [update(one, batch(seed))["priority"] for one in (first, second)]
+        assert torch.equal(*results)
     assert_same_bits(first.state_tensors(), second.state_tensors())
 
 
-def test_binding_leaves_all_state_as_it_was() -> None:
+def test_preparing_leaves_all_state_as_it_was() -> None:
     one = learner()
-    one.update(batch(0))
+    update(one, batch(0))
     before = copy_of(one.state_tensors())
-    one.bind(Source([fields(batch(1))], Batch))
+    one.prepare(LaunchInputs([fields(batch(1))], Batch))
     assert_same_bits(before, one.state_tensors())
     assert one.updates == 1
 
@@ -293,7 +332,7 @@ def test_the_target_is_copied_after_exactly_the_period(period: int) -> None:
     one = learner(period=period)
     for count in range(1, 11):
         before = copy_of(one.state_tensors())
-        one.update(batch(count))
+        update(one, batch(count))
         after = one.state_tensors()
         same_as_online = all(
             torch.equal(value, after[name.replace("target.", "online.")])
@@ -308,9 +347,9 @@ def test_a_resumed_count_keeps_the_targets_rhythm() -> None:
     one = learner(period=5)
     one.updates = 3
     before = copy_of(one.state_tensors())
-    one.update(batch(0))
+    update(one, batch(0))
     assert not differs(before, one.state_tensors(), "target.")
-    one.update(batch(1))
+    update(one, batch(1))
     assert one.updates == 5
     assert differs(before, one.state_tensors(), "target.")
 
@@ -318,15 +357,15 @@ def test_a_resumed_count_keeps_the_targets_rhythm() -> None:
 def test_a_saved_state_continues_with_the_same_bits(tmp_path: Path) -> None:
     whole, half = learner(), learner()
     for seed in range(4):
-        whole.update(batch(seed))
+        update(whole, batch(seed))
         if seed < 2:
-            half.update(batch(seed))
+            update(half, batch(seed))
     save_file(half.state_tensors(), tmp_path / "state.safetensors")
     resumed = learner(seed=77)
     resumed.load_state_tensors(load_file(tmp_path / "state.safetensors"))
     resumed.updates = half.updates
     for seed in (2, 3):
-        resumed.update(batch(seed))
+        update(resumed, batch(seed))
     assert_same_bits(whole.state_tensors(), resumed.state_tensors())
 
 
@@ -334,11 +373,11 @@ def test_state_tensors_are_live_contiguous_and_named_after_the_module() -> None:
     one = learner()
     state = one.state_tensors()
     assert all(value.is_contiguous() for value in state.values())
-    assert tuple(state["online.conv2.weight"].shape) == (8, 4, 4, 4)
+    assert tuple(state["online.torso.conv2.weight"].shape) == (8, 4, 4, 4)
     assert {name.split(".")[0] for name in state} == {"online", "target", "optimizer"}
     obs = batch(0).obs
-    state["online.advantage.bias"][0] += 1000
-    assert (one.q_values(obs).argmax(dim=1) == 0).all()
+    state["online.head.advantage.bias"][0] += 1000
+    assert (values_of(one, obs).argmax(dim=1) == 0).all()
     online = sum(value.numel() for name, value in state.items() if name.startswith("online."))
     assert one.num_parameters == online
 
@@ -361,14 +400,14 @@ def test_loading_copies_in_place() -> None:
             r"online\.extra: not a tensor .*\[2\]",
         ),
         (
-            lambda s: s.update({"target.value.bias": torch.zeros(3)}),
+            lambda s: s.update({"target.head.value.bias": torch.zeros(3)}),
             ValueError,
-            r"target\.value\.bias: shape \[1\] is wanted, not \[3\]",
+            r"target\.head\.value\.bias: shape \[1\] is wanted, not \[3\]",
         ),
         (
-            lambda s: s.update({"online.value.bias": torch.zeros(1).double()}),
+            lambda s: s.update({"online.head.value.bias": torch.zeros(1).double()}),
             ValueError,
-            r"online\.value\.bias: dtype torch\.float32 is wanted, not torch\.float64",
+            r"online\.head\.value\.bias: dtype torch\.float32 is wanted, not torch\.float64",
         ),
     ],
 )
@@ -383,7 +422,7 @@ def test_a_state_that_does_not_fit_changes_nothing(change, error, message) -> No
 
 def test_trained_weights_go_into_both_networks_and_nowhere_else() -> None:
     one, trained = learner(seed=1), learner(seed=2)
-    trained.update(batch(0))
+    update(trained, batch(0))
     before, given = copy_of(one.state_tensors()), trained.state_tensors()
     one.load_online(given)
     after = one.state_tensors()
@@ -398,7 +437,7 @@ def test_trained_weights_of_another_network_change_nothing() -> None:
     one = learner()
     before = copy_of(one.state_tensors())
     with pytest.raises(
-        ValueError, match=r"online\.hidden\.weight: shape \[128, 392\] is wanted, not \[64, 392\]"
+        ValueError, match=r"online\.head\.hidden\.weight: shape \[128, 392\] is wanted, not \[64, 392\]"
     ):
         one.load_online(learner(FEW[0]).state_tensors())
     assert_same_bits(before, one.state_tensors())
@@ -407,24 +446,28 @@ def test_trained_weights_of_another_network_change_nothing() -> None:
 def test_the_learning_rate_is_that_of_the_call_or_the_last_one() -> None:
     one = learner()
     before = copy_of(one.state_tensors())
-    one.update(batch(0), 0.0)
-    one.update(batch(1))
+    update(one, batch(0), 0.0)
+    update(one, batch(1))
     assert not differs(before, one.state_tensors(), "online.")
-    one.update(batch(2), 1e-3)
+    update(one, batch(2), 1e-3)
     assert differs(before, one.state_tensors(), "online.")
 
 
 def test_results_are_values_without_gradient_of_the_stated_shape() -> None:
-    result = learner().update(batch(0))
-    assert isinstance(result, UpdateResult)
-    assert [value.shape for value in result] == [(), (), (), (ROWS,)]
-    assert all(value.dtype == torch.float32 and not value.requires_grad for value in result)
+    result = update(learner(), batch(0))
+    assert {name: value.shape for name, value in result.items()} == {
+        "loss": (),
+        "q_mean": (),
+        "grad_norm": (),
+        "priority": (ROWS,),
+    }
+    assert all(value.dtype == torch.float32 and not value.requires_grad for value in result.values())
 
 
 def test_a_batch_that_is_not_uint8_is_refused_and_not_counted() -> None:
     one = learner()
     with pytest.raises(TypeError, match="uint8"):
-        one.update(dataclasses.replace(batch(0), obs=batch(0).obs.float()))
+        update(one, dataclasses.replace(batch(0), obs=batch(0).obs.float()))
     assert one.updates == 0
 
 

@@ -121,8 +121,8 @@ def test_a_limit_of_the_shell_counts() -> None:
 @pytest.mark.parametrize("dueling", [False, True])
 def test_weights_are_counted_as_the_network_has_them(width: float, dueling: bool) -> None:
     pytest.importorskip("torch")
-    from fastdqn.networks import QNetwork
+    from fastdqn.algorithm.networks import QNetwork, count_parameters
 
-    network = QNetwork(18, width=width, dueling=dueling)
+    network = QNetwork(NetworkConfig(width=width, dueling=dueling), 18)
     counted = sum(parameter.numel() for parameter in network.parameters())
-    assert memory.parameters(NetworkConfig(width=width, dueling=dueling)) == counted
+    assert count_parameters(NetworkConfig(width=width, dueling=dueling), 18) == counted

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastdqn.networks import QNetwork
+from fastdqn.algorithm.networks import QNetwork
+from fastdqn.config import NetworkConfig
 from tests.reference import learning as reference
 
 
@@ -17,9 +18,9 @@ def frames(rows: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (rows, 4, 84, 84), dtype=torch.uint8, generator=generator)
 
 
-def network(**options: float | bool) -> QNetwork:
-    generator = torch.Generator().manual_seed(1)
-    return QNetwork(5, generator=generator, **options)  # type: ignore[arg-type]
+def network(seed: int = 1, **options: float | bool) -> QNetwork:
+    generator = torch.Generator().manual_seed(seed)
+    return QNetwork(NetworkConfig(**options), 5, generator=generator)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dueling", [False, True])
@@ -29,7 +30,7 @@ def test_values_are_those_of_the_slow_network(dueling: bool) -> None:
     obs = frames(3)
     want = reference.q_values(weights, obs.numpy())
     assert np.abs(want).max() > 1e-2
-    np.testing.assert_allclose(module(obs).detach().numpy(), want, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(module.q_values(obs).detach().numpy(), want, rtol=0, atol=2e-6)
 
 
 def test_centering_subtracts_each_observations_own_mean_level() -> None:
@@ -41,10 +42,10 @@ def test_centering_subtracts_each_observations_own_mean_level() -> None:
     level = np.rint(obs.numpy().mean(axis=(1, 2, 3), keepdims=True))
     assert level[1] > level[0] + 30
     want = reference.q_values(weights, obs.numpy() - level)
-    values = module(obs).detach().numpy()
+    values = module.q_values(obs).detach().numpy()
     np.testing.assert_allclose(values, want, rtol=0, atol=2e-6)
-    np.testing.assert_allclose(module(obs + 20).detach().numpy(), values, rtol=0, atol=1e-7)
-    assert np.abs(network(width=0.25)(obs).detach().numpy() - values).max() > 1e-3
+    np.testing.assert_allclose(module.q_values(obs + 20).detach().numpy(), values, rtol=0, atol=1e-7)
+    assert np.abs(network(width=0.25).q_values(obs).detach().numpy() - values).max() > 1e-3
 
 
 @pytest.mark.parametrize("dueling", [False, True])
@@ -53,7 +54,7 @@ def test_gradients_are_those_of_plain_pytorch(dueling: bool) -> None:
     module, obs = network(width=0.25, dueling=dueling), frames(4)
     weights = {n: v.detach().double().requires_grad_() for n, v in module.named_parameters()}
     target = torch.linspace(-1, 2, 20).view(4, 5)
-    module(obs).mul(target).sum().backward()
+    module.q_values(obs).mul(target).sum().backward()
     reference.torch_q_values(weights, obs).mul(target.double()).sum().backward()
     for name, value in module.named_parameters():
         want, got = weights[name].grad, value.grad
@@ -66,60 +67,60 @@ def test_gradients_are_those_of_plain_pytorch(dueling: bool) -> None:
 def test_the_papers_network_has_the_papers_layers() -> None:
     shapes = {name: tuple(value.shape) for name, value in network().named_parameters()}
     assert shapes == {
-        "conv1.weight": (32, 4, 8, 8),
-        "conv1.bias": (32,),
-        "conv2.weight": (64, 32, 4, 4),
-        "conv2.bias": (64,),
-        "conv3.weight": (64, 64, 3, 3),
-        "conv3.bias": (64,),
-        "hidden.weight": (512, 3136),
-        "hidden.bias": (512,),
-        "advantage.weight": (5, 512),
-        "advantage.bias": (5,),
+        "torso.conv1.weight": (32, 4, 8, 8),
+        "torso.conv1.bias": (32,),
+        "torso.conv2.weight": (64, 32, 4, 4),
+        "torso.conv2.bias": (64,),
+        "torso.conv3.weight": (64, 64, 3, 3),
+        "torso.conv3.bias": (64,),
+        "head.hidden.weight": (512, 3136),
+        "head.hidden.bias": (512,),
+        "head.advantage.weight": (5, 512),
+        "head.advantage.bias": (5,),
     }
 
 
 def test_dueling_has_two_streams_and_width_multiplies_all() -> None:
     shapes = {n: tuple(v.shape) for n, v in network(width=0.5, dueling=True).named_parameters()}
-    assert shapes["conv1.weight"] == (16, 4, 8, 8)
-    assert shapes["hidden.weight"] == (2 * 256, 49 * 32)
-    assert shapes["value.weight"] == (1, 256)
-    assert shapes["advantage.weight"] == (5, 256)
+    assert shapes["torso.conv1.weight"] == (16, 4, 8, 8)
+    assert shapes["head.hidden.weight"] == (2 * 256, 49 * 32)
+    assert shapes["head.value.weight"] == (1, 256)
+    assert shapes["head.advantage.weight"] == (5, 256)
 
 
 def test_the_narrowest_network_still_has_a_unit_everywhere() -> None:
-    assert network(width=1 / 1024)(frames(2)).shape == (2, 5)
+    assert network(width=1 / 1024).q_values(frames(2)).shape == (2, 5)
 
 
 def test_a_dueling_networks_mean_value_is_the_states_value() -> None:
     module = network(width=0.25, dueling=True)
-    assert module.value is not None
-    before = module(frames(2)).mean(dim=1)
+    assert module.head.value is not None
+    before = module.q_values(frames(2)).mean(dim=1)
     with torch.no_grad():
-        module.value.bias += 2.0
-        module.advantage.bias += 3.0
-    torch.testing.assert_close(module(frames(2)).mean(dim=1), before + 2.0, rtol=0, atol=1e-5)
+        module.head.value.bias += 2.0
+        module.head.advantage.bias += 3.0
+    torch.testing.assert_close(module.q_values(frames(2)).mean(dim=1), before + 2.0, rtol=0, atol=1e-5)
 
 
 def test_initial_weights_follow_the_generator_and_the_bound() -> None:
     first, again = network(), network()
-    other = QNetwork(5, generator=torch.Generator().manual_seed(2))
+    other = network(2)
     for (name, a), b, c in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b), name
         assert not torch.equal(a, c) or name.endswith("bias"), name
     bound = math.sqrt(6 / (64 * 9))
-    assert 0.99 * bound < first.conv3.weight.abs().max() <= bound
-    assert first.conv3.bias.count_nonzero() == 0
+    assert 0.99 * bound < first.torso.conv3.weight.abs().max() <= bound
+    assert first.torso.conv3.bias.count_nonzero() == 0
 
 
 def test_initial_weights_keep_the_size_of_a_signal() -> None:
     """Seed 1: mean square of noise after four layers, within a factor of 3; PyTorch's bounds lose 1000fold."""
-    module = QNetwork(5, generator=torch.Generator().manual_seed(1))
+    module = network()
     signal = torch.randn(8, 4, 84, 84, generator=torch.Generator().manual_seed(2))
     before = signal.square().mean()
-    for layer in (module.conv1, module.conv2, module.conv3):
+    for layer in (module.torso.conv1, module.torso.conv2, module.torso.conv3):
         signal = layer(signal).relu()
-    hidden = module.hidden(signal.permute(0, 2, 3, 1).flatten(1)).relu()
+    hidden = module.head.hidden(signal.permute(0, 2, 3, 1).flatten(1)).relu()
     assert 1 / 3 < hidden.square().mean() / before < 3
 
 
@@ -140,7 +141,7 @@ def test_strides_do_not_change_values(strided: str) -> None:
         "sliced": torch.stack([obs, obs], dim=1)[:, 1],
     }
     assert torch.equal(views[strided], obs)
-    torch.testing.assert_close(module(views[strided]), module(obs), rtol=0, atol=1e-6)
+    torch.testing.assert_close(module.q_values(views[strided]), module.q_values(obs), rtol=0, atol=1e-6)
 
 
 def test_frames_that_are_not_uint8_are_refused() -> None:

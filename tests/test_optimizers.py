@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from fastdqn.algorithm.optimizers import OPTIMIZERS, Adagrad, Adam, Optimizer, RMSProp, clip_by_norm
 from fastdqn.config import LearnerConfig
-from fastdqn.optimizers import OPTIMIZERS, Adagrad, Adam, Optimizer, RMSProp, clip_by_norm
 from tests.reference import learning as reference
 
 SIZE = 64

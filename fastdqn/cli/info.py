@@ -57,7 +57,7 @@ def _facts() -> tuple[dict[str, Any], list[str]]:
 
 def _torch(torch: Any) -> dict[str, Any]:
     facts = {"torch build": f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"}
-    from fastdqn.backend import gpu_name
+    from fastdqn.engine.device import gpu_name
 
     facts["accelerator"] = gpu_name() or "none"
     facts["torch threads"] = torch.get_num_threads()

@@ -78,8 +78,8 @@ _FOREIGN: dict[str, tuple[str, str]] = {
     "quiet": ("--progress none", ""),
     "verbose": ("--progress plain", ""),
     "duel": ("--network.dueling", _PREFIX),
-    "double": ("--learner.bootstrap double", ""),
-    "double-q": ("--learner.bootstrap double", ""),
+    "double": ("--learner.rule double", ""),
+    "double-q": ("--learner.rule double", ""),
 }
 
 _COMMANDS = {

@@ -40,11 +40,11 @@ import numpy as np
 import torch
 
 from fastdqn import checkpoint
-from fastdqn.backend import CpuBackend
 from fastdqn.config import Config
+from fastdqn.engine.device import CpuBackend
+from fastdqn.engine.feed import HostFeed
+from fastdqn.engine.learner import Learner
 from fastdqn.envs import AtariEnvs
-from fastdqn.feed import PRIORITY_FLOOR, HostFeed
-from fastdqn.learner import Learner
 from fastdqn.presets import PRESETS
 from fastdqn.replay import ReplayBuffer
 from fastdqn.run_folder import RunFolder
@@ -89,15 +89,15 @@ def updates(config: Config, count: int = UPDATES) -> dict[str, str]:
     num_actions = play(AtariEnvs("Breakout-v5", replace(config.env, num_envs=8, threads=1), seed=11), replay)
     learner = Learner(config.network, learner_config, num_actions, seed=14)
     feed = HostFeed(replay, learner_config.batch_size, CpuBackend())
-    learner.bind(feed.source)
+    learner.prepare(feed.inputs)
     batches, priorities, losses = [], [], []
     for _ in range(count):
         feed.stage(config.replay.beta)
-        batches.append(digest(*(part.numpy() for part in feed.source.inputs[0])))
-        result = learner.launch()
-        feed.report(result)
-        priorities.append(result.td_error[0].abs().add(PRIORITY_FLOOR).numpy())
-        losses.append(result.loss[0].numpy().copy())
+        batches.append(digest(*(part.numpy() for part in feed.inputs.tensors[0])))
+        results = learner.launch()
+        feed.report(results)
+        priorities.append(results.priority[0].numpy().copy())
+        losses.append(results.metrics["loss"][0].numpy().copy())
     feed.settle()
     plan = replay.plan(256, beta=0.4)  # which rows are drawn, and their weights, follow from all priorities
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +26,14 @@ def convolve(images: Array, weight: Array, bias: Array, stride: int) -> Array:
     return result
 
 
+def layers(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The network's tensors by the names of their layers, without torso and head."""
+    return {name.removeprefix("torso.").removeprefix("head."): value for name, value in weights.items()}
+
+
 def q_values(weights: Mapping[str, Array], obs: NDArray[np.uint8]) -> Array:
     """Action values of Mnih et al. 2015; of Wang et al. 2016, equation 9, where there is a value stream."""
+    weights = layers(weights)
     features = obs / 255.0
     for layer, stride in (("conv1", 4), ("conv2", 2), ("conv3", 1)):
         convolved = convolve(features, weights[f"{layer}.weight"], weights[f"{layer}.bias"], stride)
@@ -96,6 +103,7 @@ class Adagrad:
 
 def torch_q_values(weights: Mapping[str, torch.Tensor], obs: torch.Tensor) -> torch.Tensor:
     """`q_values` in plain PyTorch, so that it can be differentiated."""
+    weights = layers(weights)
     features = obs.double() / 255
     for layer, stride in (("conv1", 4), ("conv2", 2), ("conv3", 1)):
         features = functional.conv2d(features, weights[f"{layer}.weight"], weights[f"{layer}.bias"], stride)

@@ -18,13 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastdqn.backend import Backend, Event
-from fastdqn.learner import Batch, Source, UpdateResult
+from fastdqn.algorithm.update import Batch
+from fastdqn.engine.device import Backend, Event
+from fastdqn.engine.learner import LaunchInputs, LaunchResults
 from fastdqn.replay import Added, Plan, ReplayBuffer
 from fastdqn.replay import Batch as HostBatch
-
-PRIORITY_FLOOR = 1e-6
-"""Added to |TD error|, so that no transition becomes unreachable (Schaul et al. 2016, section 3.3)."""
 
 _ALIGNMENT = 64
 _STORES_IN_FLIGHT = 3
@@ -39,7 +37,7 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Launches:
+class Queueing:
     """How updates are queued.
 
     Attributes:
@@ -53,28 +51,28 @@ class Launches:
     priority_delay: int = 0
 
 
-ONE_BY_ONE = Launches()
+ONE_BY_ONE = Queueing()
 
 
 class Feed(Protocol):
-    """What the loop asks of a feed.
+    """What the loop needs of a feed.
 
     Attributes:
-        source: What the learner is bound to.
+        inputs: What the learner is prepared for.
     """
 
-    source: Source
+    inputs: LaunchInputs
 
     def store(self, added: Added, observation: NDArray[np.uint8]) -> None:
         """Take note of frames that the replay has stored, and of the observations that they came in."""
         ...
 
     def stage(self, beta: float) -> None:
-        """Sample the batches of the next launch and queue their way into the source's memory."""
+        """Sample the batches of the next launch and queue their way into the inputs' memory."""
         ...
 
-    def report(self, result: UpdateResult) -> None:
-        """Give the rows of the launch just queued their new priorities, |TD error| and a little."""
+    def report(self, results: LaunchResults) -> None:
+        """Give the rows of the launch just queued their new priorities."""
         ...
 
     def settle(self) -> None:
@@ -92,7 +90,7 @@ class _Slot:
 
     Attributes:
         flat: uint8 [bytes], all that is sent, in one piece.
-        on_device: The same on the device, on its way to the source's memory; none where memory is shared.
+        on_device: The same on the device, on its way to the inputs' memory; none where memory is shared.
         fields: For each update the parts of `flat`, by name.
         row: int64 [K, B], names of the sampled transitions, which stay here.
         free: When `flat` may be written again.
@@ -106,18 +104,18 @@ class _Slot:
 
 
 @dataclass
-class _Return:
-    """TD errors on their way back.
+class _Priorities:
+    """Priorities on their way back.
 
     Attributes:
         row: int64 [K, B], the transitions that they belong to.
-        td_error: float32 [K, B], on the host.
-        there: When they have arrived.
+        priority: float32 [K, B], on the host.
+        arrived: When they are there.
     """
 
     row: NDArray[np.int64]
-    td_error: Tensor
-    there: Event
+    priority: Tensor
+    arrived: Event
 
 
 class _Feed:
@@ -127,7 +125,7 @@ class _Feed:
         replay: Where to sample.
         batch_size: Transitions per batch, B.
         backend: Where the learner is.
-        launches: How updates are queued; K updates per launch.
+        queueing: How updates are queued; K updates per launch.
         pixels: Shape and type of what is sent for each of the two observations of a batch.
     """
 
@@ -136,25 +134,25 @@ class _Feed:
         replay: ReplayBuffer,
         batch_size: int,
         backend: Backend,
-        launches: Launches,
+        queueing: Queueing,
         pixels: tuple[tuple[int, ...], torch.dtype],
     ) -> None:
         self._replay, self._backend, self._size = replay, backend, batch_size
-        self._delay = launches.priority_delay
+        self._delay = queueing.priority_delay
         columns = {name: ((batch_size,), dtype) for name, dtype in _COLUMNS.items()}
         self._layout = {"obs": pixels, "next_obs": pixels, **columns}
-        count = launches.updates
+        count = queueing.updates
         size = count * sum(_padded(shape, dtype) for shape, dtype in self._layout.values())
-        slots = 1 if backend.shares_memory else launches.in_flight
+        slots = 1 if backend.shares_memory else queueing.in_flight
         self._slots = [self._new_slot(size, count) for _ in range(slots)]
-        self._returns = [self._new_return(count) for _ in range(launches.priority_delay + 1)]
+        self._priorities = [self._new_priorities(count) for _ in range(queueing.priority_delay + 1)]
         self._staged = self._reported = 0
-        self._pending: deque[_Return] = deque()
+        self._pending: deque[_Priorities] = deque()
         if backend.shares_memory:
             self._static = self._slots[0].flat
         else:
             self._static = torch.zeros(size, dtype=torch.uint8, device=backend.device)
-        self._inputs = _split(self._static, self._layout, count)
+        self._parts = _split(self._static, self._layout, count)
 
     def store(self, added: Added, observation: NDArray[np.uint8]) -> None:
         """Do nothing: the pixels go with the batches."""
@@ -164,7 +162,7 @@ class _Feed:
         self._pending.clear()
 
     def stage(self, beta: float) -> None:
-        """Sample the batches of the next launch and queue their way into the source's memory.
+        """Sample the batches of the next launch and queue their way into the inputs' memory.
 
         Args:
             beta: Exponent of the importance weights; without effect under uniform sampling.
@@ -177,22 +175,22 @@ class _Feed:
         if slot.on_device is not None:
             self._send(slot)
 
-    def report(self, result: UpdateResult) -> None:
-        """Queue the way back of a launch's TD errors and apply those that are due.
+    def report(self, results: LaunchResults) -> None:
+        """Queue the way back of a launch's priorities and apply those that are due.
 
-        Under uniform sampling nobody asks for them, and a GPU is not waited for.
+        Under uniform sampling nobody needs them, and a GPU is not waited for.
 
         Args:
-            result: What `Learner.launch` returned for the batches staged last.
+            results: What `Learner.launch` returned for the batches staged last.
         """
         if self._replay.alpha == 0:
             return
-        coming = self._returns[self._reported % len(self._returns)]
+        coming = self._priorities[self._reported % len(self._priorities)]
         self._reported += 1
         coming.row[:] = self._slots[(self._staged - 1) % len(self._slots)].row
         learn = self._backend.learn
-        learn.submit(lambda: coming.td_error.copy_(result.td_error, non_blocking=True))
-        coming.there = learn.record()
+        learn.submit(lambda: coming.priority.copy_(results.priority, non_blocking=True))
+        coming.arrived = learn.record()
         self._pending.append(coming)
         while len(self._pending) > self._delay:
             self._apply_oldest()
@@ -216,15 +214,15 @@ class _Feed:
             free=backend.learn.record(),
         )
 
-    def _new_return(self, count: int) -> _Return:
-        return _Return(
+    def _new_priorities(self, count: int) -> _Priorities:
+        return _Priorities(
             row=np.zeros((count, self._size), np.int64),
-            td_error=self._backend.host_memory(count, self._size, dtype=torch.float32),
-            there=self._backend.learn.record(),
+            priority=self._backend.host_memory(count, self._size, dtype=torch.float32),
+            arrived=self._backend.learn.record(),
         )
 
     def _send(self, slot: _Slot) -> None:
-        """Bring a slot to the device beside the updates, then in their order into the source's memory."""
+        """Bring a slot to the device beside the updates, then in their order into the inputs' memory."""
         copy, learn, on_device = self._backend.copy, self._backend.learn, slot.on_device
         assert on_device is not None
         copy.submit(lambda: on_device.copy_(slot.flat, non_blocking=True))
@@ -234,9 +232,8 @@ class _Feed:
 
     def _apply_oldest(self) -> None:
         coming = self._pending.popleft()
-        coming.there.wait()
-        priority = coming.td_error.abs().add_(PRIORITY_FLOOR).numpy()
-        self._replay.update_priorities(coming.row.reshape(-1), priority.reshape(-1))
+        coming.arrived.wait()
+        self._replay.update_priorities(coming.row.reshape(-1), coming.priority.numpy().reshape(-1))
 
 
 class HostFeed(_Feed):
@@ -246,7 +243,7 @@ class HostFeed(_Feed):
         replay: Where to sample.
         batch_size: Transitions per batch.
         backend: Where the learner is.
-        launches: How updates are queued.
+        queueing: How updates are queued.
     """
 
     def __init__(
@@ -254,12 +251,12 @@ class HostFeed(_Feed):
         replay: ReplayBuffer,
         batch_size: int,
         backend: Backend,
-        launches: Launches = ONE_BY_ONE,
+        queueing: Queueing = ONE_BY_ONE,
     ) -> None:
         shape = (batch_size, replay.stack, *replay.frame_shape)
-        super().__init__(replay, batch_size, backend, launches, (shape, torch.uint8))
-        self.source = Source(
-            [tuple(fields[n] for n in Batch.__annotations__) for fields in self._inputs], Batch
+        super().__init__(replay, batch_size, backend, queueing, (shape, torch.uint8))
+        self.inputs = LaunchInputs(
+            [tuple(fields[n] for n in Batch.__annotations__) for fields in self._parts], Batch
         )
 
     def _fill(self, fields: dict[str, NDArray[Any]], row: NDArray[np.int64], beta: float) -> None:
@@ -277,7 +274,7 @@ class DeviceFeed(_Feed):
         replay: Where to plan.
         batch_size: Transitions per batch.
         backend: Where the learner is, and the frames.
-        launches: How updates are queued.
+        queueing: How updates are queued.
 
     Attributes:
         frames: uint8 [slots, height, width], a mirror of the replay's store.
@@ -288,13 +285,13 @@ class DeviceFeed(_Feed):
         replay: ReplayBuffer,
         batch_size: int,
         backend: Backend,
-        launches: Launches = ONE_BY_ONE,
+        queueing: Queueing = ONE_BY_ONE,
     ) -> None:
-        super().__init__(replay, batch_size, backend, launches, ((batch_size, replay.stack), torch.int64))
+        super().__init__(replay, batch_size, backend, queueing, ((batch_size, replay.stack), torch.int64))
         slots = replay.ring * replay.num_envs
         self.frames = torch.zeros((slots, *replay.frame_shape), dtype=torch.uint8, device=backend.device)
-        self.source = Source(
-            [(self.frames, *(fields[n] for n in Batch.__annotations__)) for fields in self._inputs],
+        self.inputs = LaunchInputs(
+            [(self.frames, *(fields[n] for n in Batch.__annotations__)) for fields in self._parts],
             gather_batch,
         )
         most = replay.num_envs * replay.stack

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 
 class FlatLayout:
-    """Where each parameter of a module lies in one flat buffer.
+    """Where each of some named tensors lies in one flat buffer.
 
     Args:
-        module: Whose parameters.
+        tensors: By name, in the order of the buffer; such as a module's `named_parameters()`.
 
     Attributes:
-        shapes: Shape of each parameter, by name, in the order of the buffer.
+        shapes: Shape of each tensor, by name, in the order of the buffer.
         size: Numbers in the buffer.
     """
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.shapes = {name: value.shape for name, value in module.named_parameters()}
+    def __init__(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        self.shapes = {name: value.shape for name, value in tensors}
         self._sizes = [shape.numel() for shape in self.shapes.values()]
         self.size = sum(self._sizes)
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
-        """Return the parameters as views of `flat`."""
+        """Return the tensors as views of `flat`."""
         parts = flat.split(self._sizes)  # type: ignore[no-untyped-call]
         return {
             name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
     def join(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """Return a new flat buffer that holds the parameters."""
+        """Return a new flat buffer that holds the tensors."""
+        if not self.shapes:
+            return torch.zeros(0)
         return torch.cat([parts[name].reshape(-1) for name in self.shapes])
 
 

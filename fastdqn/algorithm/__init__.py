@@ -1,0 +1,1 @@
+"""What the papers say: pure functions of tensors and numbers, without streams, files, games or consoles."""

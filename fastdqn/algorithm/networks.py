@@ -1,0 +1,117 @@
+"""The Q-network: a torso and a head, on the CPU and the GPU."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from fastdqn.algorithm import layers
+from fastdqn.algorithm.heads import HEADS
+from fastdqn.algorithm.layers import NO_DRAWS, Draws, part_of
+from fastdqn.algorithm.torsos import TORSOS
+from fastdqn.config import NetworkConfig
+
+FRAME_SIZE = 84
+"""Height and width of a frame in pixels."""
+
+STACK = 4
+"""Frames per observation."""
+
+
+class QNetwork(nn.Module):
+    """Action values of a stack of frames.
+
+    Weights start as He et al. 2015 draw them (equation 10, uniform), smaller in the last layers; biases start
+    at zero. The papers name no initial weights.
+
+    Args:
+        config: Its shape.
+        num_actions: A, the number of actions.
+        compute_dtype: float32, or bfloat16 for everything between the pixels and the last layers; weights, last
+            layers and action values stay float32.
+        generator: Source of the initial weights; PyTorch's global one if none is given.
+    """
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        num_actions: int,
+        *,
+        compute_dtype: torch.dtype = torch.float32,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.num_actions, self.compute_dtype = config, num_actions, compute_dtype
+        with torch.random.fork_rng(devices=[]):  # their own initial weights are drawn for nothing
+            self.torso = TORSOS[config.torso](config, STACK)
+            self.head = HEADS[config.head](config, self.torso.features, num_actions)
+        self.torso.initialize(generator)
+        self.head.initialize(generator)
+
+    def forward(self, obs: Tensor, draws: Draws = NO_DRAWS, *, prepared: bool = False) -> Tensor:
+        """Return what the head says of each action.
+
+        Args:
+            obs: uint8 [B, 4, 84, 84], grey levels 0 to 255; they are scaled to [0, 1] inside.
+            draws: The pass' random numbers, as `layers.draws_of` lists them.
+            prepared: Whether `obs` is the result of `prepare` instead, which several passes can share.
+
+        Returns:
+            z, float32 [B, A, N].
+
+        Raises:
+            TypeError: The dtype is not uint8.
+            ValueError: The shape is another.
+        """
+        pixels = obs if prepared else self.prepare(obs)
+        features = self.torso(pixels, part_of(draws, "torso"))
+        return cast(Tensor, self.head(features, part_of(draws, "head")))
+
+    def q_values(self, obs: Tensor, draws: Draws = NO_DRAWS) -> Tensor:
+        """Return the value of each action, float32 [B, A]: discounted return in units of the (clipped) reward.
+
+        Arguments and errors are those of `forward`.
+        """
+        return self.head.q(self(obs, draws))
+
+    def prepare(self, obs: Tensor) -> Tensor:
+        """Return the grey levels as the torso reads them.
+
+        Args:
+            obs: uint8 [B, 4, 84, 84].
+
+        Returns:
+            [B, 4, 84, 84] of `compute_dtype`, 0 to 255 or, where centered, -255 to 255; channels last in
+            memory.
+
+        Raises:
+            TypeError: The dtype is not uint8.
+            ValueError: The shape is another.
+        """
+        _check(obs)
+        pixels = obs.to(self.compute_dtype, memory_format=layers.MEMORY_FORMAT)
+        if not self.config.centered:
+            return pixels
+        # A bright background is one large input that all weights of a filter share: under Adam they move
+        # together, and some dozens of steps in one direction silence the filter for good. The mean is rounded
+        # to a whole grey level: so it does not depend on the order of the sum, and bfloat16 holds every
+        # difference.
+        total = obs.sum(dim=(1, 2, 3), keepdim=True, dtype=torch.float32)
+        return pixels - (total / obs[0].numel()).round().to(self.compute_dtype)
+
+
+def count_parameters(config: NetworkConfig, num_actions: int) -> int:
+    """Return how many numbers a network's parameters and buffers have, without taking memory for them."""
+    with torch.device("meta"):
+        torso = TORSOS[config.torso](config, STACK)
+        head = HEADS[config.head](config, torso.features, num_actions)
+    return sum(tensor.numel() for part in (torso, head) for tensor in part.state_dict().values())
+
+
+def _check(obs: Tensor) -> None:
+    if obs.dtype != torch.uint8:
+        raise TypeError(f"obs: uint8 grey levels are wanted, not {obs.dtype}")
+    if obs.dim() != 4 or obs.shape[1:] != (STACK, FRAME_SIZE, FRAME_SIZE):
+        raise ValueError(f"obs: shape [B, {STACK}, 84, 84] is wanted, not {list(obs.shape)}")

@@ -1,0 +1,176 @@
+"""One update: from a batch to new weights, for every head, rule, loss and optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+from torch import Tensor
+from torch.func import functional_call, grad_and_value
+
+from fastdqn.algorithm.layers import Draws, advanced, part_of
+from fastdqn.algorithm.losses import LOSSES, weighted_mean
+from fastdqn.algorithm.networks import QNetwork
+from fastdqn.algorithm.optimizers import OPTIMIZERS, clip_by_norm, gradient_scale
+from fastdqn.algorithm.parameters import FlatLayout
+from fastdqn.algorithm.targets import RULES, Values
+from fastdqn.config import LearnerConfig
+
+METRICS = ("loss", "q_mean", "grad_norm")
+"""What an update tells, each a number: the weighted mean of the losses; the mean over batch and actions of the
+online network's values, before the step; the Euclidean norm of the whole gradient, before it is clipped."""
+
+PASSES = ("online", "online_next", "target_next", "target_now")
+"""The passes of an update through a network; each takes random numbers of its own."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Transitions on the learner's device.
+
+    The memory layout (strides) must be the same in every batch of a run: compiled code is made for one.
+
+    Attributes:
+        obs: uint8 [B, stack, 84, 84].
+        action: int64 [B].
+        reward: float32 [B], the n-step return up to the bootstrap.
+        discount: float32 [B], gamma^m * (1 - terminated) for the m steps that were taken.
+        next_obs: uint8 [B, stack, 84, 84], the observation m steps later.
+        weight: float32 [B], importance of each sample; 1 where sampling is uniform.
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    discount: Tensor
+    next_obs: Tensor
+    weight: Tensor
+
+
+class Weights(NamedTuple):
+    """A network's tensors, in flat buffers that stay where they are.
+
+    Attributes:
+        parameters: float32 [P], what the optimizer changes.
+        buffers: float32 [S], the layers' state, which moves on with each update; most networks have none.
+    """
+
+    parameters: Tensor
+    buffers: Tensor
+
+    def clone(self) -> Weights:
+        """Return a copy in memory of its own."""
+        return Weights(*(part.clone() for part in self))
+
+
+def copy_weights(source: Weights, target: Weights) -> None:
+    """Copy `source` into the memory of `target`."""
+    for theirs, ours in zip(source, target, strict=True):
+        ours.copy_(theirs)
+
+
+class WeightsLayout:
+    """Where a network's parameters and buffers lie in `Weights`.
+
+    Args:
+        network: It.
+    """
+
+    def __init__(self, network: QNetwork) -> None:
+        self.parameters = FlatLayout(network.named_parameters())
+        self.buffers = FlatLayout(network.named_buffers())
+
+    def join(self, network: QNetwork) -> Weights:
+        """Return copies of a network's tensors."""
+        parameters, buffers = dict(network.named_parameters()), dict(network.named_buffers())
+        return Weights(self.parameters.join(parameters).detach(), self.buffers.join(buffers).detach())
+
+    def split(self, weights: Weights) -> dict[str, Tensor]:
+        """Return all tensors by name, as views."""
+        return {**self.parameters.split(weights.parameters), **self.buffers.split(weights.buffers)}
+
+
+Update = Callable[
+    [Weights, Weights, dict[str, Tensor], Tensor, Batch, Mapping[str, Draws]],
+    tuple[dict[str, Tensor], Tensor],
+]
+
+
+def make_update(network: QNetwork, config: LearnerConfig) -> Update:
+    """Return the update of a network by a configuration's rules.
+
+    Args:
+        network: Its structure; its own tensors are not used.
+        config: Rule, loss, optimizer and their constants.
+
+    Returns:
+        update(online, target, slots, learning_rate, batch, draws): it changes `online` and the optimizer's
+        `slots` in place, reads everything else (`learning_rate` is float32 without dimensions, `draws` has
+        those of each of `PASSES`), and returns `METRICS` and the priorities, [B]. It depends on its arguments
+        alone.
+    """
+    layout, head = WeightsLayout(network), network.head
+    rule, elementwise = RULES[config.rule](config), LOSSES[config.loss]
+    optimizer = OPTIMIZERS[config.optimizer](config)
+    limit = math.inf if config.max_grad_norm is None else config.max_grad_norm / gradient_scale(config)
+
+    def answers(tensors: Mapping[str, Tensor], pixels: Tensor, draws: Draws) -> Tensor:
+        return cast(Tensor, functional_call(network, dict(tensors), (pixels, draws), {"prepared": True}))
+
+    def update(
+        online: Weights,
+        target: Weights,
+        slots: dict[str, Tensor],
+        learning_rate: Tensor,
+        batch: Batch,
+        draws: Mapping[str, Draws],
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        parameters, theirs = layout.parameters.split(online.parameters), layout.split(target)
+        buffers = advanced(network, layout.split(online))
+        pixels, next_pixels = network.prepare(batch.obs), network.prepare(batch.next_obs)
+
+        next_z = answers(theirs, next_pixels, draws["target_next"])
+        following = rule(
+            Values(
+                target_next=lambda: head.q(next_z),
+                online_next=lambda: head.q(
+                    answers({**parameters, **buffers}, next_pixels, draws["online_next"])
+                ),
+                target_now=lambda: head.q(answers(theirs, pixels, draws["target_now"])),
+                action=batch.action,
+            )
+        )
+        goal = head.goal(
+            of_actions(next_z, following.action), following, batch.reward + following.bonus, batch.discount
+        )
+
+        def objective(parameters: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            z = answers({**parameters, **buffers}, pixels, draws["online"])
+            taken = of_actions(z, batch.action.unsqueeze(1)).squeeze(1)
+            losses, priority = head.loss(taken, goal, part_of(draws["online"], "head"), elementwise)
+            return weighted_mean(losses, batch.weight), (head.q(z).mean(), priority)
+
+        # torch.func differentiates inside the trace: forward, backward and optimizer are one graph.
+        gradients, (loss, (q_mean, priority)) = grad_and_value(objective, has_aux=True)(parameters)
+        gradient, norm = clip_by_norm(layout.parameters.join(gradients), limit)
+        optimizer.step(online.parameters, gradient, slots, learning_rate)
+        if layout.buffers.size:
+            online.buffers.copy_(layout.buffers.join(buffers))
+        return dict(zip(METRICS, (loss, q_mean, norm), strict=True)), priority
+
+    return update
+
+
+def of_actions(z: Tensor, action: Tensor) -> Tensor:
+    """Return what a head says of some actions.
+
+    Args:
+        z: [B, A, N].
+        action: int64 [B, K].
+
+    Returns:
+        [B, K, N].
+    """
+    return z.gather(1, action.unsqueeze(2).expand(-1, -1, z.shape[2]))

@@ -1,0 +1,167 @@
+"""The weights that a run acts on, and the best actions by them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import functional_call
+
+from fastdqn.algorithm.layers import NO_DRAWS, Draws, draws_of
+from fastdqn.algorithm.networks import FRAME_SIZE, STACK, QNetwork
+from fastdqn.algorithm.update import Weights, WeightsLayout, copy_weights
+from fastdqn.engine.device import Event, Work
+from fastdqn.engine.draws import DrawBuffer
+from fastdqn.engine.learner import Learner
+
+_PASS = "act"
+
+
+class PolicyNetwork:
+    """Action values by a network that does not change: for evaluation, film and whoever loads a policy.
+
+    Args:
+        network: With its weights.
+        device: Where it is to be.
+        seed: Of the random numbers that its layers take; they get none, and do without, if none is given.
+    """
+
+    def __init__(
+        self, network: QNetwork, device: str | torch.device = "cpu", seed: int | None = None
+    ) -> None:
+        self.network = network.to(device).eval().requires_grad_(False)
+        self._device, self._seed = device, seed
+        self._draws: DrawBuffer | None = None
+        self._rows = 0
+
+    def __call__(self, obs: Tensor, act: int = 0) -> Tensor:
+        """Return the value of each action.
+
+        Args:
+            obs: uint8 [N, 4, 84, 84] on the network's device.
+            act: The random numbers follow from it and the seed.
+
+        Returns:
+            float32 [N, A].
+
+        Raises:
+            TypeError: The dtype is not uint8.
+            ValueError: The shape is another.
+        """
+        with torch.no_grad():
+            return self.network.q_values(obs, self._drawn(len(obs), act))
+
+    def _drawn(self, rows: int, act: int) -> Draws:
+        if self._seed is None:
+            return NO_DRAWS
+        if self._draws is None or self._rows != rows:
+            self._rows = rows
+            self._draws = DrawBuffer({_PASS: draws_of(self.network, rows)}, self._device, self._seed)
+        self._draws.fill(act)
+        return self._draws.parts[0][_PASS]
+
+    def best_actions(self, observation: NDArray[np.uint8], act: int) -> NDArray[np.int64]:
+        """Return the best actions, int64 [N]: an `exploration.BestActions`."""
+        values = self(torch.from_numpy(observation).to(self._device), act)
+        return cast("NDArray[np.int64]", values.argmax(1).cpu().numpy())
+
+
+class ActingNetwork:
+    """The best actions by a learner's online network, on the stream `act`: an `exploration.BestActions`.
+
+    With a staleness of 0 every act waits for all updates queued before it and uses their weights. With more,
+    acts use a copy: one that was queued when the copy in use was half as old as allowed is taken into use when
+    that one is too old. When is decided by counts of updates, never by what has arrived, so a run can be
+    repeated.
+
+    Args:
+        learner: Whose weights; after a restore of its state, call `prepare` again.
+        num_envs: Rows of each observation, N.
+        staleness_updates: Updates that the weights may be behind.
+        seed: Of the random numbers that the network's layers take.
+    """
+
+    def __init__(self, learner: Learner, num_envs: int, *, staleness_updates: int = 0, seed: int = 0) -> None:
+        backend = self._backend = learner.backend
+        self._learner, self._layout = learner, WeightsLayout(learner.network)
+        self._staleness = staleness_updates
+        shape = (num_envs, STACK, FRAME_SIZE, FRAME_SIZE)
+        self._host_obs = backend.host_memory(*shape, dtype=torch.uint8)
+        self._obs = torch.zeros(shape, dtype=torch.uint8, device=backend.device)
+        self._best = torch.zeros(num_envs, dtype=torch.int64, device=backend.device)
+        self._host_best = backend.host_memory(num_envs, dtype=torch.int64)
+        self._draws = DrawBuffer({_PASS: draws_of(learner.network, num_envs)}, backend.device, seed)
+        self._values = learner.wrap(self._q_values)
+        self._weights = self._coming = learner.weights
+        if staleness_updates:
+            self._weights, self._coming = learner.weights.clone(), learner.weights.clone()
+        self._run: Work = self._choose
+        # A copy of the weights: how many updates it has seen, when it has arrived, when it may be replaced.
+        self._updates = self._queued_updates = learner.updates
+        self._queued: Event | None = None
+        self._taken: Event | None = None
+
+    def prepare(self) -> None:
+        """Compile, capture, and take the learner's weights as they are now."""
+        self._backend.synchronize()
+        if self._learner.captured and self._run == self._choose:
+            self._run = self._backend.capture(self._choose, [self._best], self._backend.act)
+        else:
+            self._backend.act.submit(self._choose)
+        if self._staleness:
+            copy_weights(self._learner.weights, self._weights)
+        self._updates, self._queued, self._taken = self._learner.updates, None, None
+        self._backend.synchronize()
+
+    def __call__(self, observation: NDArray[np.uint8], act: int) -> NDArray[np.int64]:
+        """Return int64 [N] for uint8 [N, 4, 84, 84]. The loop's one wait of the host is in here."""
+        stream = self._backend.act
+        self._host_obs.copy_(torch.from_numpy(observation))
+        stream.submit(lambda: self._obs.copy_(self._host_obs, non_blocking=True))
+        stream.submit(lambda: self._draws.fill(act))
+        self._refresh()
+        stream.submit(self._run)
+        stream.submit(lambda: self._host_best.copy_(self._best, non_blocking=True))
+        stream.record().wait()
+        return self._host_best.numpy().copy()
+
+    def _choose(self) -> None:
+        values = self._values(self._weights, self._obs, self._draws.parts[0][_PASS])
+        self._best.copy_(values.argmax(1))
+
+    def _q_values(self, weights: Weights, obs: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
+        with torch.no_grad():
+            network, tensors = self._learner.network, self._layout.split(weights)
+            return network.head.q(cast(Tensor, functional_call(network, tensors, (obs, draws))))
+
+    def _refresh(self) -> None:
+        """Have the stream wait for the weights that this act is to use.
+
+        Two copies take turns, so that neither stream waits for the other's work of the moment: `learn` writes
+        the one that is coming once acting has read it for the last time (`_taken`), `act` takes it over once it
+        has arrived (`_queued`). Half of the allowed age lies between the two, in which the copy is made.
+        """
+        learn, act, now = self._backend.learn, self._backend.act, self._learner.updates
+        if self._staleness == 0:
+            act.wait(learn.record())
+            return
+        if now - self._updates > self._staleness:
+            if self._queued is None or now - self._queued_updates > self._staleness:
+                self._queue_copy(now)
+            assert self._queued is not None
+            act.wait(self._queued)
+            act.submit(lambda: copy_weights(self._coming, self._weights))
+            self._updates, self._queued, self._taken = self._queued_updates, None, act.record()
+        if self._queued is None and 2 * (now - self._updates) >= self._staleness and now > self._updates:
+            self._queue_copy(now)
+
+    def _queue_copy(self, now: int) -> None:
+        learn = self._backend.learn
+        if self._taken is not None:
+            learn.wait(self._taken)
+        learn.submit(lambda: copy_weights(self._learner.weights, self._coming))
+        self._queued, self._queued_updates = learn.record(), now
