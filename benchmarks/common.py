@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdqn.openmp import shorten_waits
-from fastdqn.run_folder import machine_and_versions
+from fastdqn.runs.folder import machine_and_versions
 
 shorten_waits()  # as the command line does; the scripts import this module before torch
 

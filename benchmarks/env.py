@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from fastdqn.algorithm.exploration import Actor
 from fastdqn.config import EnvConfig
-from fastdqn.envs import AtariEnvs
+from fastdqn.games.envs import AtariEnvs
 from fastdqn.replay import ReplayBuffer
 
 

@@ -32,11 +32,11 @@ from fastdqn.engine.compiling import Acceleration
 from fastdqn.engine.device import Backend, CpuBackend, CudaBackend, StrictTwin
 from fastdqn.engine.feed import DeviceFeed, gather_batch
 from fastdqn.engine.learner import LaunchInputs, Learner
-from fastdqn.metrics import Snapshot
 from fastdqn.presets import PRESETS
 from fastdqn.replay import ReplayBuffer
-from fastdqn.run_folder import RunFolder
-from fastdqn.trainer import train
+from fastdqn.runs.folder import RunFolder
+from fastdqn.runs.metrics import Snapshot
+from fastdqn.runs.trainer import train
 
 ACTIONS = 6
 CONV1 = 400 * 32 * 256

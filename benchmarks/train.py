@@ -18,10 +18,10 @@ import common
 import torch
 import tyro
 
-from fastdqn.metrics import PHASES, Snapshot
 from fastdqn.presets import PRESETS
-from fastdqn.run_folder import RunFolder
-from fastdqn.trainer import train
+from fastdqn.runs.folder import RunFolder
+from fastdqn.runs.metrics import PHASES, Snapshot
+from fastdqn.runs.trainer import train
 
 
 @dataclass(frozen=True)

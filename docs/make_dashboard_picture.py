@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fastdqn.config import Config
-from fastdqn.dashboard import PAPER, History, snapshot_from_row, to_svg
+from fastdqn.views.dashboard import PAPER, History, snapshot_from_row, to_svg
 
 WIDTH = 92  # columns
 

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from fastdqn.algorithm.heads import Head
     from fastdqn.algorithm.targets import Rule
     from fastdqn.algorithm.torsos import Torso
-    from fastdqn.checkpoint import Policy as Weights
     from fastdqn.config import LearnerConfig, NetworkConfig
-    from fastdqn.evaluation import Evaluation
-    from fastdqn.metrics import Snapshot
-    from fastdqn.trainer import Summary
+    from fastdqn.runs.checkpoint import Policy as Weights
+    from fastdqn.runs.evaluation import Evaluation
+    from fastdqn.runs.metrics import Snapshot
+    from fastdqn.runs.trainer import Summary
 
 PathLike = str | os.PathLike[str]
 
@@ -70,9 +70,9 @@ def train(
         fastdqn.errors.UserError: The configuration, the folder or the weights cannot be used.
         fastdqn.errors.RunFailedError: The run had begun and cannot go on.
     """
-    from fastdqn import build, trainer
-    from fastdqn.run_folder import RunFolder, default_run_path
-    from fastdqn.trackers import check as check_trackers
+    from fastdqn.runs import build, trainer
+    from fastdqn.runs.folder import RunFolder, default_run_path
+    from fastdqn.runs.trackers import check as check_trackers
 
     source = None if weights is None else Path(weights)
     build.check(config, source)  # all of it before a run that `overwrite` replaces is gone
@@ -110,8 +110,8 @@ def resume_training(
         fastdqn.errors.UserError: It is not a run, or its newest checkpoint is damaged or of other versions.
         fastdqn.errors.RunFailedError: The run had gone on and cannot any further.
     """
-    from fastdqn import build, trainer
-    from fastdqn.run_folder import RunFolder
+    from fastdqn.runs import build, trainer
+    from fastdqn.runs.folder import RunFolder
 
     folder = RunFolder.reopen(Path(run), total_frames, build.check)
     return trainer.train(
@@ -144,8 +144,8 @@ def evaluate(
     Raises:
         fastdqn.errors.UserError: An argument is out of range, or the run has no checkpoint that can be read.
     """
-    from fastdqn import evaluation
-    from fastdqn.run_folder import RunFolder
+    from fastdqn.runs import evaluation
+    from fastdqn.runs.folder import RunFolder
 
     return evaluation.evaluate(
         RunFolder.open(Path(run)),
@@ -231,7 +231,7 @@ def load_policy(path: PathLike) -> Policy:
     Raises:
         fastdqn.errors.UserError: There is nothing of the kind, or it is damaged.
     """
-    from fastdqn import checkpoint
+    from fastdqn.runs import checkpoint
 
     return Policy(checkpoint.load_policy(Path(path)))
 
@@ -245,7 +245,7 @@ class Policy:
     """
 
     def __init__(self, weights: Weights) -> None:
-        from fastdqn.evaluation import policy_network
+        from fastdqn.runs.evaluation import policy_network
 
         self._network = policy_network(weights)
         self.num_actions, self.source = weights.num_actions, weights.source

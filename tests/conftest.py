@@ -20,8 +20,8 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     pytest.importorskip("envpool")
     from fastdqn.config import EnvConfig, ReplayConfig
     from fastdqn.presets import PRESETS
-    from fastdqn.run_folder import RunFolder
-    from fastdqn.trainer import train
+    from fastdqn.runs.folder import RunFolder
+    from fastdqn.runs.trainer import train
 
     quick = PRESETS["quick"].config
     config = replace(

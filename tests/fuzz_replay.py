@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -19,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reference.replay_oracle import Comparison
-from reference.toy_env import RESETS, ToyVectorEnv
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a script, where it lies is first
 
 from fastdqn.replay import ReplayBuffer
+from tests.reference.replay_oracle import Comparison
+from tests.reference.toy_env import RESETS, ToyVectorEnv
 
 OPERATIONS_A_SEED = 2000
 FRAME_SHAPE = (2, 3)

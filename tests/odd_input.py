@@ -347,7 +347,7 @@ def child(words: list[str], own: Path) -> None:
 
 def stop_after_some_passes() -> None:
     """Have every training of this process and its children end as if it were complete."""
-    from fastdqn import trainer
+    from fastdqn.runs import trainer
 
     whole = trainer.train
 
@@ -367,13 +367,14 @@ def main() -> int:
     parser.add_argument("--only", default="")
     options = parser.parse_args()
     # All that a command imports, so that a case takes a fork and not seconds; nothing here starts a thread.
-    from fastdqn import evaluation, export, plot, record  # noqa: F401
-    from fastdqn.run_folder import RunFolder
+    from fastdqn.runs import evaluation  # noqa: F401
+    from fastdqn.runs.folder import RunFolder
+    from fastdqn.views import export, plot, record  # noqa: F401
 
     run = options.folder / "whole"
     pid = os.fork()  # what trains has threads, which do not survive a fork, and holds the run's lock
     if not pid:
-        from fastdqn import trainer
+        from fastdqn.runs import trainer
 
         trainer.train(RunFolder.create(run, tiny_config()))
         os._exit(0)

@@ -2,7 +2,7 @@
 
     python tests/pythons.py                        # each other Python that is found, with the pinned PyTorch
     python tests/pythons.py --all                  # the whole table
-    python tests/pythons.py --only 3.12,2.13.0,1.2.7 --args "-n 0 tests/test_resume.py"
+    python tests/pythons.py --only 3.12,2.13.0,1.2.7 --args "-n 0 tests/runs/test_resume.py"
 
 Each environment is a clean clone with a .venv of its own, set up and tested by `make test`, and then removed; with
 PyPI's CUDA build of PyTorch it takes 7 GB of disk. Then the resuming of runs is tried between versions: in each
@@ -168,7 +168,7 @@ def constraints(one: Wanted) -> list[str]:
 
 def versions_of(clone: Path) -> dict[str, str]:
     """Return the versions in a clone's environment."""
-    code = "import json; from fastdqn.run_folder import versions; print(json.dumps(dict(versions())))"
+    code = "import json; from fastdqn.runs.folder import versions; print(json.dumps(dict(versions())))"
     python = clone / ".venv" / "bin" / "python"
     return json.loads(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout)
 
@@ -228,10 +228,10 @@ def answer_of(clone: Path, what: str, kind: str, folder: Path) -> str:
 def run_in_here(what: str, kind: str, folder: str) -> int:
     """Begin a run and leave it alone, or stop it, or resume one; print a digest of all that it left."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from test_resume import digest, tiny
-
-    from fastdqn.run_folder import RunFolder
-    from fastdqn.trainer import train
+    sys.path.insert(0, str(ROOT))  # for a script, where it lies is first
+    from fastdqn.runs.folder import RunFolder
+    from fastdqn.runs.trainer import train
+    from tests.runs.test_resume import digest, tiny
 
     path = Path(folder)
     if what == "resume":

@@ -30,15 +30,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from test_resume import differences, outcome, tiny
 
-from fastdqn import checkpoint
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a script, where it lies is first
+
 from fastdqn.config import CheckpointConfig, Config, EvaluationConfig
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.presets import PRESETS
 from fastdqn.replay import ReplayBuffer
-from fastdqn.run_folder import RunFolder
-from fastdqn.trainer import train
+from fastdqn.runs import checkpoint
+from fastdqn.runs.folder import RunFolder
+from fastdqn.runs.trainer import train
+from tests.runs.test_resume import differences, outcome, tiny
 
 
 def small() -> Config:

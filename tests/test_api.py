@@ -18,8 +18,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("envpool")
 
 import fastdqn
-from fastdqn import checkpoint, evaluation
 from fastdqn.errors import UserError
+from fastdqn.runs import checkpoint, evaluation
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -111,7 +111,7 @@ def test_a_function_is_no_module_after_its_module_was_imported(tiny_run):
     for _ in range(2):
         assert callable(fastdqn.evaluate)
         fastdqn.evaluate(tiny_run.path, episodes=1, epsilon=1.0)
-    names = {path.stem for path in Path(fastdqn.__file__).parent.glob("*.py")}
+    names = {path.stem for path in Path(fastdqn.__file__).parent.iterdir()}
     assert not names & {name for name in fastdqn.__all__ if name != "__version__"}
 
 
@@ -195,10 +195,10 @@ def test_the_examples_run(tiny_run, tmp_path, monkeypatch, capsys):
 def test_annotations_can_be_resolved():
     """Fails when an annotation names what is not there: type checkers of users would see Any."""
     from fastdqn import api
-    from fastdqn.checkpoint import Policy as Weights
-    from fastdqn.evaluation import Evaluation
-    from fastdqn.metrics import Snapshot
-    from fastdqn.trainer import Summary
+    from fastdqn.runs.checkpoint import Policy as Weights
+    from fastdqn.runs.evaluation import Evaluation
+    from fastdqn.runs.metrics import Snapshot
+    from fastdqn.runs.trainer import Summary
 
     names = {"Weights": Weights, "Evaluation": Evaluation, "Snapshot": Snapshot, "Summary": Summary}
     assert typing.get_type_hints(api.train, {**vars(api), **names})["return"] is Summary

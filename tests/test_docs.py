@@ -38,11 +38,11 @@ BUDGETS = {  # added to a command, after its own flags
 SHORTER = {"1_000_000": "10_000", "10_000_000": "800", "1'000'000": "1'000", '"cuda"': '"cpu"'}
 NOT_RUN = {  # the beginning of a command: why it is not run here
     "python benchmarks/": "minutes and a quiet machine; tests/test_benchmarks.py runs them short",
-    "python -m pytest tests/test_cuda.py": "needs a GPU",
+    "python -m pytest tests/engine/test_cuda.py": "needs a GPU",
     "python -m pip install --no-index": "for a machine that reaches no registry, set up by hand",
     "python tests/pythons.py": "minutes and gigabytes for each Python; .ci/run runs it",
-    "fastdqn train Pong-v5 --trackers": "needs packages that are not set up; tests/test_trackers.py does it",
-    "reliability.py": "minutes to an hour; tests/test_reliability.py runs it short",
+    "fastdqn train Pong-v5 --trackers": "needs packages that are not set up; tests/runs/test_trackers.py does it",
+    "reliability.py": "minutes to an hour; tests/runs/test_reliability.py runs it short",
     "tensorboard": "a server, of a package that the tests do not need",
     "find_package": "tests/embed/run builds it",
     "add_subdirectory": "tests/embed/run builds it",

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fastdqn.cli.arguments import flags_of, scan
 from fastdqn.errors import UserError
-from fastdqn.games import known_games
+from fastdqn.games.actions import known_games
 from fastdqn.presets import PRESETS
 
 SHELLS = ("bash", "zsh")

@@ -18,10 +18,10 @@ from fastdqn.cli.counts import which_of
 from fastdqn.cli.progress import loading
 from fastdqn.config import Protocol
 from fastdqn.errors import UserError
-from fastdqn.scores import SOURCE
+from fastdqn.games.scores import SOURCE
 
 if TYPE_CHECKING:
-    from fastdqn.evaluation import Evaluation
+    from fastdqn.runs.evaluation import Evaluation
 
 _ABOUT = """Play whole games with a checkpoint of a run. Scores are not clipped.
 
@@ -75,11 +75,11 @@ def main(words: Sequence[str]) -> int:
         raise UserError("evaluate needs the folder of a run.\n  Type: fastdqn evaluate RUN")
     which = which_of(arguments.checkpoint)
     extras.require()
-    from fastdqn.run_folder import RunFolder
+    from fastdqn.runs.folder import RunFolder
 
     run = RunFolder.open(Path(arguments.run))
     with loading("PyTorch and EnvPool"):
-        from fastdqn.evaluation import evaluate
+        from fastdqn.runs.evaluation import evaluate
 
     result = evaluate(
         run,

@@ -61,11 +61,11 @@ def main(words: Sequence[str]) -> int:
     if not arguments.run:
         raise UserError("export needs the folder of a run.\n  Type: fastdqn export RUN --format pt2")
     extras.require()
-    from fastdqn.run_folder import RunFolder
+    from fastdqn.runs.folder import RunFolder
 
     run = RunFolder.open(Path(arguments.run))
     with loading("PyTorch and EnvPool"):
-        from fastdqn.export import export
+        from fastdqn.views.export import export
     result = export(
         run,
         arguments.format,

@@ -12,7 +12,7 @@ from fastdqn.cli import extras
 from fastdqn.cli.arguments import wants_json
 from fastdqn.cli.progress import loading
 from fastdqn.config import EnvConfig
-from fastdqn.games import action_names, full_actions, known_games, minimal_actions
+from fastdqn.games.actions import action_names, full_actions, known_games, minimal_actions
 
 _ABOUT = """List the Atari games that EnvPool has, and the actions of each: how many it uses
 (what a network is trained on), how many there are with --env.full-action-set,
@@ -44,14 +44,14 @@ def _games() -> dict[str, dict[str, list[str]]]:
     if importlib.util.find_spec("envpool") is None:
         return {game: _actions(game) for game in known_games()}
     with loading("EnvPool"):
-        from fastdqn.envs import game_names
+        from fastdqn.games.envs import game_names
     return {game: _actions(game) for game in game_names()}
 
 
 def _actions(game: str) -> dict[str, list[str]]:
     used = minimal_actions(game)  # asking EnvPool takes a fifth of a second for each game
     if used is None:
-        from fastdqn.envs import num_actions
+        from fastdqn.games.envs import num_actions
 
         used = action_names(game, full=False, count=num_actions(game, EnvConfig()))
     return {"actions": used, "full_actions": full_actions(game)}

@@ -43,7 +43,7 @@ def main(words: Sequence[str]) -> int:
     if not arguments.runs:
         raise UserError("plot needs the folder of a run, or of several.\n  Type: fastdqn plot RUN")
     extras.require("plot")
-    from fastdqn.plot import plot
+    from fastdqn.views.plot import plot
 
     runs = [Path(run) for run in arguments.runs]
     out = Path(arguments.out) if arguments.out else (runs[0] if len(runs) == 1 else Path()) / "curves.png"

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Literal, Protocol, TextIO
 
 from fastdqn.errors import UserError
-from fastdqn.metrics import Snapshot
+from fastdqn.runs.metrics import Snapshot
 
 Mode = Literal["auto", "live", "plain", "json", "none"]
 
@@ -110,7 +110,7 @@ class Plain(_Lines):
         self._show()
 
     def _show(self) -> None:
-        from fastdqn.dashboard import plain_line
+        from fastdqn.views.dashboard import plain_line
 
         if self._unshown:
             self._write(plain_line(self._unshown))
@@ -158,7 +158,7 @@ def open_progress(mode: Mode, title: str, past: Path | None = None, stream: Text
         return Json(stream)
     if mode == "plain" or not _can_draw(stream, forced=mode == "live"):
         return Plain(stream)
-    from fastdqn.dashboard import Dashboard, History, remember
+    from fastdqn.views.dashboard import Dashboard, History, remember
 
     history = History(title)
     if past:

@@ -63,11 +63,11 @@ def main(words: Sequence[str]) -> int:
         raise UserError("record needs the folder of a run.\n  Type: fastdqn record RUN")
     extras.require()
     extras.require("video")
-    from fastdqn.run_folder import RunFolder
+    from fastdqn.runs.folder import RunFolder
 
     run = RunFolder.open(Path(arguments.run))
     with loading("PyTorch and EnvPool"):
-        from fastdqn.record import record
+        from fastdqn.views.record import record
     result = record(
         run,
         which=which_of(arguments.checkpoint),

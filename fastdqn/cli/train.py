@@ -22,8 +22,8 @@ from fastdqn.errors import UserError
 from fastdqn.presets import PRESETS
 
 if TYPE_CHECKING:
-    from fastdqn.run_folder import RunFolder
-    from fastdqn.trainer import Summary
+    from fastdqn.runs.folder import RunFolder
+    from fastdqn.runs.trainer import Summary
 
 _ABOUT = """Train a Deep Q-Network on an Atari game.
 
@@ -108,11 +108,11 @@ def _new(arguments: TrainArguments) -> RunFolder:
     weights = Path(arguments.weights) if arguments.weights else None
     if weights and not weights.exists():
         raise UserError(f"--weights {arguments.weights}: there is no such run or file.")
-    from fastdqn.run_folder import RunFolder, default_run_path
+    from fastdqn.runs.folder import RunFolder, default_run_path
 
     with loading(_HEAVY):
-        from fastdqn import build
-        from fastdqn.trackers import check as check_trackers
+        from fastdqn.runs import build
+        from fastdqn.runs.trackers import check as check_trackers
 
     config = Config(**{field.name: getattr(arguments, field.name) for field in fields(Config)})
     build.check(config, weights)  # all of it before a run that --overwrite replaces is gone
@@ -134,16 +134,16 @@ def _resumed(arguments: TrainArguments, given: Given) -> RunFolder:
             f"  Type: fastdqn train --resume {arguments.resume}\n"
             f"  Or start a new run from its weights: fastdqn train GAME --weights {arguments.resume} ..."
         )
-    from fastdqn.run_folder import RunFolder
+    from fastdqn.runs.folder import RunFolder
 
     with loading(_HEAVY):
-        from fastdqn import build
+        from fastdqn.runs import build
     longer = arguments.total_frames if "--total-frames" in given.values else None
     return RunFolder.reopen(Path(arguments.resume), longer, build.check)
 
 
 def _train(run: RunFolder, arguments: TrainArguments) -> int:
-    from fastdqn import trainer
+    from fastdqn.runs import trainer
 
     config, resume = run.config, bool(arguments.resume)
     title = f"{config.game} {config.preset}, seed {config.seed}"
@@ -172,7 +172,7 @@ def _train(run: RunFolder, arguments: TrainArguments) -> int:
 
 
 def _closing_lines(summary: Summary, config: Config) -> list[str]:
-    from fastdqn.dashboard import duration
+    from fastdqn.views.dashboard import duration
 
     mean = summary.mean_return_20
     scores = f"; mean return of the last 20: {mean:.1f}" if mean is not None else ""

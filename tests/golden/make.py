@@ -39,16 +39,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastdqn import checkpoint
 from fastdqn.config import Config
 from fastdqn.engine.device import CpuBackend
 from fastdqn.engine.feed import HostFeed
 from fastdqn.engine.learner import Learner
-from fastdqn.envs import AtariEnvs
+from fastdqn.games.envs import AtariEnvs
 from fastdqn.presets import PRESETS
 from fastdqn.replay import ReplayBuffer
-from fastdqn.run_folder import RunFolder
-from fastdqn.trainer import train
+from fastdqn.runs import checkpoint
+from fastdqn.runs.folder import RunFolder
+from fastdqn.runs.trainer import train
 
 FIGURES = Path(__file__).with_name("figures.json")
 UPDATES = 200

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-EDGE_CASES = "tests/test_replay_edge_cases.py"
-ORACLE = "tests/test_replay_oracle.py::test_long_streams_wrap_many_times"
+EDGE_CASES = "tests/replay/test_replay_edge_cases.py"
+ORACLE = "tests/replay/test_replay_oracle.py::test_long_streams_wrap_many_times"
 TEST_LIMIT_S = 60
 ORACLE_LIMIT_S = 120
 

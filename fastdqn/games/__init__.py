@@ -1,0 +1,1 @@
+"""The games: EnvPool behind one interface, their actions, their known scores."""

@@ -1,0 +1,210 @@
+"""What a run is made of at one moment: gathered for a checkpoint, and put back into new parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastdqn.config import CheckpointConfig, Config, EvaluationConfig
+from fastdqn.errors import RunFailedError, UserError
+from fastdqn.json_files import checked, shown
+from fastdqn.runs import checkpoint
+from fastdqn.runs.checkpoint import Checkpoint
+from fastdqn.runs.clock import Clock
+from fastdqn.runs.folder import RunFolder, versions
+from fastdqn.runs.metrics import Games
+
+_STATE: dict[str, Any] = {
+    "config": Config,
+    "clock": Clock,
+    "actor": dict[str, int],
+    "generation": int,
+    "games": Games,
+    "updates_in_means": int,
+    "marks": dict[str, int],
+}
+"""The fields of state.json that `save` writes."""
+
+if TYPE_CHECKING:
+    from fastdqn.runs.build import Parts
+
+DECIDING = ("fastdqn", "torch", "envpool")
+"""Packages whose version decides the bits of a run; docs/pythons.md has what was tried."""
+
+
+def save(
+    run: RunFolder, parts: Parts, games: Games, marks: dict[str, int], say: Callable[[str], None]
+) -> Path:
+    """Write a checkpoint of a run whose last pass is in the replay, too.
+
+    Args:
+        run: Where to.
+        parts: The objects of the run.
+        games: Finished games.
+        marks: Frames of the last row, and of whatever else follows frames.
+        say: Called with a line for each old checkpoint that cannot be removed.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        RunFailedError: A weight is not finite: such a checkpoint would be of no use.
+        OSError: The disk is full or failed.
+    """
+    tensors = parts.learner.state_tensors()
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise RunFailedError(f"{name} is not finite at frame {parts.clock.frames}: the run has diverged.")
+    sums, count = parts.learner.sums()
+    actions, observation = parts.envs.played()
+    loop = {"loop.sums": sums}
+    if parts.keeps_replay:  # the games are of use only with the replay that belongs to them
+        loop["loop.actions"] = torch.from_numpy(actions.copy())
+        loop["loop.observation"] = torch.from_numpy(observation)
+    state = {
+        "config": asdict(run.config),
+        "versions": dict(versions()),
+        "clock": asdict(parts.clock),
+        "actor": parts.actor.random_state(),
+        "generation": parts.envs.generation,
+        "games": games.state(),
+        "updates_in_means": count,
+        "marks": marks,
+    }
+    return checkpoint.save(
+        run.checkpoints,
+        parts.clock.frames,
+        {**tensors, **loop},
+        state,
+        run.config.network,
+        parts.envs.num_actions,
+        run.config.checkpoint.keep,
+        parts.replay.save if parts.keeps_replay else None,
+        say,
+    )
+
+
+def load(run: RunFolder, *, inexact: bool = False) -> Checkpoint:
+    """Read the newest checkpoint of a run that is to go on.
+
+    Args:
+        run: The run.
+        inexact: Take it though packages that decide the bits of a run have other versions now.
+
+    Raises:
+        UserError: There is none, it is damaged or of a run of another configuration, the run is complete, or it
+            was saved by other versions and going on would not be exact.
+    """
+    saved = checkpoint.load(checkpoint.newest(run.checkpoints))
+    try:
+        of = _check_state(saved.state)
+    except ValueError as error:
+        raise UserError(f"{saved.path / 'state.json'} cannot be read: {error}") from None
+    if _essence(of) != _essence(run.config):
+        raise UserError(
+            f"{saved.path} is of a run with another configuration than {run.path / 'config.json'}.\n"
+            "Start a new run from its weights: fastdqn train GAME --weights " + str(saved.path)
+        )
+    if saved.state["frames"] >= run.config.total_frames:
+        raise UserError(
+            f"{run.path} is complete: it has played its {run.config.total_frames:,} frames.\n"
+            "Play on with a larger --total-frames, or start anew from its weights with --weights."
+        )
+    if saved.replay and not inexact:  # without the replay other games follow anyway
+        _check_versions(run, saved)
+    return saved
+
+
+def _check_versions(run: RunFolder, saved: Checkpoint) -> None:
+    """Raise where a package that decides the bits of a run has another version than when it was saved."""
+    then = saved.state.get("versions", {})  # a checkpoint that names none is from before they were kept
+    if not isinstance(then, Mapping):
+        raise UserError(
+            f"{saved.path / 'state.json'} cannot be read: versions = {shown(then)}: an object is wanted"
+        )
+    now = versions()
+    changed = [name for name in DECIDING if name in then and then[name] != now[name]]
+    if changed:
+        was, has = (", ".join(f"{name} {of[name]}" for name in changed) for of in (then, now))
+        raise UserError(
+            f"{saved.path} was saved with {was}; here is {has}.\n"
+            "The run would not go on as it would have there. Install what it was saved with, or type:\n"
+            f"fastdqn train --resume {run.path} --inexact"
+        )
+
+
+def _check_state(state: dict[str, Any]) -> Config:
+    """Return the configuration in a state that could be one that `save` wrote.
+
+    Raises:
+        ValueError: A field is missing, of another type, or beyond what a run can come to.
+    """
+    values = {name: checked(state.get(name), hint, name) for name, hint in _STATE.items()}
+    clock: Clock = values["clock"]
+    counts = {
+        **{f"clock.{name}": value for name, value in asdict(clock).items()},
+        **{f"actor.{name}": value for name, value in values["actor"].items()},
+        **{f"marks.{name}": value for name, value in values["marks"].items()},
+        **{name: values[name] for name in ("generation", "updates_in_means")},
+        "games.count": values["games"].count,
+    }
+    for name, value in counts.items():
+        if not 0 <= value <= 2**62:
+            raise ValueError(f"{name} = {shown(value)}: must be 0 or above, and at most 2^62")
+    config: Config = values["config"]
+    if clock.frame_skip != config.env.frame_skip or clock.frames != state["frames"]:
+        raise ValueError(f"clock: {clock.frames} frames, and it is the checkpoint of frame {state['frames']}")
+    if (
+        clock.steps_per_update < 1
+        or clock.updates_due() > config.env.num_envs + config.learner.updates_per_launch
+    ):
+        raise ValueError("clock: steps and updates do not belong together")
+    return config
+
+
+def restore(saved: Checkpoint, parts: Parts, games: Games) -> NDArray[np.uint8] | None:
+    """Put a checkpoint into parts that `build` made for it.
+
+    Returns:
+        The last observation of the games, which go on; none where the checkpoint has no replay, so that
+        replay and games start afresh.
+
+    Raises:
+        UserError: It does not fit, or the games go another way than they did.
+    """
+    state, tensors = saved.state, saved.tensors
+    try:
+        learned = {name: value for name, value in tensors.items() if not name.startswith("loop.")}
+        parts.learner.load_state_tensors(learned)
+        for name, value in state["clock"].items():
+            setattr(parts.clock, name, value)
+        parts.learner.updates = parts.clock.updates
+        parts.actor.set_random_state(state["actor"])
+        games.set_state(state["games"])
+        parts.learner.set_sums(tensors["loop.sums"], state["updates_in_means"])
+        if saved.replay is None:
+            parts.clock.restart_warmup()
+            return None
+        parts.feed.refill()
+        played = tensors["loop.actions"].numpy(), tensors["loop.observation"].numpy()
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{saved.path} does not fit this fastdqn: {error}") from None
+    return parts.envs.restore(*played)
+
+
+def _essence(config: Config) -> Config:
+    """Return what must not differ between a checkpoint and the run that goes on from it."""
+    return replace(
+        config,
+        preset="",
+        total_frames=1,
+        log_every_frames=1,
+        checkpoint=CheckpointConfig(),
+        evaluation=EvaluationConfig(),
+    )

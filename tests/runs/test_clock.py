@@ -1,0 +1,58 @@
+"""Exact accounting of frames, steps and updates, and the schedules that follow them."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from fastdqn.algorithm.schedules import epsilon, linear
+from fastdqn.runs.clock import Clock
+
+
+@pytest.mark.parametrize("steps_per_update", [1, 3, 4, 7])
+def test_updates_are_owed_exactly_whatever_the_size_of_a_pass(steps_per_update):
+    """Fails when the rest of a division is dropped at each pass."""
+    rng = random.Random(5)
+    clock = Clock(frame_skip=4, warmup_steps=10, steps_per_update=steps_per_update)
+    for _ in range(500):
+        clock.add_steps(rng.randint(0, 8))  # autoreset rows make passes uneven
+        for _ in range(clock.updates_due()):
+            clock.add_updates(1)
+        assert clock.updates == max(0, (clock.steps - 10) // steps_per_update)
+        assert clock.updates_due() == 0
+    assert clock.frames == 4 * clock.steps
+
+
+def test_planned_updates_are_those_that_are_done():
+    clock = Clock(frame_skip=4, warmup_steps=100, steps_per_update=4)
+    planned = clock.updates_planned(total_frames=8_000)
+    while clock.frames < 8_000:
+        clock.add_steps(8)
+        for _ in range(clock.updates_due()):
+            clock.add_updates(1)
+    assert planned == clock.updates == (2_000 - 100) // 4
+
+
+def test_restarted_warmup_owes_nothing_at_first():
+    """Fails when a resumed run makes up for the steps that fill its new replay."""
+    clock = Clock(frame_skip=4, warmup_steps=100, steps_per_update=4, steps=1_000, updates=225)
+    clock.restart_warmup()
+    clock.add_steps(99)
+    assert clock.updates_due() == 0
+    clock.add_steps(9)
+    assert clock.updates_due() == 2
+
+
+def test_linear_goes_from_end_to_end_and_stays():
+    values = [linear(frame, 1.0, 0.1, 100, 200) for frame in (0, 100, 150, 200, 10**9)]
+    assert values == [1.0, 1.0, pytest.approx(0.55), 0.1, 0.1]
+
+
+def test_epsilon_waits_for_warmup_and_then_falls():
+    """Fails when a schedule silently becomes a constant."""
+    values = [epsilon(frame, 1.0, 0.01, 20_000, 200_000) for frame in range(0, 230_001, 10_000)]
+    assert values[:3] == [1.0, 1.0, 1.0]
+    assert values[22:] == [0.01, 0.01]
+    assert all(late < early for early, late in itertools.pairwise(values[2:23]))

@@ -1,0 +1,128 @@
+"""What a configuration takes of memory is refused before it is taken, with the arithmetic."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fastdqn.config import Config, NetworkConfig
+from fastdqn.presets import PRESETS
+from fastdqn.runs import memory
+
+GIB = 2**30
+
+
+def changed(**settings: Any) -> Config:
+    """Return quick with settings such as `learner__batch_size`."""
+    config = PRESETS["quick"].config
+    for name, value in settings.items():
+        section, _, leaf = name.partition("__")
+        value = replace(getattr(config, section), **{leaf: value}) if leaf else value
+        config = replace(config, **{section: value})
+    assert config.validate() == []
+    return config
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "host_bytes", lambda: 4 * GIB)
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("preset", ["quick"])
+def test_a_small_run_fits_a_small_machine(preset: str) -> None:
+    assert memory.problems(PRESETS[preset].config) == []
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"replay__capacity": 2**62}, "replay.capacity"),
+        ({"env__num_envs": 4096}, "env.num_envs"),
+        ({"env__renew_steps": 2**62, "total_frames": 2**62}, "env.renew_steps"),
+        ({"learner__batch_size": 65_536}, "learner.batch_size"),
+        ({"network__width": 16}, "network.width"),
+        (
+            {
+                "learner__updates_per_launch": 1024,
+                "learner__batch_size": 2048,
+                "learner__target_period_updates": 1024,
+            },
+            "learner.updates_per_launch",
+        ),
+        (
+            {
+                "replay__priority_delay_launches": 1024,
+                "learner__updates_per_launch": 1024,
+                "learner__target_period_updates": 1024,
+                "learner__batch_size": 512,
+            },
+            "replay.priority_delay_launches",
+        ),
+    ],
+)
+def test_every_setting_that_sizes_memory_is_bounded_by_it(settings: dict[str, Any], named: str) -> None:
+    problem = next(line for line in memory.problems(changed(**settings)) if line.startswith(f"{named} = "))
+    assert " x " in problem or "record of" in problem
+    assert "and this machine has 4.0 GiB to spare" in problem
+    assert f"try --{named.replace('_', '-')} " in problem
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("replay__capacity", 10_000_000), ("learner__batch_size", 65_536), ("network__width", 16.0)],
+)
+def test_the_value_that_is_named_fits(name: str, value: float) -> None:
+    (problem,) = memory.problems(changed(**{name: value}))
+    fits = type(value)(problem.split()[-1])
+    assert 0 < fits < value
+    section, _, leaf = name.partition("__")
+    assert not any(line.startswith(f"{section}.{leaf}") for line in memory.problems(changed(**{name: fits})))
+
+
+@pytest.mark.usefixtures("machine")
+def test_settings_that_fit_only_one_by_one_are_refused_together() -> None:
+    config = changed(replay__capacity=350_000, learner__batch_size=3_000)
+    (problem,) = memory.problems(config)
+    assert problem.startswith("memory: ")
+    assert "GiB for replay.capacity = 350000" in problem
+    assert "GiB for learner.batch_size = 3000" in problem
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_gpu_holds_the_learning_and_the_host_the_rest() -> None:
+    config = changed(learner__batch_size=8_192)
+    assert memory.problems(config, 20 * GIB) == []
+    (problem,) = memory.problems(config, 2 * GIB)
+    assert "and the GPU has 2.0 GiB to spare" in problem
+    (problem,) = memory.problems(changed(replay__capacity=10_000_000), 20 * GIB)
+    assert problem.startswith("replay.capacity")
+
+
+def test_a_limit_of_the_shell_counts() -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    free = memory.host_bytes()
+    assert free is not None
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (2**44, before[1]))  # far above what this process has taken
+        limited = memory.host_bytes()
+        assert limited is not None
+        assert limited <= 2**44
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.parametrize("width", [1 / 32, 0.5, 1.0, 2.3])
+@pytest.mark.parametrize("dueling", [False, True])
+def test_weights_are_counted_as_the_network_has_them(width: float, dueling: bool) -> None:
+    pytest.importorskip("torch")
+    from fastdqn.algorithm.networks import QNetwork, count_parameters
+
+    network = QNetwork(NetworkConfig(width=width, dueling=dueling), 18)
+    counted = sum(parameter.numel() for parameter in network.parameters())
+    assert count_parameters(NetworkConfig(width=width, dueling=dueling), 18) == counted

@@ -1,0 +1,177 @@
+"""Films: the game that is shown is the game that is played, and the files hold it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+for package in ("torch", "envpool", "imageio_ffmpeg", "PIL"):
+    pytest.importorskip(package)
+
+import imageio_ffmpeg
+from PIL import Image
+
+from fastdqn.cli import main
+from fastdqn.config import EnvConfig
+from fastdqn.errors import RunFailedError
+from fastdqn.games.envs import AtariEnvs, ColourGame
+from fastdqn.runs import checkpoint
+from fastdqn.runs.build import evaluation_seed
+from fastdqn.runs.evaluation import evaluate, game_rules
+from fastdqn.views.film import _BAR, _CHOSEN, _RANDOM, Film, Moment
+from fastdqn.views.record import CONSOLE_FPS, play, record, replay
+
+
+def rules_of(run) -> EnvConfig:
+    return game_rules(run.config, 1)
+
+
+@pytest.fixture(scope="module")
+def film(tiny_run, tmp_path_factory):
+    """Two seconds of film, a GIF of the second one."""
+    out = tmp_path_factory.mktemp("video")
+    return record(tiny_run, out=out, epsilon=0.3, seed=4, max_seconds=2, gif_start=1, gif_seconds=1, scale=2)
+
+
+def test_the_game_is_the_one_that_is_evaluated(tiny_run):
+    """Fails when a recording asks for one random number more or less than an evaluation."""
+    epsilon = 0.3
+    result = evaluate(tiny_run, episodes=1, epsilon=epsilon, seed=4)
+    policy = checkpoint.load_policy(tiny_run.path)
+    moments, over = play("Pong-v5", rules_of(tiny_run), policy, epsilon, 4, 1_000)
+    assert over
+    assert [moments[-1].score] == result.returns
+    assert [len(moments) * 4] == result.lengths_frames
+    greedy = [moment for moment in moments if not moment.random]
+    assert 0.6 * len(moments) < len(greedy) < 0.8 * len(moments)
+    assert all(moment.action == moment.values.argmax() for moment in greedy)
+
+
+@pytest.mark.parametrize(("game", "sticky"), [("Breakout-v5", 0.25), ("MsPacman-v5", 0.0)])
+def test_the_colours_stay_in_step_to_the_end_of_a_game(game, sticky):
+    """Compares the console's memory after every step, up to the game's last."""
+    rules = EnvConfig(num_envs=1, episodic_life=False, clip_rewards=False, sticky_actions=sticky)
+    envs, rng = AtariEnvs(game, rules, evaluation_seed(3)), np.random.default_rng(0)
+    moments, over, score = [], False, 0.0
+    envs.reset()
+    while not over:
+        action = int(rng.integers(envs.num_actions))
+        envs.send(np.array([action]))
+        outcome = envs.recv()
+        score += float(outcome.reward[0])
+        over = bool(outcome.returns)
+        moments.append(Moment(np.zeros(4, np.float32), action, False, score, envs.ram[0].tobytes()))
+    frames = list(replay(game, rules, 3, moments))
+    assert frames[-1][0] == len(moments) - 1
+    assert frames[-1][2] == score > 0
+    assert 4 * len(moments) - 4 < len(frames) <= 4 * len(moments)
+
+
+def test_another_game_is_not_shown(tiny_run, tmp_path, monkeypatch):
+    step = ColourGame.step
+    monkeypatch.setattr(ColourGame, "step", lambda self, action: step(self, 5 - action))
+    with pytest.raises(RunFailedError, match="has left it"):
+        record(tiny_run, out=tmp_path, max_seconds=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_diverged_network_is_not_shown(tiny_run, tmp_path, monkeypatch):
+    weights = checkpoint.load_policy(tiny_run.path)
+    weights.weights["advantage.bias"] += float("nan")
+    monkeypatch.setattr(checkpoint, "load_policy", lambda path: weights)
+    with pytest.raises(RunFailedError, match="diverged"):
+        record(tiny_run, out=tmp_path, max_seconds=2)
+
+
+def test_the_mp4_holds_every_frame_in_colour(film, tiny_run):
+    reader = imageio_ffmpeg.read_frames(film.mp4)
+    about = next(reader)
+    frames = [np.frombuffer(data, np.uint8).reshape(420, 640, 3) for data in reader]
+    assert (about["size"], about["fps"], len(frames)) == ((640, 420), CONSOLE_FPS, film.frames)
+    assert film.frames == 120
+    policy = checkpoint.load_policy(tiny_run.path)
+    moments, _ = play("Pong-v5", rules_of(tiny_run), policy, 0.3, 4, 2)
+    shots = [picture for _, picture, _, _ in replay("Pong-v5", rules_of(tiny_run), 4, moments)]
+    for i in (0, 60, 119):
+        shown = frames[i][::2, :320:2].astype(int)  # a pixel of the console is two wide and two high
+        assert np.abs(shown - shots[i]).mean() < 8, i  # compressed, and with half the colour resolution
+    assert np.abs(shots[0].astype(int) - shots[0][:, :, ::-1]).mean() > 20  # red and blue are not alike
+
+
+def test_the_gif_holds_its_second(film):
+    gif = Image.open(film.gif)
+    assert (gif.size, gif.n_frames, gif.info["duration"]) == ((640, 420), 20, 50)
+
+
+def test_a_frame_is_the_consoles_and_the_panel_marks_the_action():
+    values = np.array([0.1, 0.4, 0.2], np.float32)
+    moments = [Moment(values, 1, False, 0.0, b""), Moment(values, 2, True, 3.0, b"")]
+    film = Film("Pong-v5", "quick", ["noop", "up", "down"], moments, 15.0, (210, 160), 3)
+    picture = np.random.default_rng(0).integers(0, 256, (210, 160, 3), dtype=np.uint8)
+    for step, colour in ((0, _CHOSEN), (1, _RANDOM)):
+        frame = film.frame(picture, step, 0.0, 0)
+        assert frame.shape == (630, 960, 3)
+        for corner in (0, 1, 2):
+            assert np.array_equal(frame[corner::3, corner:480:3], picture)
+        bars = frame[186:294, 480 + 180 : 480 + 340].reshape(3, 36, -1, 3)
+        lengths = [[(row == hue).all(-1).any(0).sum() for row in bars] for hue in (colour, _BAR)]
+        assert lengths[0][moments[step].action] > 0
+        assert sum(lengths[0]) == lengths[0][moments[step].action]  # nothing else is marked
+        if step == 0:
+            assert lengths[0][1] > 2 * lengths[1][2] > 0  # 0.4 is three times as far above the worst as 0.2
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("record", ["needs the folder of a run", "fastdqn record "]),
+        ("record nowhere", ["nowhere is not a run"]),
+        ("record RUN --epsilon 2", ["--epsilon 2.0: must be a probability"]),
+        ("record RUN --seed -1", ["--seed -1: must be from 0"]),
+        ("record RUN --scale 1", ["--scale 1: must be a whole number from 2 to 8"]),
+        ("record RUN --max-seconds nan", ["--max-seconds nan: must be from 1"]),
+        ("record RUN --gif-start 50 --max-seconds 1", ["--gif-start 50: the film is over after 0.9 s"]),
+        ("record RUN --gif-start 0.95 --max-seconds 1", ["--gif-start 0.95: the film is over"]),
+        ("record RUN --sed 3", ["Did you mean --seed?"]),
+        ("film RUN", ["fastdqn record RUN"]),
+    ],
+)
+def test_mistakes_are_answered(words, wanted, tiny_run, capsys):
+    assert main(words.replace("RUN", str(tiny_run.path)).split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    for part in wanted:
+        assert part.replace("RUN", str(tiny_run.path)) in err
+    assert not (tiny_run.path / "video").exists()
+
+
+@pytest.mark.parametrize(("package", "name"), [("imageio_ffmpeg", "imageio-ffmpeg"), ("PIL", "pillow")])
+def test_a_missing_package_is_named_with_the_pip_line(package, name, tiny_run, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(["record", str(tiny_run.path)]) == 2
+    err = capsys.readouterr().err
+    assert f"{name} is not installed; recording needs the `video` extra" in err
+    assert 'pip install "fastdqn[video]"' in err
+
+
+def test_the_command_names_the_files(tiny_run, tmp_path, capsys):
+    words = [
+        "--max-seconds",
+        "1",
+        "--gif-seconds",
+        "0.5",
+        "--scale",
+        "2",
+        "--out",
+        str(tmp_path / "new" / "x"),
+    ]
+    assert main(["record", str(tiny_run.path), "--json", *words]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert Path(row["mp4"]).stat().st_size > 1_000
+    assert Path(row["gif"]).parent == tmp_path / "new" / "x"
+    assert row["frames"] == 60
+    assert row["game_over"] is False
