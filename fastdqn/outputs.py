@@ -1,4 +1,4 @@
-"""Files that a user names: whether one can be written is found out before the work, and told in one line."""
+"""Files that are written whole or not at all; those that a user names are tried before the work."""
 
 from __future__ import annotations
 
@@ -55,3 +55,24 @@ def new_file(path: Path, flag: str) -> Iterator[Path]:
         for folder in new_folders:  # the deepest first
             with suppress(OSError):  # another's file is in it by now
                 folder.rmdir()
+
+
+def write_atomic(path: Path, data: bytes, *, temporary: Path | None = None) -> None:
+    """Write a file so that a reader, or a crash, finds the old bytes or the new ones, never half.
+
+    Args:
+        path: The file; one that exists is replaced, a link as well: what it points to stays.
+        data: All of it.
+        temporary: Where it is written first, `path` with .tmp at its end if not given. What has that name is
+            removed, never written to: it could be a link to someone's file.
+
+    Raises:
+        OSError: The disk is full or failed, or there is a folder of one of the two names.
+    """
+    temporary = temporary or path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    with temporary.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

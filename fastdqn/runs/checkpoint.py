@@ -29,6 +29,7 @@ from safetensors import torch as safetensors
 from fastdqn.config import Config, NetworkConfig
 from fastdqn.errors import UserError
 from fastdqn.json_files import checked, parse_object, read_object, shown
+from fastdqn.outputs import write_atomic
 
 FORMAT = 3
 POLICY_FORMAT = "fastdqn-2"
@@ -412,10 +413,7 @@ def _drop_replay(path: Path) -> None:
     except UserError:  # damaged already: for `load` to tell, should it ever be asked for
         return
     if sums.pop(REPLAY, None):
-        temporary = path / (SUMS + ".tmp")
-        temporary.write_bytes(_sums_text(sums))
-        _sync(temporary)
-        temporary.replace(path / SUMS)
+        write_atomic(path / SUMS, _sums_text(sums))
         _sync(path)
     (path / REPLAY).unlink(missing_ok=True)
 

@@ -25,6 +25,7 @@ from typing import Any
 from fastdqn.config import Config
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.json_files import read_object, read_text
+from fastdqn.outputs import write_atomic
 from fastdqn.runs.lock import LOCK, RunLock
 
 PACKAGES = ("fastdqn", "torch", "envpool", "numpy", "rich", "safetensors", "tyro")
@@ -94,8 +95,8 @@ class RunFolder:
             # Asked anew: before there was a lock, another process could make a run here.
             for old in _what_goes(path, overwrite):
                 old.rmdir() if old.is_dir() else old.unlink()
-            write_atomic(path / "config.json", config.to_json())
-            write_atomic(path / "meta.json", json.dumps(machine_and_versions(), indent=2) + "\n")
+            write_text(path / "config.json", config.to_json())
+            write_text(path / "meta.json", json.dumps(machine_and_versions(), indent=2) + "\n")
             run.checkpoints.mkdir()
         except OSError as error:
             run.unlock()
@@ -149,7 +150,7 @@ class RunFolder:
                 run.config = replace(run.config, total_frames=total_frames)
             check(run.config)
             if total_frames is not None:
-                write_atomic(run.path / "config.json", run.config.to_json())
+                write_text(run.path / "config.json", run.config.to_json())
         except BaseException:
             run.unlock()
             raise
@@ -220,7 +221,7 @@ class RunFolder:
 
     def write_summary(self, row: dict[str, Any]) -> None:
         """Write summary.json."""
-        write_atomic(self.path / "summary.json", json.dumps(row, indent=2) + "\n")
+        write_text(self.path / "summary.json", json.dumps(row, indent=2) + "\n")
 
 
 def _what_goes(path: Path, overwrite: bool) -> list[Path]:
@@ -282,14 +283,9 @@ def default_run_path(config: Config) -> Path:
     return Path("runs") / f"{config.game}-{config.preset}-seed{config.seed}-{stamp}"
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a crash, finds the old text or the new one, never half."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", **_TEXT) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def write_text(path: Path, text: str) -> None:
+    """Write a text file of a run, whole or not at all."""
+    write_atomic(path, text.encode(**_TEXT))
 
 
 def machine_and_versions() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from fastdqn.errors import UserError
 from fastdqn.json_files import checked, parse_object
+from fastdqn.outputs import write_atomic
 
 PHASES = ("act", "env", "store", "sample", "learn")
 """Parts of one pass of the loop: choose actions, wait for the emulator, store, sample a batch, update."""
@@ -211,9 +212,7 @@ class JsonLines:
             frames = [_frames(line, path, number) for number, line in enumerate(lines, 1)]
             kept = [line for line, of in zip(lines, frames, strict=True) if of <= keep_frames]
             self._told = max(frames, default=0)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_bytes(b"".join(kept))
-            temporary.replace(path)
+            write_atomic(path, b"".join(kept), temporary=path.with_suffix(".tmp"))
         self._file = path.open("ab", buffering=0)
         self._waiting = b""
 

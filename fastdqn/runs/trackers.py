@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 
 from fastdqn.errors import UserError
 from fastdqn.json_files import checked, read_object, shown
-from fastdqn.runs.folder import RunFolder, versions, write_atomic
+from fastdqn.runs.folder import RunFolder, versions, write_text
 from fastdqn.runs.metrics import scalars
 
 Ending = Literal["finished", "stopped", "failed"]
@@ -164,7 +164,7 @@ def start(
             continue
         started.append(Tracker(name, client, say))
     if known:
-        write_atomic(path, json.dumps(known, indent=2) + "\n")
+        write_text(path, json.dumps(known, indent=2) + "\n")
     return Trackers(started)
 
 

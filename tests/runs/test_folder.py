@@ -23,6 +23,7 @@ from fastdqn.presets import PRESETS
 from fastdqn.runs import folder as run_folder
 from fastdqn.runs import lock as run_lock
 from fastdqn.runs.folder import RunFolder
+from fastdqn.runs.metrics import JsonLines
 
 CONFIG = PRESETS["quick"].config
 
@@ -317,6 +318,24 @@ def test_overwrite_keeps_a_run_whose_weights_the_new_one_starts_from(
     RunFolder.create(Path("run"), CONFIG, overwrite=True, weights=Path("other"))
 
 
+def test_what_is_written_anew_follows_no_link(run: RunFolder, tmp_path: Path) -> None:
+    """Fails where the name that a file has while it is written is opened though it leads elsewhere."""
+    run.unlock()
+    other = tmp_path / "theirs"
+    other.write_text("of someone else")
+    row = json.dumps({"frames": 8}) + "\n"
+    run.metrics.write_text(row * 2)
+    for name in ("summary.json.tmp", "metrics.tmp"):
+        (run.path / name).symlink_to(other)
+    (run.path / "summary.json").symlink_to(other)
+    run.write_summary({"frames": 8})
+    JsonLines(run.metrics, keep_frames=8).close()
+    assert other.read_text() == "of someone else"
+    assert json.loads((run.path / "summary.json").read_text()) == {"frames": 8}
+    assert run.metrics.read_text() == row * 2
+    assert not list(run.path.glob("*.tmp"))
+
+
 def test_overwrite_leaves_the_root_and_the_home_alone() -> None:
     for path in (Path("/"), Path.home(), Path("/tmp"), Path("/dev/null")):
         with pytest.raises(UserError, match="is not a run"):
@@ -385,7 +404,7 @@ QUICK_FLAGS = (
 @pytest.mark.parametrize(
     ("name", "format"),
     [
-        (b"r", "safetensors"),
+        pytest.param(b"r", "safetensors", marks=pytest.mark.long),
         (b"r\xff", "torchscript"),
         pytest.param(b"r\xff", "safetensors", marks=pytest.mark.slow),
         pytest.param(b"r\xff", "pt2", marks=pytest.mark.slow),
