@@ -33,6 +33,7 @@ def test_env(tmp_path):
     assert results["ours_over_raw"]["median"] > 0
 
 
+@pytest.mark.long
 def test_train(tmp_path):
     words = ("--accelerate", "eager", "--window-seconds", "0.6", "--settle-seconds", "0.1")
     results = run("train.py", *words, out=tmp_path / "train.json")
@@ -42,6 +43,7 @@ def test_train(tmp_path):
     assert sum(results["phase_share"].values()) > 0.5
 
 
+@pytest.mark.long
 def test_learn(tmp_path, tiny_run):
     """With a run that is there already; no game of it ended in training."""
     shutil.copytree(tiny_run.path, tmp_path / "runs" / "Pong-v5-quick-learn-seed7")
@@ -54,11 +56,13 @@ def test_learn(tmp_path, tiny_run):
     assert (tmp_path / "pong.png").stat().st_size > 10_000
 
 
+@pytest.mark.long
 def test_update(tmp_path):
     (result,) = run("update.py", "--small", out=tmp_path / "update.json")
     assert result["eager_over_plain"] > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("part", "figure"),
     [("micro", "3_update_captured_batch_8"), ("end-to-end", "Pong-v5_4_envs"), ("learn", "Breakout-v5")],
@@ -84,6 +88,7 @@ def test_gpu_refuses_to_measure_without_one(tmp_path):
 PEERS = ("--steps", "80", "--capacity", "400", "--checked-capacity", "400", "--batches", "2", "--trials", "2")
 
 
+@pytest.mark.long
 def test_peers_with_ours_alone(tmp_path):
     results = run("peers.py", "--libraries", "fastdqn-window", *PEERS, out=tmp_path / "peers.json")
     ours = results["fastdqn-window"]

@@ -18,7 +18,7 @@ from fastdqn.errors import UserError
 from fastdqn.outputs import new_file
 
 SEED = 12
-SAMPLE = 30
+SAMPLE = 20
 
 
 def run_cases(folder: Path, *options: str) -> dict[str, int]:
@@ -112,7 +112,14 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("format", ["safetensors", "pt2", "torchscript"])
+@pytest.mark.parametrize(
+    "format",
+    [
+        pytest.param("safetensors", marks=pytest.mark.long),
+        "pt2",
+        pytest.param("torchscript", marks=pytest.mark.long),
+    ],
+)
 def test_export_on_a_full_disk_is_told_in_a_line(format: str, tiny_run, tmp_path: Path) -> None:
     """PyTorch's writer of files ends the process with SIGABRT there."""
     words = ["export", str(tiny_run.path), "--format", format, "--out", str(tmp_path / "out")]

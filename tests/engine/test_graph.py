@@ -174,15 +174,15 @@ def plain_loop(tmp_path_factory, **changes):
     return PLAIN_LOOPS[key]
 
 
-@pytest.mark.parametrize("frames", ["host", "cuda"])
+@pytest.mark.parametrize("frames", [pytest.param("host", marks=pytest.mark.long), "cuda"])
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        {"updates_per_launch": 4},
-        {"alpha": 0.5},
+        pytest.param({"updates_per_launch": 4}, marks=pytest.mark.long),
+        pytest.param({"alpha": 0.5}, marks=pytest.mark.long),
         {"alpha": 0.5, "updates_per_launch": 4, "priority_delay_launches": 2},
-        {"staleness_updates": 6},
+        pytest.param({"staleness_updates": 6}, marks=pytest.mark.long),
     ],
     ids=str,
 )

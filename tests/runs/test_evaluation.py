@@ -150,6 +150,7 @@ def test_evaluations_are_written_and_the_best_is_kept(evaluated):
     assert again.frames == policy.frames
 
 
+@pytest.mark.long
 def test_an_evaluation_that_was_stopped_is_played_again(evaluated, tmp_path, monkeypatch):
     """Stopped in the middle of the second evaluation; fails when it is skipped, or written half."""
     run = RunFolder.create(tmp_path / "r", tiny(evaluation=QUICK))
@@ -169,6 +170,7 @@ def test_an_evaluation_that_was_stopped_is_played_again(evaluated, tmp_path, mon
     assert differences(outcome(run), outcome(evaluated)) == []
 
 
+@pytest.mark.long
 def test_evaluation_follows_its_seed(evaluated):
     def play(seed):
         return evaluation.evaluate(evaluated, episodes=3, epsilon=0.5, max_episode_frames=2_000, seed=seed)

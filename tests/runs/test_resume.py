@@ -86,7 +86,9 @@ def interrupted(path: Path, config: Config, stops: list[int]) -> RunFolder:
     return run
 
 
-@pytest.mark.parametrize(("game", "alpha"), [("Breakout-v5", 0.5), ("Pong-v5", 0.0)])
+@pytest.mark.parametrize(
+    ("game", "alpha"), [("Breakout-v5", 0.5), pytest.param("Pong-v5", 0.0, marks=pytest.mark.long)]
+)
 def test_resumed_is_uninterrupted(game, alpha, tmp_path):
     """Fails when anything that a run is made of is not in its checkpoint."""
     config = tiny(game, alpha)
@@ -329,7 +331,7 @@ def test_a_full_disk_in_the_middle_ends_no_run_while_a_checkpoint_is_left(tmp_pa
     assert sum("NOT SAVED: No space left" in line for line in said) == 1
 
 
-@pytest.mark.parametrize("after", [0, 3])
+@pytest.mark.parametrize("after", [0, pytest.param(3, marks=pytest.mark.long)])
 def test_a_full_disk_at_the_first_or_the_last_save_ends_the_run(after, tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "save", _Full(resume.save, after))
     wanted = r"(?s)/data: No space left.*" + (

@@ -213,6 +213,7 @@ def test_wandb_without_a_key_is_refused_and_not_asked_for(monkeypatch, tmp_path)
         wandb.teardown()
 
 
+@pytest.mark.long
 def test_mlflow_holds_the_rows_the_configuration_and_the_end(tmp_path, monkeypatch):
     """The real package on a database of its own: a run that is stopped and resumed is one run there."""
     mlflow = pytest.importorskip("mlflow", reason='needs pip install "fastdqn[mlflow]"')
@@ -238,6 +239,7 @@ def test_mlflow_holds_the_rows_the_configuration_and_the_end(tmp_path, monkeypat
     assert [(one.step, one.value) for one in client.get_metric_history(run_id, "metrics/epsilon")] == written
 
 
+@pytest.mark.long
 def test_wandb_holds_the_rows_the_configuration_and_the_end(tmp_path, monkeypatch):
     """The real package without a network: what `wandb sync` would send, of one run though it was resumed."""
     wandb = pytest.importorskip("wandb", reason='needs pip install "fastdqn[wandb]"')

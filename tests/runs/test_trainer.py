@@ -119,6 +119,7 @@ def test_weights_move_and_another_seed_differs(finished, tmp_path):
     assert rows(other)[0]["loss"] != rows(finished)[0]["loss"]
 
 
+@pytest.mark.long
 def test_a_prioritised_run_is_reproducible_and_not_the_uniform_one(finished, tmp_path):
     config = small(total_frames=4_000)
     config = replace(config, replay=replace(config.replay, alpha=0.5))
@@ -140,6 +141,7 @@ def test_one_seed_gives_one_compiled_run(finished, tmp_path):
     assert not equal(weights(other), weights(first))
 
 
+@pytest.mark.long
 def test_a_stopped_run_resumes_to_its_end(tmp_path):
     config = small()
     run = RunFolder.create(tmp_path / "r", config)
@@ -166,6 +168,7 @@ def test_a_stopped_run_resumes_to_its_end(tmp_path):
     assert rows(run)[: len(stopped_rows)] == stopped_rows
 
 
+@pytest.mark.long
 def test_rows_newer_than_the_checkpoint_are_written_again(finished, tmp_path):
     """Fails when a run that was killed shows the same frames twice."""
     run = go(tmp_path / "k", small(total_frames=6_000))
