@@ -233,9 +233,11 @@ class Config:
             value = _lookup(self, name)
             if isinstance(value, str) and not _NAME.fullmatch(value):
                 problems.append(f"{name} = {shown(value)}: must be at most 64 letters, digits and . _ + -")
-            if name in PARTS and value not in PARTS[name]:
+        for name, known in PARTS.items():
+            value = _lookup(self, name)
+            if isinstance(value, str) and value not in known:
                 problems.append(
-                    f"{name} = {shown(value)}: must be one of {', '.join(PARTS[name])}; "
+                    f"{name} = {shown(value)}: must be one of {', '.join(known)}; "
                     "a part of your own is registered before it is named"
                 )
         return problems or self._conflicts()

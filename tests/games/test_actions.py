@@ -82,7 +82,7 @@ def test_every_game_runs_and_its_actions_are_named_rightly(game):
 
 def test_a_wrong_name_is_noticed(monkeypatch):
     monkeypatch.setattr(
-        "test_games.minimal_actions", lambda game: ["noop", "fire", "left", "right", "up", "down"]
+        f"{__name__}.minimal_actions", lambda game: ["noop", "fire", "left", "right", "up", "down"]
     )
     with pytest.raises(AssertionError):
         check_names("Pong-v5")

@@ -14,7 +14,7 @@ pytest.importorskip("envpool")
 
 from fastdqn.config import EvaluationConfig
 from fastdqn.errors import UserError
-from fastdqn.games.actions import scores
+from fastdqn.games import scores
 from fastdqn.games.envs import Outcome, game_names
 from fastdqn.runs import checkpoint, evaluation, trainer
 from fastdqn.runs.evaluation import PROTOCOLS, resolve

@@ -16,7 +16,7 @@ pytest.importorskip("envpool")
 
 from fastdqn.config import CheckpointConfig, Config, EnvConfig, ReplayConfig
 from fastdqn.errors import RunFailedError, UserError
-from fastdqn.games.actions import envs
+from fastdqn.games import envs
 from fastdqn.presets import PRESETS
 from fastdqn.runs import build, checkpoint, resume
 from fastdqn.runs.folder import RunFolder, versions

@@ -81,7 +81,7 @@ def test_another_game_is_not_shown(tiny_run, tmp_path, monkeypatch):
 
 def test_a_diverged_network_is_not_shown(tiny_run, tmp_path, monkeypatch):
     weights = checkpoint.load_policy(tiny_run.path)
-    weights.weights["advantage.bias"] += float("nan")
+    weights.weights["head.advantage.bias"] += float("nan")
     monkeypatch.setattr(checkpoint, "load_policy", lambda path: weights)
     with pytest.raises(RunFailedError, match="diverged"):
         record(tiny_run, out=tmp_path, max_seconds=2)
