@@ -12,6 +12,7 @@ docs/gpu.md says how to take the project to a GPU machine that reaches no packag
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from fastdqn.algorithm import layers
 from fastdqn.config import Config, LearnerConfig, NetworkConfig
 from fastdqn.engine.acting import ActingNetwork
 from fastdqn.engine.compiling import Acceleration
-from fastdqn.engine.device import Backend, CpuBackend, CudaBackend, StrictTwin
+from fastdqn.engine.device import Backend, CpuBackend, CudaBackend
 from fastdqn.engine.feed import DeviceFeed, gather_batch
 from fastdqn.engine.learner import LaunchInputs, Learner
 from fastdqn.presets import PRESETS
@@ -112,8 +113,13 @@ class Bench:
         self._fill(slots // 8)
 
     def new_backend(self, precision: str = "fp32") -> Backend:
-        """Return the GPU, or the twin that stands for it."""
-        return CudaBackend(precision) if self.cuda else StrictTwin()
+        """Return the GPU, or the tests' double of one."""
+        if self.cuda:
+            return CudaBackend(precision)
+        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a script, where it lies is first
+        from tests.engine.strict_twin import StrictTwin
+
+        return StrictTwin()
 
     def _fill(self, steps: int) -> None:
         rng = np.random.default_rng(1)
@@ -398,7 +404,7 @@ class Windows:
 
 
 def device_of(settings: Settings) -> Backend | None:
-    """Return the twin where there is no GPU."""
+    """Return the CPU where there is no GPU."""
     return None if torch.cuda.is_available() else CpuBackend()
 
 

@@ -22,7 +22,7 @@ from fastdqn.algorithm.targets import Next
 from fastdqn.algorithm.torsos import NatureTorso
 from fastdqn.config import NetworkConfig
 from fastdqn.engine.acting import ActingNetwork, PolicyNetwork
-from fastdqn.engine.device import CpuBackend, StrictTwin
+from fastdqn.engine.device import CpuBackend
 from fastdqn.engine.draws import DrawBuffer
 from fastdqn.engine.learner import Learner
 from fastdqn.errors import UserError
@@ -30,6 +30,7 @@ from fastdqn.runs.evaluation import evaluate
 from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.trainer import train
 from fastdqn.views import export
+from tests.engine.strict_twin import StrictTwin
 from tests.engine.test_learner import ACTIONS, assert_same_bits, batch, copy_of, learner, update
 from tests.runs.test_resume import differences, interrupted, outcome, tiny
 

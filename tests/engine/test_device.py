@@ -8,7 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fastdqn.engine.device import CpuBackend, StrictTwin
+from fastdqn.engine.device import CpuBackend
+from tests.engine.strict_twin import StrictTwin
 
 
 class Machine:

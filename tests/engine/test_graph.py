@@ -18,11 +18,12 @@ pytest.importorskip("envpool")
 from fastdqn.algorithm.update import Batch
 from fastdqn.engine import device as devices
 from fastdqn.engine.acting import ActingNetwork
-from fastdqn.engine.device import CpuBackend, StrictTwin
+from fastdqn.engine.device import CpuBackend
 from fastdqn.engine.feed import DeviceFeed, HostFeed, Queueing
 from fastdqn.engine.learner import LaunchInputs, Learner
 from fastdqn.replay import ReplayBuffer
 from fastdqn.runs import build
+from tests.engine.strict_twin import StrictTwin
 from tests.engine.test_learner import (
     ACTIONS,
     ALL,
