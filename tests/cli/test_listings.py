@@ -1,0 +1,67 @@
+"""The commands that only list something: presets and info."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import pytest
+
+from fastdqn.cli import main
+from fastdqn.config import Config
+from fastdqn.presets import PRESETS
+
+
+def test_presets_shows_where_they_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["presets"]) == 0
+    out = capsys.readouterr().out
+    assert max(len(line) for line in out.splitlines()) <= 80
+    for name, preset in PRESETS.items():
+        assert name in out
+        assert preset.source.split()[0] in out
+    row = next(line for line in out.splitlines() if line.startswith("--learner.n-step"))
+    assert row.split()[1:] == [str(preset.config.learner.n_step) for preset in PRESETS.values()]
+    assert "--learner.batch-size" not in out  # the same in all
+
+
+def test_presets_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["presets", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert list(data) == list(PRESETS)
+    for name, preset in PRESETS.items():
+        assert Config.from_json(json.dumps(data[name]["config"])) == preset.config
+
+
+@pytest.fixture
+def light_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands for torch and envpool, whose import takes seconds."""
+    cuda = types.SimpleNamespace(is_available=lambda: False)
+    version = types.SimpleNamespace(cuda=None)
+    torch = types.SimpleNamespace(cuda=cuda, version=version, get_num_threads=lambda: 2, __spec__="found")
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    for name in ("envpool", "safetensors"):
+        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(__spec__="found"))
+    monkeypatch.setitem(sys.modules, "fastdqn.engine.device", types.SimpleNamespace(gpu_name=lambda: None))
+
+
+@pytest.mark.usefixtures("light_torch")
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    for wanted in ("fastdqn", "python", "torch build", "CPU only", "cores", "memory", "envpool", "tyro"):
+        assert wanted in out
+
+
+@pytest.mark.usefixtures("light_torch")
+def test_info_as_json_tells_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "envpool", None)
+    monkeypatch.setenv("PATH", "")
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert len(facts["missing"]) == 2
+    assert facts["missing"][0].startswith("envpool is not installed")
+    assert 'pip install "fastdqn[train]"' in facts["missing"][0]
+    assert facts["missing"][1].startswith("a C++ compiler (g++)")
