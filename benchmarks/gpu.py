@@ -35,6 +35,7 @@ from fastdqn.engine.feed import DeviceFeed, gather_batch
 from fastdqn.engine.learner import LaunchInputs, Learner
 from fastdqn.presets import PRESETS
 from fastdqn.replay import ReplayBuffer
+from fastdqn.runs.checks import check
 from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.metrics import Snapshot
 from fastdqn.runs.trainer import train
@@ -450,7 +451,12 @@ def window_of(config: Config, settings: Settings) -> dict[str, Any]:
     window = Window(Windows(0.5, 0.1) if settings.small else Windows(60.0, 3.0))
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(Path(folder) / "run", config)
-        train(run, report=window.report, stop_requested=window.over, device=device_of(settings))
+        train(
+            run,
+            check(config, device=device_of(settings)),
+            report=window.report,
+            stop_requested=window.over,
+        )
     return {
         **figures(window),
         "batch_size": config.learner.batch_size,
@@ -518,7 +524,12 @@ def learn(settings: Settings, record: Record) -> None:
         curve = Curve(seconds, goal)
         with tempfile.TemporaryDirectory() as folder:
             run = RunFolder.create(Path(folder) / "run", config)
-            summary = train(run, report=curve.report, stop_requested=curve.over, device=device_of(settings))
+            summary = train(
+                run,
+                check(config, device=device_of(settings)),
+                report=curve.report,
+                stop_requested=curve.over,
+            )
         record.add(game, {"summary": summary.row(), "curve": curve.points, "config": asdict(config)})
 
 

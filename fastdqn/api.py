@@ -70,18 +70,17 @@ def train(
         fastdqn.errors.UserError: The configuration, the folder or the weights cannot be used.
         fastdqn.errors.RunFailedError: The run had begun and cannot go on.
     """
-    from fastdqn.runs import build, trainer
+    from fastdqn.runs import trainer
+    from fastdqn.runs.checks import check
     from fastdqn.runs.folder import RunFolder, default_run_path
     from fastdqn.runs.trackers import check as check_trackers
 
     source = None if weights is None else Path(weights)
-    build.check(config, source)  # all of it before a run that `overwrite` replaces is gone
+    checked = check(config, source)  # all of it before a run that `overwrite` replaces is gone
     check_trackers(trackers)
     path = default_run_path(config) if run_dir is None else Path(run_dir)
     run = RunFolder.create(path, config, overwrite=overwrite, weights=source)
-    return trainer.train(
-        run, weights=source, track=trackers, report=report, say=say, stop_requested=stop_requested
-    )
+    return trainer.train(run, checked, track=trackers, report=report, say=say, stop_requested=stop_requested)
 
 
 def resume_training(
@@ -110,12 +109,13 @@ def resume_training(
         fastdqn.errors.UserError: It is not a run, or its newest checkpoint is damaged or of other versions.
         fastdqn.errors.RunFailedError: The run had gone on and cannot any further.
     """
-    from fastdqn.runs import build, trainer
+    from fastdqn.runs import trainer
+    from fastdqn.runs.checks import check
     from fastdqn.runs.folder import RunFolder
 
-    folder = RunFolder.reopen(Path(run), total_frames, build.check)
+    folder, checked = RunFolder.reopen(Path(run), total_frames, check)
     return trainer.train(
-        folder, resume=True, inexact=inexact, report=report, say=say, stop_requested=stop_requested
+        folder, checked, resume=True, inexact=inexact, report=report, say=say, stop_requested=stop_requested
     )
 
 

@@ -216,7 +216,7 @@ class Config:
     def validate(self) -> list[str]:
         """Return every problem of the values, each as `name = value: what is wanted`; empty when all is well.
 
-        Whether the game exists and whether the memory suffices is asked where it is known, in `build.py`.
+        Whether the game exists and whether the memory suffices is asked where it is known, in `runs/checks.py`.
         """
         problems: list[str] = []
         for name, hint in _leaves(Config).items():

@@ -2,27 +2,65 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 
-def linear(frame: int, start: float, end: float, first_frame: int, last_frame: int) -> float:
-    """Go from `start` at `first_frame` to `end` at `last_frame` in a straight line, constant outside.
+from fastdqn.config import Config
 
-    Args:
-        frame: Emulator frames played so far.
+
+@dataclass(frozen=True)
+class Line:
+    """A straight line between two frames, constant outside.
+
+    Attributes:
         start: Value up to `first_frame`.
         end: Value from `last_frame` on.
-        first_frame: Where the line starts, in frames.
-        last_frame: Where the line ends, in frames.
-
-    Returns:
-        The value at `frame`; exactly `end` from `last_frame` on.
+        first_frame: Where the line starts, in emulator frames.
+        last_frame: Where it ends.
     """
-    if frame >= last_frame:
-        return end
-    if frame <= first_frame:
-        return start
-    return start + (end - start) * (frame - first_frame) / (last_frame - first_frame)
+
+    start: float
+    end: float
+    first_frame: int
+    last_frame: int
+
+    def __call__(self, frame: int) -> float:
+        """Return the value after `frame` frames; exactly `end` from `last_frame` on."""
+        if frame >= self.last_frame:
+            return self.end
+        if frame <= self.first_frame:
+            return self.start
+        rise, length = self.end - self.start, self.last_frame - self.first_frame
+        return self.start + rise * (frame - self.first_frame) / length
 
 
-def epsilon(frame: int, maximum: float, minimum: float, warmup_frames: int, decay_frames: int) -> float:
-    """Exploration after `frame` frames (Mnih et al. 2015): it falls from the end of warm-up on."""
-    return linear(frame, maximum, minimum, warmup_frames, warmup_frames + decay_frames)
+@dataclass(frozen=True)
+class Schedule:
+    """What changes in the course of a run, each as a function of the frames played.
+
+    Attributes:
+        epsilon: Exploration (Mnih et al. 2015): it falls from the end of warm-up on.
+        learning_rate: Step size.
+        beta: Exponent of the importance weights (Schaul et al. 2016): it grows to 1.
+    """
+
+    epsilon: Line
+    learning_rate: Line
+    beta: Line
+
+    @classmethod
+    def of(cls, config: Config, warmup_frames: int) -> Schedule:
+        """Return the schedule of a run.
+
+        Args:
+            config: The run's.
+            warmup_frames: Frames before the first update.
+        """
+        exploration, learner, last = config.exploration, config.learner, config.total_frames
+        final = learner.learning_rate if learner.learning_rate_final is None else learner.learning_rate_final
+        return cls(
+            epsilon=Line(
+                exploration.max, exploration.min, warmup_frames, warmup_frames + exploration.decay_frames
+            ),
+            learning_rate=Line(learner.learning_rate, final, 0, last),
+            beta=Line(config.replay.beta, 1.0, warmup_frames, last),
+        )

@@ -22,6 +22,7 @@ from fastdqn.errors import UserError
 from fastdqn.presets import PRESETS
 
 if TYPE_CHECKING:
+    from fastdqn.runs.checks import Checked
     from fastdqn.runs.folder import RunFolder
     from fastdqn.runs.trainer import Summary
 
@@ -87,9 +88,9 @@ def main(words: Sequence[str]) -> int:
     arguments = parse(TrainArguments, words, prog="fastdqn train", about=_ABOUT, default=default)
     check_mode(arguments.progress)
     extras.require()
-    run = _resumed(arguments, given) if arguments.resume else _new(arguments)
+    run, checked = _resumed(arguments, given) if arguments.resume else _new(arguments)
     try:
-        return _train(run, arguments)
+        return _train(run, checked, arguments)
     finally:
         run.unlock()
 
@@ -99,7 +100,7 @@ def _renamed(word: str) -> str:
     return _ALIASES.get(flag.replace("_", "-"), flag) + equals + value
 
 
-def _new(arguments: TrainArguments) -> RunFolder:
+def _new(arguments: TrainArguments) -> tuple[RunFolder, Checked]:
     """Make the folder of a new run, after everything that can be wrong was looked at."""
     if arguments.inexact:
         raise UserError("--inexact is for a run that goes on.\n  Type: fastdqn train --resume RUN --inexact")
@@ -111,21 +112,21 @@ def _new(arguments: TrainArguments) -> RunFolder:
     from fastdqn.runs.folder import RunFolder, default_run_path
 
     with loading(_HEAVY):
-        from fastdqn.runs import build
+        from fastdqn.runs.checks import check
         from fastdqn.runs.trackers import check as check_trackers
 
     config = Config(**{field.name: getattr(arguments, field.name) for field in fields(Config)})
-    build.check(config, weights)  # all of it before a run that --overwrite replaces is gone
+    checked = check(config, weights)  # all of it before a run that --overwrite replaces is gone
     check_trackers(_names(arguments.trackers))
     path = Path(arguments.run_dir) if arguments.run_dir else default_run_path(config)
-    return RunFolder.create(path, config, overwrite=arguments.overwrite, weights=weights)
+    return RunFolder.create(path, config, overwrite=arguments.overwrite, weights=weights), checked
 
 
 def _names(trackers: str) -> list[str]:
     return trackers.split(",") if trackers else []
 
 
-def _resumed(arguments: TrainArguments, given: Given) -> RunFolder:
+def _resumed(arguments: TrainArguments, given: Given) -> tuple[RunFolder, Checked]:
     """Open the folder of a run that goes on, for longer if --total-frames says so."""
     refused = [*given.words, *(flag for flag in given.values if flag not in _WITH_RESUME)]
     if refused:
@@ -137,12 +138,12 @@ def _resumed(arguments: TrainArguments, given: Given) -> RunFolder:
     from fastdqn.runs.folder import RunFolder
 
     with loading(_HEAVY):
-        from fastdqn.runs import build
+        from fastdqn.runs.checks import check
     longer = arguments.total_frames if "--total-frames" in given.values else None
-    return RunFolder.reopen(Path(arguments.resume), longer, build.check)
+    return RunFolder.reopen(Path(arguments.resume), longer, check)
 
 
-def _train(run: RunFolder, arguments: TrainArguments) -> int:
+def _train(run: RunFolder, checked: Checked, arguments: TrainArguments) -> int:
     from fastdqn.runs import trainer
 
     config, resume = run.config, bool(arguments.resume)
@@ -153,9 +154,9 @@ def _train(run: RunFolder, arguments: TrainArguments) -> int:
     ):
         summary = trainer.train(
             run,
+            checked,
             resume=resume,
             inexact=arguments.inexact,
-            weights=Path(arguments.weights) if arguments.weights else None,
             track=_names(arguments.trackers),
             report=view.report,
             say=view.say,

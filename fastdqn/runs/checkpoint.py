@@ -71,6 +71,10 @@ class Policy:
     source: Path
     frames: int | None = None
 
+    def online(self) -> dict[str, torch.Tensor]:
+        """Return the weights under the names that they have in a learner's state, `online.<name>`."""
+        return {f"online.{name}": tensor for name, tensor in self.weights.items()}
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -161,8 +165,7 @@ def save_best(
 
 def pack(policy: Policy) -> bytes:
     """Return a policy as the bytes of a safetensors file, with the header that names its network."""
-    online = {f"online.{name}": tensor for name, tensor in policy.weights.items()}
-    return _packed(online, "online", _about(policy.network, policy.num_actions, policy.frames))
+    return _packed(policy.online(), "online", _about(policy.network, policy.num_actions, policy.frames))
 
 
 def find(folder: Path, kind: str = _CHECKPOINT) -> list[Path]:

@@ -18,8 +18,10 @@ from fastdqn.errors import UserError
 from fastdqn.games.envs import AtariEnvs
 from fastdqn.games.scores import human_normalized
 from fastdqn.runs import checkpoint
-from fastdqn.runs.build import Parts, check_evaluation, check_played, evaluation_seed
+from fastdqn.runs.build import Parts
+from fastdqn.runs.checks import check_evaluation, check_played
 from fastdqn.runs.folder import RunFolder
+from fastdqn.runs.seeds import evaluation_seed
 
 MAX_PARALLEL_GAMES = 32
 

@@ -20,13 +20,15 @@ from contextlib import suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastdqn.config import Config
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.json_files import read_object, read_text
 from fastdqn.outputs import write_atomic
 from fastdqn.runs.lock import LOCK, RunLock
+
+T = TypeVar("T")
 
 PACKAGES = ("fastdqn", "torch", "envpool", "numpy", "rich", "safetensors", "tyro")
 
@@ -131,13 +133,18 @@ class RunFolder:
         return cls(path, config)
 
     @classmethod
-    def reopen(cls, path: Path, total_frames: int | None, check: Callable[[Config], None]) -> RunFolder:
+    def reopen(
+        cls, path: Path, total_frames: int | None, check: Callable[[Config], T]
+    ) -> tuple[RunFolder, T]:
         """Open and lock the folder of a run that is to go on.
 
         Args:
             path: The folder.
             total_frames: The run's new length, written to its config.json; the old one if none.
             check: Called with the configuration before anything is written.
+
+        Returns:
+            The folder, and what `check` returned.
 
         Raises:
             UserError: As in `open` and `lock`, or raised by `check`.
@@ -148,13 +155,13 @@ class RunFolder:
             run.config = cls.open(path).config  # another process may have trained it in between
             if total_frames is not None:
                 run.config = replace(run.config, total_frames=total_frames)
-            check(run.config)
+            checked = check(run.config)
             if total_frames is not None:
                 write_text(run.path / "config.json", run.config.to_json())
         except BaseException:
             run.unlock()
             raise
-        return run
+        return run, checked
 
     def lock(self) -> str | None:
         """Keep every other process from training the run, until `unlock` or the end of this process.

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdqn.algorithm import schedules
 from fastdqn.algorithm.update import METRICS
-from fastdqn.engine.device import Backend
 from fastdqn.errors import RunFailedError, UserError, cause_of_failure
 from fastdqn.replay import Added
 from fastdqn.runs import build, checkpoint, resume, trackers
+from fastdqn.runs.checks import Checked, check
 from fastdqn.runs.evaluation import Evaluation, evaluate_learner
 from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.metrics import (
@@ -68,37 +67,40 @@ class Summary:
 
 def train(
     run: RunFolder,
+    checked: Checked | None = None,
     *,
     resume: bool = False,
     inexact: bool = False,
-    weights: Path | None = None,
     track: Sequence[str] = (),
     report: Callable[[Snapshot], None] = lambda snapshot: None,
     say: Callable[[str], None] = lambda line: None,
     stop_requested: Callable[[], bool] = lambda: False,
-    device: Backend | None = None,
 ) -> Summary:
     """Train until the run's last frame, or until asked to stop; either way the end is saved.
 
     Args:
         run: Where the run lives, and its configuration. Its lock is held until the end, then given back.
+        checked: What `checks.check` made of that configuration, with the weights to start from and the device; if
+            none is given it is made here, with new weights and the GPU if there is one.
         resume: Continue from the newest checkpoint.
         inexact: Continue though other versions than those it was saved with give other bits.
-        weights: Start from the online network of another run or file.
         track: Trackers of a new run, `wandb` or `mlflow`; one that is continued keeps those that it has.
         report: Called a few times a second with the state of the run.
         say: Called with lines for people; they are in the run's log too.
         stop_requested: Asked once per pass of the loop.
-        device: Where the learner lives; the GPU if there is one and none is given.
 
     Raises:
-        UserError: The configuration, the checkpoint or the weights cannot be used, or another process trains
-            the run.
+        ValueError: What was checked is another configuration than the run's.
+        UserError: The configuration or the checkpoint cannot be used, or another process trains the run.
         RunFailedError: The loss is not finite any more, the emulator died, memory or disk ran out; it names
             the last good checkpoint.
     """
     try:
-        training = _Training(run, resume, inexact, weights, track, report, say, device)
+        if checked is None:
+            checked = check(run.config)
+        if checked.config != run.config:
+            raise ValueError("checked: it is of another configuration than the run's")
+        training = _Training(run, checked, resume, inexact, track, report, say)
     except BaseException:
         run.unlock()
         raise
@@ -119,20 +121,18 @@ class _Training:
     def __init__(
         self,
         run: RunFolder,
+        checked: Checked,
         resuming: bool,
         inexact: bool,
-        weights: Path | None,
         track: Sequence[str],
         report: Callable[[Snapshot], None],
         say: Callable[[str], None],
-        device: Backend | None,
     ) -> None:
         self.run, self.config = run, run.config
         self._report, self._say = report, say
-        build.check(self.config, weights, device=device)
         without_lock = run.lock()
         saved = resume.load(run, inexact=inexact) if resuming else None
-        self.parts = build.build(self.config, saved, device=device)
+        self.parts = build.build(checked, saved)
         self.clock = self.parts.clock
         self.games, self.phase = Games(), PhaseTimer()
         self.marks = {"logged": 0, "evaluated": 0, "saved": 0}
@@ -141,9 +141,9 @@ class _Training:
         if writes_events() and not takes_events(run.metrics):
             self.say("no TensorBoard events: it takes only paths in UTF-8")
         self._observation, self._store = self._begin(saved)
-        if weights:
-            build.load_weights(self.parts, weights)
-            self.say(f"weights from {weights}")
+        if checked.policy:
+            self.parts.learner.load_online(checked.policy.online())
+            self.say(f"weights from {checked.weights}")
         self.trackers = Trackers()
         self.rows = self._open_rows(run.metrics)
         self.evaluations = self._open_rows(run.evaluations)
@@ -155,8 +155,9 @@ class _Training:
         self.trackers = trackers.start(run, track, self.say, resuming=resuming)
 
     def loop(self, stop_requested: Callable[[], bool]) -> Summary:
-        clock, envs, replay, learner, actor, feed = (
+        clock, schedule, envs, replay, learner, actor, feed = (
             self.clock,
+            self.parts.schedule,
             self.parts.envs,
             self.parts.replay,
             self.parts.learner,
@@ -169,16 +170,16 @@ class _Training:
         self._evaluate_if_due(stop_requested)  # where a run was stopped while it was evaluated
         while clock.frames < self.config.total_frames and not stop_requested():
             with self.phase("act"):
-                action = actor.act(observation, self.epsilon)
+                action = actor.act(observation, schedule.epsilon(clock.frames))
                 envs.send(action)  # the emulator's threads work from here on
             with self.phase("store"):
                 self._store()  # what came back before
             self._write_row()
             for _ in range(clock.launches_due(launch)):
                 with self.phase("sample"):
-                    feed.stage(self.beta)
+                    feed.stage(schedule.beta(clock.frames))
                 with self.phase("learn"):
-                    feed.report(learner.launch(self.learning_rate))
+                    feed.report(learner.launch(schedule.learning_rate(clock.frames)))
                     clock.add_updates(launch)
             with self.phase("env"):
                 outcome = envs.recv()
@@ -198,36 +199,6 @@ class _Training:
                 self._store = self._storing(observation, partial(replay.begin, observation))
             self._after_pass(stop_requested)
         return self._finish()
-
-    @property
-    def epsilon(self) -> float:
-        exploration = self.config.exploration
-        return schedules.epsilon(
-            self.clock.frames,
-            exploration.max,
-            exploration.min,
-            self.clock.warmup_frames,
-            exploration.decay_frames,
-        )
-
-    @property
-    def learning_rate(self) -> float:
-        learner = self.config.learner
-        if learner.learning_rate_final is None:
-            return learner.learning_rate
-        return schedules.linear(
-            self.clock.frames, learner.learning_rate, learner.learning_rate_final, 0, self.config.total_frames
-        )
-
-    @property
-    def beta(self) -> float:
-        return schedules.linear(
-            self.clock.frames,
-            self.config.replay.beta,
-            1.0,
-            self.clock.warmup_frames,
-            self.config.total_frames,
-        )
 
     def say(self, line: str) -> None:
         self.run.log(line)
@@ -435,8 +406,8 @@ class _Training:
             loss=means["loss"],
             q_mean=means["q_mean"],
             grad_norm=means["grad_norm"],
-            epsilon=self.epsilon,
-            learning_rate=self.learning_rate,
+            epsilon=self.parts.schedule.epsilon(self.clock.frames),
+            learning_rate=self.parts.schedule.learning_rate(self.clock.frames),
             replay_transitions=stats.sampleable,
             replay_fill=stats.frames / stats.capacity,
             replay_bytes=stats.allocated_bytes,

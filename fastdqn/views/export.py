@@ -22,9 +22,9 @@ from fastdqn.errors import RunFailedError, UserError
 from fastdqn.games.envs import AtariEnvs
 from fastdqn.outputs import new_file
 from fastdqn.runs import checkpoint
-from fastdqn.runs.build import evaluation_seed
 from fastdqn.runs.evaluation import load_played, policy_network
 from fastdqn.runs.folder import RunFolder
+from fastdqn.runs.seeds import evaluation_seed
 
 Format = Literal["safetensors", "pt2", "torchscript"]
 

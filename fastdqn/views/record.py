@@ -21,9 +21,9 @@ from fastdqn.games.actions import action_names
 from fastdqn.games.envs import AtariEnvs, ColourGame
 from fastdqn.outputs import new_file
 from fastdqn.runs import checkpoint, memory
-from fastdqn.runs.build import evaluation_seed
 from fastdqn.runs.evaluation import game_rules, load_played, policy_network
 from fastdqn.runs.folder import RunFolder
+from fastdqn.runs.seeds import evaluation_seed
 from fastdqn.views.film import Film, Moment
 
 CONSOLE_FPS = 60

@@ -21,8 +21,10 @@ from fastdqn.engine.acting import ActingNetwork
 from fastdqn.engine.device import CpuBackend
 from fastdqn.engine.feed import DeviceFeed, HostFeed, Queueing
 from fastdqn.engine.learner import LaunchInputs, Learner
+from fastdqn.errors import UserError
 from fastdqn.replay import ReplayBuffer
-from fastdqn.runs import build
+from fastdqn.runs import build, checks
+from fastdqn.runs.checks import Checked
 from tests.engine.strict_twin import StrictTwin
 from tests.engine.test_learner import (
     ACTIONS,
@@ -424,8 +426,8 @@ def test_what_needs_a_gpu_is_refused_without_one(monkeypatch, part, setting, val
     monkeypatch.setattr(devices, "has_cuda", lambda: False)
     config = small()
     config = replace(config, **{part: replace(getattr(config, part), **{setting: value})})
-    with pytest.raises(build.UserError, match=f"{part}.{setting} = '{value}': needs a CUDA GPU"):
-        build.check(config)
+    with pytest.raises(UserError, match=f"{part}.{setting} = '{value}': needs a CUDA GPU"):
+        checks.check(config)
 
 
 class Roomy(StrictTwin):
@@ -446,7 +448,7 @@ class Roomy(StrictTwin):
 def test_frames_go_where_they_fit_and_that_is_said(free, setting, resident):
     config = small()
     config = replace(config, replay=replace(config.replay, device=setting))
-    parts = build.build(config, device=Roomy(free))
+    parts = build.build(Checked(config, Roomy(free)))
     parts.envs.close()
     assert isinstance(parts.feed, DeviceFeed) == resident
     assert ("on the device" in parts.frames_on) == resident
@@ -455,5 +457,5 @@ def test_frames_go_where_they_fit_and_that_is_said(free, setting, resident):
 def test_frames_that_do_not_fit_are_refused():
     config = small()
     config = replace(config, replay=replace(config.replay, device="cuda"))
-    with pytest.raises(build.UserError, match=r"the GPU has 0\.0 GiB free; try --replay\.device host"):
-        build.build(config, device=Roomy(10**6))
+    with pytest.raises(UserError, match=r"the GPU has 0\.0 GiB free; try --replay\.device host"):
+        build.build(Checked(config, Roomy(10**6)))

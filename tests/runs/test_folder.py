@@ -102,7 +102,7 @@ def test_the_lock_ends_with_a_process_that_is_killed(run: RunFolder) -> None:
     with another_process(run) as (process, _):
         process.kill()
         process.wait()
-        RunFolder.reopen(run.path, None, lambda config: None).unlock()
+        RunFolder.reopen(run.path, None, lambda config: None)[0].unlock()
 
 
 def test_a_child_that_outlives_its_parent_does_not_keep_the_lock(run: RunFolder) -> None:
@@ -111,7 +111,7 @@ def test_a_child_that_outlives_its_parent_does_not_keep_the_lock(run: RunFolder)
         process.kill()
         process.wait()
         os.kill(child, 0)  # it lives
-        RunFolder.reopen(run.path, None, lambda config: None).unlock()
+        RunFolder.reopen(run.path, None, lambda config: None)[0].unlock()
 
 
 def test_the_lock_is_for_other_threads_of_the_process_too_and_is_given_back(run: RunFolder) -> None:

@@ -20,10 +20,12 @@ from safetensors.torch import load_file
 
 import fastdqn
 from fastdqn.config import CheckpointConfig, Config, EnvConfig, ReplayConfig
+from fastdqn.engine.device import Backend
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.presets import PRESETS
 from fastdqn.runs import checkpoint, trainer
 from fastdqn.runs import folder as run_folder
+from fastdqn.runs.checks import check
 from fastdqn.runs.evaluation import evaluate
 from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.trainer import train
@@ -58,9 +60,9 @@ def equal(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def go(path: Path, config: Config, **kwargs) -> RunFolder:
+def go(path: Path, config: Config, weights: Path | None = None, device: Backend | None = None) -> RunFolder:
     run = RunFolder.create(path, config)
-    train(run, **kwargs)
+    train(run, check(config, weights, device=device))
     return run
 
 
@@ -233,6 +235,19 @@ def test_bad_configurations_are_refused_before_anything_is_made(tmp_path, change
     with pytest.raises(UserError, match=wanted):
         train(RunFolder(tmp_path / "none", replace(small(), **change)))
     assert not (tmp_path / "none").exists()
+
+
+def test_nothing_is_trained_unchecked_and_nothing_is_checked_twice(tmp_path, monkeypatch):
+    checked = []
+    monkeypatch.setattr(trainer, "check", lambda config: checked.append(config) or check(config))
+    config = small(total_frames=200)
+    train(RunFolder.create(tmp_path / "a", config))
+    assert checked == [config]
+    train(RunFolder.create(tmp_path / "b", config), check(config))
+    assert checked == [config]
+    with pytest.raises(ValueError, match="another configuration"):
+        train(RunFolder.create(tmp_path / "c", config), check(small(total_frames=400)))
+    RunFolder.open(tmp_path / "c").lock()  # it was given back
 
 
 def test_evaluation_is_repeatable_and_counts_whole_games(finished):

@@ -20,8 +20,8 @@ from fastdqn.config import EnvConfig
 from fastdqn.errors import RunFailedError
 from fastdqn.games.envs import AtariEnvs, ColourGame
 from fastdqn.runs import checkpoint
-from fastdqn.runs.build import evaluation_seed
 from fastdqn.runs.evaluation import evaluate, game_rules
+from fastdqn.runs.seeds import evaluation_seed
 from fastdqn.views.film import _BAR, _CHOSEN, _RANDOM, Film, Moment
 from fastdqn.views.record import CONSOLE_FPS, play, record, replay
 

@@ -1,0 +1,195 @@
+"""What can be wrong with what is to be trained, played or filmed; looked at before anything is made."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fastdqn.algorithm.networks import STACK
+from fastdqn.config import Config, NetworkConfig
+from fastdqn.engine import device as devices
+from fastdqn.errors import UserError
+from fastdqn.games.envs import game_names, num_actions
+from fastdqn.json_files import shown
+from fastdqn.runs import checkpoint, memory
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A configuration that can be trained. `check` makes it, and nothing is trained without one.
+
+    Attributes:
+        config: The configuration.
+        device: Where the learner is to live; none takes the GPU if there is one.
+        weights: The file or folder of the weights that the run starts from, none for new ones.
+        policy: What was read there.
+    """
+
+    config: Config
+    device: devices.Backend | None = None
+    weights: Path | None = None
+    policy: checkpoint.Policy | None = None
+
+
+def check(config: Config, weights: Path | None = None, *, device: devices.Backend | None = None) -> Checked:
+    """Raise one error that names every problem of a configuration; cheap, and nothing is made.
+
+    Args:
+        config: What is to be trained.
+        weights: The weights that it is to start from: a run, a checkpoint, or an online.safetensors.
+        device: Where the learner is to live; the GPU if there is one and none is given.
+
+    Returns:
+        What `build` makes the objects of a run from.
+
+    Raises:
+        UserError: A value is out of range, the game is unknown, the replay does not fit, or the weights do not.
+    """
+    problems = [*_game_problems(config.game), *config.validate()]
+    if not problems:
+        problems = [*_ring_problems(config), *_device_problems(config, device)]
+        problems += memory.problems(
+            config, devices.free_gpu_bytes() if device is None else device.free_bytes()
+        )
+        if config.evaluation.every_frames is not None:
+            problems += _protocol_problems(config)
+    if problems:
+        raise UserError("\n".join(problems))
+    policy = None if weights is None else checkpoint.load_policy(weights)
+    if policy is not None:
+        check_policy(policy, config, num_actions(config.game, config.env))
+    return Checked(config, device, weights, policy)
+
+
+def check_played(policy: checkpoint.Policy, config: Config) -> None:
+    """Raise where a policy is not for the game and the network of the run that it is to play as.
+
+    Raises:
+        UserError: The game is unknown, or the weights and config.json are not of one run.
+    """
+    problems = _game_problems(config.game)
+    if problems:
+        raise UserError("\n".join(problems))
+    if policy.network != config.network:
+        raise UserError(
+            f"{policy.source} is of another network than config.json names: "
+            f"{_told(policy.network, config.network)}; one of the two was changed."
+        )
+    check_policy(policy, config, num_actions(config.game, config.env))
+
+
+def check_policy(policy: checkpoint.Policy, config: Config, num_actions: int) -> None:
+    """Raise where weights do not fit a configuration's network.
+
+    Raises:
+        UserError: The shape or the number of actions differs.
+    """
+    if policy.network != config.network:
+        theirs = asdict(policy.network)
+        flags = " ".join(
+            _flag("network", name, theirs[name]) for name in _differing(policy.network, config.network)
+        )
+        raise UserError(
+            f"{policy.source} is of another network than this run's: {_told(policy.network, config.network)}.\n"
+            f"Add {flags}, or name the preset it was trained with."
+        )
+    if policy.num_actions != num_actions:
+        raise UserError(
+            f"{policy.source} knows {policy.num_actions} actions, {config.game} has {num_actions}: it was "
+            "trained on another game or action set."
+        )
+
+
+def _differing(one: NetworkConfig, other: NetworkConfig) -> list[str]:
+    return [name for name, value in asdict(one).items() if value != getattr(other, name)]
+
+
+def _told(one: NetworkConfig, other: NetworkConfig) -> str:
+    """Return the fields in which two networks differ, for people."""
+    return ", ".join(
+        f"{name} {getattr(one, name)} instead of {getattr(other, name)}" for name in _differing(one, other)
+    )
+
+
+def _flag(group: str, name: str, value: object) -> str:
+    """Return how a value is given on the command line."""
+    hyphened = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{group}.{'' if value else 'no-'}{hyphened}"
+    return f"--{group}.{hyphened} {value}"
+
+
+def check_evaluation(config: Config) -> None:
+    """Raise where an evaluation's settings are out of range, or are not for the run's policy.
+
+    Raises:
+        UserError: Every problem, by the name of its flag.
+    """
+    problems = config.validate() or _protocol_problems(config)
+    if problems:
+        raise UserError(_with_flags("\n".join(problems)))
+
+
+def _with_flags(text: str) -> str:
+    return re.sub(r"evaluation\.(\w+)", lambda found: "--" + found[1].replace("_", "-"), text)
+
+
+def _game_problems(game: str) -> list[str]:
+    """EnvPool itself answers to an unknown game with an assertion, and to another kind of game with worse."""
+    names = game_names()
+    if game in names:
+        return []
+    folded = {name.lower(): name for name in names} | {
+        name.lower().removesuffix("-v5"): name for name in names
+    }
+    near = difflib.get_close_matches(game.lower().removesuffix("noframeskip-v4"), folded, n=1, cutoff=0.5)
+    hint = f"did you mean {folded[near[0]]}?" if near else f"EnvPool has {', '.join(names[:5])}, ..."
+    return [f"game = {shown(game)}: EnvPool has no such Atari game; {hint}"]
+
+
+def _ring_problems(config: Config) -> list[str]:
+    envs, n_step = config.env.num_envs, config.learner.n_step
+    problems = []
+    least = envs * (STACK + n_step)
+    if config.replay.capacity < least:
+        problems.append(
+            f"replay.capacity = {config.replay.capacity}: at least {least} is needed, env.num_envs ({envs}) "
+            f"x (stack {STACK} + learner.n_step {n_step})"
+        )
+    if config.replay.warmup_steps < envs * n_step:
+        problems.append(
+            f"replay.warmup_steps = {config.replay.warmup_steps}: at least {envs * n_step} is needed, "
+            f"env.num_envs ({envs}) x learner.n_step ({n_step}), or there is nothing to sample"
+        )
+    return problems
+
+
+def _protocol_problems(config: Config) -> list[str]:
+    """Machado et al. 2018 have agents choose among all 18 actions; a policy knows those it was trained with.
+
+    Its actions could be looked up among the 18, but the score would be another protocol's.
+    """
+    if config.evaluation.protocol != "machado" or config.env.full_action_set:
+        return []
+    return [
+        "evaluation.protocol = machado: it is for policies that choose among all 18 actions; train one with "
+        "--env.full-action-set, or take the protocol own with sticky actions 0.25"
+    ]
+
+
+def _device_problems(config: Config, device: devices.Backend | None) -> list[str]:
+    if device is not None or devices.has_cuda():
+        return []
+    wants = {
+        "learner.accelerate": (config.learner.accelerate, "graph", "auto"),
+        "learner.precision": (config.learner.precision, "tf32", "fp32"),
+        "replay.device": (config.replay.device, "cuda", "auto"),
+    }
+    return [
+        f"{name} = {value!r}: needs a CUDA GPU, and PyTorch sees none here (`fastdqn info` tells); "
+        f"try --{name.replace('_', '-')} {instead}"
+        for name, (value, wanted, instead) in wants.items()
+        if value == wanted
+    ]
