@@ -1,5 +1,4 @@
-// The floor of benchmarks/replay.py: memcpy of the frames that a sample or an add must move, and nothing
-// else.
+// The floor of benchmarks/replay.py: memcpy of the frames that a sample or an add must move, no more.
 #include <sys/mman.h>
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-#include "fastdqn/frame_ring.hpp"
+#include "fastdqn/detail/frame_ring.hpp"
 
 #include <algorithm>
 #include <cstring>

@@ -1,4 +1,4 @@
-#include "fastdqn/lane.hpp"
+#include "fastdqn/detail/lane.hpp"
 
 #include <algorithm>
 #include <cstring>

@@ -1,4 +1,4 @@
-#include "fastdqn/n_step.hpp"
+#include "fastdqn/detail/n_step.hpp"
 
 #include <cmath>
 

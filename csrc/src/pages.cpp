@@ -1,4 +1,4 @@
-#include "fastdqn/pages.hpp"
+#include "fastdqn/detail/pages.hpp"
 
 #include <sys/mman.h>
 

@@ -1,4 +1,4 @@
-#include "fastdqn/random.hpp"
+#include "fastdqn/detail/random.hpp"
 
 namespace fastdqn {
 namespace {

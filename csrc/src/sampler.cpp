@@ -1,4 +1,4 @@
-#include "fastdqn/sampler.hpp"
+#include "fastdqn/detail/sampler.hpp"
 
 #include <algorithm>
 #include <cmath>

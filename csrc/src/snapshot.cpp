@@ -1,4 +1,4 @@
-#include "fastdqn/snapshot.hpp"
+#include "fastdqn/detail/snapshot.hpp"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -12,7 +12,7 @@
 #include <stdexcept>
 #include <system_error>
 
-#include "fastdqn/random.hpp"
+#include "fastdqn/detail/random.hpp"
 
 namespace fastdqn {
 namespace {

@@ -1,4 +1,4 @@
-#include "fastdqn/sum_tree.hpp"
+#include "fastdqn/detail/sum_tree.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -1,7 +1,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "fastdqn/frame_ring.hpp"
+#include "fastdqn/detail/frame_ring.hpp"
 
 using fastdqn::FrameRing;
 using fastdqn::StackRef;

@@ -1,5 +1,5 @@
 #include "check.hpp"
-#include "fastdqn/lane.hpp"
+#include "fastdqn/detail/lane.hpp"
 
 using namespace fastdqn;
 

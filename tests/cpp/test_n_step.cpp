@@ -1,7 +1,7 @@
 #include <cmath>
 
 #include "check.hpp"
-#include "fastdqn/n_step.hpp"
+#include "fastdqn/detail/n_step.hpp"
 
 using fastdqn::NStep;
 using fastdqn::Transition;

@@ -1,7 +1,7 @@
 #include <limits>
 
 #include "check.hpp"
-#include "fastdqn/pages.hpp"
+#include "fastdqn/detail/pages.hpp"
 
 using fastdqn::Pages;
 

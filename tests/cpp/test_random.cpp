@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "fastdqn/random.hpp"
+#include "fastdqn/detail/random.hpp"
 
 using fastdqn::CounterRandom;
 

@@ -2,7 +2,7 @@
 #include <map>
 
 #include "check.hpp"
-#include "fastdqn/sampler.hpp"
+#include "fastdqn/detail/sampler.hpp"
 
 using namespace fastdqn;
 

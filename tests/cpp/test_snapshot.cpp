@@ -8,7 +8,7 @@
 #include <system_error>
 
 #include "check.hpp"
-#include "fastdqn/snapshot.hpp"
+#include "fastdqn/detail/snapshot.hpp"
 #include "replay_fixture.hpp"
 
 using namespace fastdqn;

@@ -3,8 +3,8 @@
 #include <vector>
 
 #include "check.hpp"
-#include "fastdqn/random.hpp"
-#include "fastdqn/sum_tree.hpp"
+#include "fastdqn/detail/random.hpp"
+#include "fastdqn/detail/sum_tree.hpp"
 
 using fastdqn::CounterRandom;
 using fastdqn::SumTree;

@@ -27,8 +27,11 @@
 // Threads. Every public function takes the one mutex of the buffer, so any may be called from any thread at
 // any time; each is atomic to the others. A sample copies its pixels under the mutex: an add waits for it.
 // Exceptions. std::invalid_argument for an argument (the message begins with its name), std::runtime_error
-// for a state, OutOfMemory. Arguments are checked before anything changes: after an exception the buffer is
-// as it was.
+// for a state, OutOfMemory (a std::bad_alloc). Arguments are checked before anything changes: after an
+// exception the buffer is as it was.
+//
+// This header, span.hpp and version.hpp are the contract. What lies in detail/ may change with any version,
+// but for WrittenFrame (lane.hpp) and OutOfMemory (pages.hpp), which this header hands out.
 #pragma once
 
 #include <cstdint>
@@ -37,20 +40,19 @@
 #include <string>
 #include <vector>
 
-#include "fastdqn/lane.hpp"
-#include "fastdqn/n_step.hpp"
-#include "fastdqn/pages.hpp"
-#include "fastdqn/random.hpp"
-#include "fastdqn/sampler.hpp"
-#include "fastdqn/snapshot.hpp"
+#include "fastdqn/detail/lane.hpp"
+#include "fastdqn/detail/n_step.hpp"
+#include "fastdqn/detail/pages.hpp"
+#include "fastdqn/detail/random.hpp"
+#include "fastdqn/detail/sampler.hpp"
+#include "fastdqn/detail/snapshot.hpp"
 #include "fastdqn/span.hpp"
 
 namespace fastdqn {
 
-// What the vector environment does after an episode ends (Gymnasium's names).
+// What the vector environment does after an episode ends (Gymnasium's names; EnvPool's is kNextStep).
 enum class Autoreset : std::uint8_t {
   kNextStep,  // the row after a done brings the new episode's first observation; its action is ignored
-              // (EnvPool)
   kSameStep,  // the done row brings it already; the true last one is in final_observation
   kDisabled,  // begin() starts each episode
 };
@@ -64,16 +66,16 @@ enum class Layout : std::uint8_t {
 struct ReplayOptions {
   std::uint64_t capacity = 0;  // frame slots in all; each environment gets capacity / num_envs
   std::uint64_t num_envs = 1;
-  std::vector<std::uint64_t> frame_shape = {
-      84, 84};               // of one frame, in bytes: uint8 pixels, the last axis fastest
+  // Of one frame, in bytes: uint8 pixels, the last axis fastest.
+  std::vector<std::uint64_t> frame_shape = {84, 84};
   std::uint32_t stack = 4;   // frames an observation, 1 to 255
   std::uint32_t n_step = 1;  // steps a return, at least 1
   double gamma = 0.99;       // discount a step, 0 to 1
   double alpha = 0.0;        // exponent of the priorities, 0 to 1; 0 is uniform sampling
   Autoreset autoreset = Autoreset::kNextStep;
   Layout layout = Layout::kSeparate;
-  std::uint64_t guard_frames =
-      0;  // frames an environment may still add before a sampled row's pixels are lost
+  // Frames an environment may still add before a sampled row's pixels are lost.
+  std::uint64_t guard_frames = 0;
   std::uint64_t seed = 0;
 
   std::uint64_t frame_bytes() const noexcept;  // the product of frame_shape, at most 2^31
@@ -81,8 +83,7 @@ struct ReplayOptions {
 
 // The options that a file was saved with: to make the buffer that can load it. Throws as Replay::load() does,
 // and refuses the first version of the format, whose header could be damaged without a sign. What comes back
-// is what a buffer saved; such a buffer can still be larger than memory, but none of that is touched before
-// use.
+// is what a buffer saved; such a buffer can be larger than memory, none of which is touched before use.
 ReplayOptions saved_options(const std::string& path);
 
 // The rows of a begin(): observation is rows * stack * frame_bytes bytes; env_id has `rows` entries without
@@ -156,17 +157,17 @@ class Replay {
   // Returns how many stacks had to be stored whole.
   std::size_t begin(const BeginRows& rows, std::vector<WrittenFrame>* written);
 
-  // Stores a step of each row's environment. `written` and the result as in begin(). O(rows * stack *
-  // frame_bytes).
+  // Stores a step of each row's environment. `written` and the result as in begin().
+  // O(rows * stack * frame_bytes).
   std::size_t add(const AddRows& rows, std::vector<WrittenFrame>* written);
 
   // Draws `batch_size` rows with replacement and writes them to `batch`. beta in [0, 1] is the exponent of
-  // the importance weights. O(batch_size * stack * frame_bytes). Throws std::runtime_error while nothing is
-  // sampleable.
+  // the importance weights. Throws std::runtime_error while nothing is sampleable.
+  // O(batch_size * stack * frame_bytes).
   void sample(std::size_t batch_size, double beta, const BatchView& batch);
 
-  // The same draw without pixels: a sample from the same state has the same rows. O(batch_size * (stack +
-  // n)).
+  // The same draw without pixels: a sample from the same state has the same rows.
+  // O(batch_size * (stack + n)).
   void plan(std::size_t batch_size, double beta, const PlanView& plan);
 
   // Writes the pixels of planned rows to `batch` (only obs and next_obs, or window, are written). Throws
@@ -187,7 +188,7 @@ class Replay {
   std::uint64_t size() const;
   ReplayStats stats() const;
 
-  // Writes the whole state to a file (see snapshot.hpp): what is stored, the priorities and the random
+  // Writes the whole state to a file (see detail/snapshot.hpp): what is stored, the priorities and the random
   // stream, so that a buffer that loads it continues with the same batches. Pixels go from their place to the
   // file; other calls wait. The file appears whole or not at all, under a name that is free or a regular
   // file's; anything else there is std::invalid_argument. O(bytes stored). Throws std::system_error.

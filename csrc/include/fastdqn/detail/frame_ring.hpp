@@ -50,24 +50,21 @@ class FrameRing {
     return written_ + guard > ring_ ? written_ + guard - ring_ : 0;
   }
 
-  // Copies frame_bytes bytes into the next slot, over the frame `ring` numbers back. O(frame_bytes). Returns
-  // the slot.
+  // Copies frame_bytes bytes into the next slot, over the frame `ring` numbers back, and returns the slot.
+  // O(frame_bytes).
   std::uint64_t push(const std::uint8_t* pixels) noexcept;
 
-  // Copies `count` frames beginning with number `first` to `out`, in at most two runs. All of them must be
-  // live.
+  // Copies `count` live frames beginning with number `first` to `out`, in at most two runs.
   void copy_run(std::uint64_t first, std::uint64_t count, std::uint8_t* out) const noexcept;
 
-  // Writes the `stack` frames of `ref` to `out` (stack * frame_bytes bytes), oldest first. All of them must
-  // be live.
+  // Writes the `stack` live frames of `ref` to `out` (stack * frame_bytes bytes), oldest first.
   void copy_stack(const StackRef& ref, std::uint32_t stack, std::uint8_t* out) const noexcept;
 
   // Asks the processor to fetch what copy_stack() of `ref` will read first, so that it arrives while another
   // stack is being copied. Changes nothing but speed.
   void prefetch(const StackRef& ref) const noexcept;
 
-  // Makes the ring as if `written` frames had been pushed; their pixels must be in the memory already
-  // (restoring).
+  // Restores: as if `written` frames had been pushed, whose pixels must be in the memory already.
   void set_written(std::uint64_t written) noexcept { written_ = written; }
 
  private:

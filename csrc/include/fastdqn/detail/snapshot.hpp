@@ -1,5 +1,4 @@
-// Snapshots: named arrays in one file of the safetensors layout, written from and read into the caller's own
-// memory.
+// Snapshots: named arrays in one safetensors file, written from and read into the caller's own memory.
 //
 // A file is 8 bytes of header length, a JSON header (text entries under __metadata__, and name, dtype, shape
 // and position of each array), and the arrays one after another. Any safetensors reader can open it.

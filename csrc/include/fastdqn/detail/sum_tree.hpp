@@ -1,5 +1,4 @@
-// SumTree: non-negative weights by index, with their sum, their maximum, and the index at a prefix of the
-// sum.
+// SumTree: non-negative weights by index, their sum, their maximum, and the index at a prefix of the sum.
 //
 // Sixteen children a node: a million leaves are five levels, and a node's children are two cache lines. Every
 // change recomputes its ancestors from their children instead of adding a difference, so rounding errors
@@ -7,15 +6,15 @@
 // Sum and maximum share the leaves.
 //
 // Memory: 9.1 bytes a leaf (8, and a fifteenth of 16 for the nodes above), as Pages (nothing until it is
-// written). Threads: none of its own; Replay's mutex guards it. Exceptions: OutOfMemory at construction, else
-// none.
+// written). Threads: none of its own; Replay's mutex guards it.
+// Exceptions: OutOfMemory at construction, else none.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "fastdqn/pages.hpp"
+#include "fastdqn/detail/pages.hpp"
 #include "fastdqn/span.hpp"
 
 namespace fastdqn {
@@ -40,8 +39,8 @@ class SumTree {
   void set(Span<const std::uint64_t> indices, Span<const double> weights) noexcept;
 
   // The index i whose share [sum of weights before i, that + weight i) contains `prefix`. Never one of weight
-  // zero, even where rounding puts the prefix past the end. 0 <= prefix < total(), total() > 0. O(16 *
-  // levels).
+  // zero, even where rounding puts the prefix past the end. 0 <= prefix < total(), total() > 0.
+  // O(16 * levels).
   std::uint64_t find(double prefix) const noexcept;
 
   // The memory of all weights, in order: what saving and restoring moves. After writing to it, call

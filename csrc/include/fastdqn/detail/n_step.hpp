@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "fastdqn/transition.hpp"
+#include "fastdqn/detail/transition.hpp"
 
 namespace fastdqn {
 

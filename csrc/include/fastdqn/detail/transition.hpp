@@ -1,17 +1,16 @@
-// Transition: one step of one environment in 16 bytes; TransitionRing: the last `ring` of them, by sequence
-// number.
+// Transition: one step of one environment in 16 bytes. TransitionRing: the last of them, by sequence number.
 //
 // A transition points at two stacks of the FrameRing. Every transition is followed by at least one new frame,
 // so as many transition slots as frame slots are always enough: a transition is overwritten after its frames,
 // never before.
 //
-// Ownership: the ring borrows its memory. Threads: none of its own; Replay's mutex guards it. Exceptions:
-// none.
+// Ownership: the ring borrows its memory. Threads: none of its own; Replay's mutex guards it.
+// Exceptions: none.
 #pragma once
 
 #include <cstdint>
 
-#include "fastdqn/frame_ring.hpp"
+#include "fastdqn/detail/frame_ring.hpp"
 
 namespace fastdqn {
 

@@ -1,16 +1,17 @@
-// Lane: everything the replay knows of one environment: its frames, its transitions, and which of them may be
-// sampled.
+// Lane: all that the replay knows of one environment: its frames, its transitions, and which may be sampled.
 //
 // A lane is changed by two calls, begin() and step(), each given a stack that was classified beforehand.
 // Classifying reads only, so that a whole call of many rows is checked before anything changes.
 //
-// Sequence numbers count a lane's transitions: 0, 1, 2, ... The sampleable ones are the range [first(),
-// closed()):
-//   closed()  every earlier transition has a closed n-step window: n transitions of its episode exist from it
-//   on, or its
-//             episode has ended;
-//   first()   it and every later transition have an observation whose oldest frame survives `guard_frames`
-//   more frames; intact()  the same with a guard of zero: their pixels are still there.
+// Sequence numbers count a lane's transitions: 0, 1, 2, ... Those that can be sampled are the range
+// [first(), closed()):
+//
+// - closed(): every earlier transition has a closed n-step window: n transitions of its episode exist from it
+//   on, or its episode has ended;
+// - first(): it and every later transition have an observation whose oldest frame survives `guard_frames`
+//   more frames;
+// - intact(): the same with a guard of zero: their pixels are still there.
+//
 // The oldest frame never decreases from one transition to the next, hence ranges and not sets.
 //
 // Threads: none of its own; Replay's mutex guards it. Exceptions: none; preconditions are unchecked.
@@ -20,9 +21,9 @@
 #include <string>
 #include <vector>
 
-#include "fastdqn/frame_ring.hpp"
-#include "fastdqn/n_step.hpp"
-#include "fastdqn/transition.hpp"
+#include "fastdqn/detail/frame_ring.hpp"
+#include "fastdqn/detail/n_step.hpp"
+#include "fastdqn/detail/transition.hpp"
 
 namespace fastdqn {
 

@@ -9,10 +9,10 @@
 #include <string>
 #include <vector>
 
-#include "fastdqn/lane.hpp"
-#include "fastdqn/random.hpp"
+#include "fastdqn/detail/lane.hpp"
+#include "fastdqn/detail/random.hpp"
+#include "fastdqn/detail/sum_tree.hpp"
 #include "fastdqn/span.hpp"
-#include "fastdqn/sum_tree.hpp"
 
 namespace fastdqn {
 
