@@ -5,6 +5,7 @@ import numpy as np
 import numpy.typing as npt
 
 __version__: str
+COLUMNS: dict[str, str]
 
 def saved_options(path: bytes) -> dict[str, Any]: ...
 
@@ -48,43 +49,9 @@ class Replay:
         npt.NDArray[np.bool_],
         int,
     ]: ...
-    def sample(
-        self,
-        batch_size: int,
-        beta: float,
-        obs: object,
-        next_obs: object,
-        window: object,
-        action: object,
-        reward: object,
-        discount: object,
-        weight: object,
-        row: object,
-    ) -> None: ...
-    def plan(
-        self,
-        batch_size: int,
-        beta: float,
-        obs_frames: object,
-        next_frames: object,
-        action: object,
-        reward: object,
-        discount: object,
-        weight: object,
-        row: object,
-    ) -> None: ...
-    def gather(
-        self,
-        row: object,
-        obs: object,
-        next_obs: object,
-        window: object,
-        action: object,
-        reward: object,
-        discount: object,
-        weight: object,
-        out_row: object,
-    ) -> None: ...
+    def sample(self, batch_size: int, beta: float, out: object) -> None: ...
+    def plan(self, batch_size: int, beta: float, out: object) -> None: ...
+    def gather(self, row: object, out: object) -> None: ...
     def read_frames(self, first_slot: int, out: object) -> None: ...
     def update_priorities(self, row: object, priority: object) -> int: ...
     def save(self, path: bytes) -> None: ...

@@ -31,7 +31,7 @@ import operator
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, SupportsIndex, TypeAlias
@@ -47,6 +47,9 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Floats: TypeAlias = npt.NDArray[np.float32]
 Integers: TypeAlias = npt.NDArray[np.int64]
+
+COLUMNS: Mapping[str, np.dtype[Any]] = {name: np.dtype(kind) for name, kind in _core.COLUMNS.items()}
+"""The columns of a batch and of a plan, one value a transition: names and dtypes, as the core lists them."""
 
 # As the core numbers them.
 _AUTORESET = ("next_step", "same_step", "disabled")
@@ -320,18 +323,7 @@ class ReplayBuffer:
         beta = _number("beta", beta)
         batch = self.make_batch(batch_size) if out is None else out
         _instance("out", batch, Batch)
-        self._core.sample(
-            batch_size,
-            beta,
-            batch.obs,
-            batch.next_obs,
-            batch.window,
-            batch.action,
-            batch.reward,
-            batch.discount,
-            batch.weight,
-            batch.row,
-        )
+        self._core.sample(batch_size, beta, batch)
         return batch
 
     def plan(self, batch_size: int, beta: float = 1.0, out: Plan | None = None) -> Plan:
@@ -350,19 +342,9 @@ class ReplayBuffer:
         """
         batch_size = _integer("batch_size", batch_size, 1)
         slots = (batch_size, self.stack)
-        plan = out or Plan(np.empty(slots, np.int64), np.empty(slots, np.int64), *_columns(batch_size))
+        plan = out or Plan(np.empty(slots, np.int64), np.empty(slots, np.int64), **_columns(batch_size))
         _instance("out", plan, Plan)
-        self._core.plan(
-            batch_size,
-            _number("beta", beta),
-            plan.obs_frames,
-            plan.next_frames,
-            plan.action,
-            plan.reward,
-            plan.discount,
-            plan.weight,
-            plan.row,
-        )
+        self._core.plan(batch_size, _number("beta", beta), plan)
         return plan
 
     def gather(self, plan: Plan, out: Batch | None = None) -> Batch:
@@ -381,23 +363,12 @@ class ReplayBuffer:
         _instance("plan", plan, Plan)
         batch = self.make_batch(len(plan.row)) if out is None else out
         _instance("out", batch, Batch)
-        columns = ("action", "reward", "discount", "weight", "row")
         # Copies, because a batch may have the plan's own arrays, under other names, too.
-        pairs = [(getattr(batch, name), getattr(plan, name).copy()) for name in columns]
-        for name, (target, source) in zip(columns, pairs, strict=True):
+        pairs = [(getattr(batch, name), getattr(plan, name).copy()) for name in COLUMNS]
+        for name, (target, source) in zip(COLUMNS, pairs, strict=True):
             if target.shape != source.shape or target.dtype != source.dtype:
                 raise ValueError(f"out: {name} must be {source.dtype} {source.shape}")
-        self._core.gather(
-            plan.row,
-            batch.obs,
-            batch.next_obs,
-            batch.window,
-            batch.action,
-            batch.reward,
-            batch.discount,
-            batch.weight,
-            batch.row,
-        )
+        self._core.gather(plan.row, batch)
         for target, source in pairs:
             np.copyto(target, source)
         return batch
@@ -443,9 +414,9 @@ class ReplayBuffer:
         columns = _columns(batch_size)
         if self.layout == "window":
             window = np.zeros((batch_size, self.stack + 1, *self.frame_shape), np.uint8)
-            return Batch(window[:, :-1], window[:, 1:], *columns, window=window)
+            return Batch(window[:, :-1], window[:, 1:], **columns, window=window)
         shape = (batch_size, self.stack, *self.frame_shape)
-        return Batch(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8), *columns)
+        return Batch(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8), **columns)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole state to a file: contents, priorities and the state of the sampling.
@@ -572,14 +543,8 @@ def _is_ragged(final: object) -> bool:
     return isinstance(final, list | tuple) or (isinstance(final, np.ndarray) and final.dtype == object)
 
 
-def _columns(batch_size: int) -> tuple[Integers, Floats, Floats, Floats, Integers]:
-    return (
-        np.empty(batch_size, np.int64),
-        np.empty(batch_size, np.float32),
-        np.empty(batch_size, np.float32),
-        np.empty(batch_size, np.float32),
-        np.empty(batch_size, np.int64),
-    )
+def _columns(batch_size: int) -> dict[str, npt.NDArray[Any]]:
+    return {name: np.empty(batch_size, dtype) for name, dtype in COLUMNS.items()}
 
 
 def _integer(name: str, value: SupportsIndex, least: int, most: int = 2**64 - 1) -> int:

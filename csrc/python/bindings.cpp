@@ -14,6 +14,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "fastdqn/detail/columns.hpp"
 #include "fastdqn/replay.hpp"
 #include "fastdqn/version.hpp"
 
@@ -43,6 +44,14 @@ constexpr char kind_of() {
   return std::is_signed_v<T> ? 'i' : 'u';
 }
 
+// numpy's name of T, such as "int64".
+template <class T>
+std::string dtype_of() {
+  if (kind_of<T>() == 'b') return "bool";
+  const std::string kind = kind_of<T>() == 'f' ? "float" : kind_of<T>() == 'i' ? "int" : "uint";
+  return kind + std::to_string(8 * sizeof(T));
+}
+
 // Whether the elements are T in the machine's byte order. By kind and size, since C has two 64-bit integers.
 template <class T>
 bool holds(const py::array& array) {
@@ -57,7 +66,7 @@ py::array as_array(const py::object& object, const char* name) {
                        std::string(py::str(py::type::of(object).attr("__name__"))));
 }
 
-[[noreturn]] void refuse_dtype(const char* name, const char* wanted, const py::array& array) {
+[[noreturn]] void refuse_dtype(const char* name, const std::string& wanted, const py::array& array) {
   throw py::type_error(std::string(name) + ": dtype must be " + wanted + ", not " +
                        std::string(py::str(array.dtype())));
 }
@@ -104,9 +113,9 @@ const bool* flags_of(const py::object& object, const char* name, std::size_t row
 
 // An output: exactly the array that the core will fill.
 template <class T>
-T* output_of(const py::object& object, const char* name, const char* dtype, const Shape& shape) {
+T* output_of(const py::object& object, const char* name, const Shape& shape) {
   py::array array = as_array(object, name);
-  if (!holds<T>(array)) refuse_dtype(name, dtype, array);
+  if (!holds<T>(array)) refuse_dtype(name, dtype_of<T>(), array);
   check_shape(array, name, shape);
   if (!is_contiguous(array)) throw py::value_error(std::string(name) + ": must be C-contiguous");
   if (!array.writeable()) throw py::value_error(std::string(name) + ": must be writeable");
@@ -158,37 +167,31 @@ class PyReplay {
     return added(written, run([&] { return core_.add(rows, &written); }));
   }
 
-  void sample(py::ssize_t batch_size, double beta, const py::object& obs, const py::object& next_obs,
-              const py::object& window, const py::object& action, const py::object& reward,
-              const py::object& discount, const py::object& weight, const py::object& row) {
-    fastdqn::BatchView view = pixels_of(batch_size, obs, next_obs, window);
-    set_columns(view, batch_size, action, reward, discount, weight, row);
+  // `out` is a Batch of fastdqn.replay: its arrays are filled.
+  void sample(py::ssize_t batch_size, double beta, const py::object& out) {
+    const fastdqn::BatchView view = batch_view(out, batch_size);
     run([&] { core_.sample(static_cast<std::size_t>(batch_size), beta, view); });
   }
 
-  void plan(py::ssize_t batch_size, double beta, const py::object& obs_frames, const py::object& next_frames,
-            const py::object& action, const py::object& reward, const py::object& discount,
-            const py::object& weight, const py::object& row) {
+  // `out` is a Plan of fastdqn.replay.
+  void plan(py::ssize_t batch_size, double beta, const py::object& out) {
     const Shape shape{batch_size, static_cast<py::ssize_t>(core_.options().stack)};
     fastdqn::PlanView view;
-    view.obs_frames = output_of<std::int64_t>(obs_frames, "obs_frames", "int64", shape);
-    view.next_frames = output_of<std::int64_t>(next_frames, "next_frames", "int64", shape);
-    set_columns(view, batch_size, action, reward, discount, weight, row);
+    view.obs_frames = output_of<std::int64_t>(out.attr("obs_frames"), "obs_frames", shape);
+    view.next_frames = output_of<std::int64_t>(out.attr("next_frames"), "next_frames", shape);
+    set_columns(view, out, batch_size);
     run([&] { core_.plan(static_cast<std::size_t>(batch_size), beta, view); });
   }
 
-  // `row` names what to fetch; the other columns are checked as outputs and left to the caller to fill.
-  void gather(const py::object& row, const py::object& obs, const py::object& next_obs,
-              const py::object& window, const py::object& action, const py::object& reward,
-              const py::object& discount, const py::object& weight, const py::object& out_row) {
+  // `row` names what to fetch into the pixels of `out`, a Batch. Its columns are checked as outputs and left to
+  // the caller to fill.
+  void gather(const py::object& row, const py::object& out) {
     std::vector<py::object> keep;
     std::vector<std::int64_t> converted;
     const std::size_t count = rows_of(row, "row");
     const std::int64_t* rows =
         column_of<std::int64_t, std::int64_t>(row, "row", "int64", count, keep, converted);
-    const py::ssize_t batch_size = static_cast<py::ssize_t>(count);
-    fastdqn::BatchView view = pixels_of(batch_size, obs, next_obs, window);
-    set_columns(view, batch_size, action, reward, discount, weight, out_row);
+    const fastdqn::BatchView view = batch_view(out, static_cast<py::ssize_t>(count));
     run([&] { core_.gather({rows, count}, view); });
   }
 
@@ -196,7 +199,7 @@ class PyReplay {
     const std::size_t count = rows_of(out, "out");
     Shape shape = frame_shape_;
     shape.insert(shape.begin(), static_cast<py::ssize_t>(count));
-    std::uint8_t* pixels = output_of<std::uint8_t>(out, "out", "uint8", shape);
+    std::uint8_t* pixels = output_of<std::uint8_t>(out, "out", shape);
     run([&] { core_.read_frames(first_slot, count, pixels); });
   }
 
@@ -293,29 +296,27 @@ class PyReplay {
       throw py::value_error(std::string(name) + ": must be the view of window that make_batch() gives");
   }
 
-  fastdqn::BatchView pixels_of(py::ssize_t batch, const py::object& obs, const py::object& next_obs,
-                               const py::object& window) const {
+  fastdqn::BatchView batch_view(const py::object& out, py::ssize_t batch) const {
     const std::uint32_t stack = core_.options().stack;
+    const py::object obs = out.attr("obs"), next_obs = out.attr("next_obs");
     fastdqn::BatchView view;
     if (core_.options().layout == Layout::kWindow) {
-      view.window = output_of<std::uint8_t>(window, "window", "uint8", pixel_shape(batch, stack + 1));
+      view.window = output_of<std::uint8_t>(out.attr("window"), "window", pixel_shape(batch, stack + 1));
       check_window_view(obs, "obs", view.window, batch, 0);
       check_window_view(next_obs, "next_obs", view.window, batch, 1);
     } else {
-      view.obs = output_of<std::uint8_t>(obs, "obs", "uint8", pixel_shape(batch, stack));
-      view.next_obs = output_of<std::uint8_t>(next_obs, "next_obs", "uint8", pixel_shape(batch, stack));
+      view.obs = output_of<std::uint8_t>(obs, "obs", pixel_shape(batch, stack));
+      view.next_obs = output_of<std::uint8_t>(next_obs, "next_obs", pixel_shape(batch, stack));
     }
+    set_columns(view, out, batch);
     return view;
   }
 
   template <class View>
-  static void set_columns(View& view, py::ssize_t batch, const py::object& action, const py::object& reward,
-                          const py::object& discount, const py::object& weight, const py::object& row) {
-    view.action = output_of<std::int64_t>(action, "action", "int64", {batch});
-    view.reward = output_of<float>(reward, "reward", "float32", {batch});
-    view.discount = output_of<float>(discount, "discount", "float32", {batch});
-    view.weight = output_of<float>(weight, "weight", "float32", {batch});
-    view.row = output_of<std::int64_t>(row, "row", "int64", {batch});
+  static void set_columns(View& view, const py::object& out, py::ssize_t batch) {
+    fastdqn::each_column(view, [&](const char* name, auto*& column) {
+      column = output_of<std::remove_reference_t<decltype(*column)>>(out.attr(name), name, {batch});
+    });
   }
 
   static py::tuple added(const std::vector<fastdqn::WrittenFrame>& written, std::size_t whole) {
@@ -372,6 +373,16 @@ py::dict saved_options(const std::string& path) {
   return dict;
 }
 
+// The names of a batch's columns, in order, with numpy's names of their types.
+py::dict columns() {
+  py::dict dict;
+  fastdqn::BatchView view;
+  fastdqn::each_column(view, [&](const char* name, auto* column) {
+    dict[name] = dtype_of<std::remove_reference_t<decltype(*column)>>();
+  });
+  return dict;
+}
+
 // A message that may name a file, whose name need not be UTF-8.
 py::object text_of(const std::exception& error) {
   return py::reinterpret_steal<py::object>(PyUnicode_DecodeFSDefault(error.what()));
@@ -395,6 +406,7 @@ void translate_error(std::exception_ptr pointer) {
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The C++ core of fastdqn. Use fastdqn.replay: this module's functions are its private side.";
   module.attr("__version__") = FASTDQN_VERSION_STRING;
+  module.attr("COLUMNS") = columns();
   py::register_exception_translator(translate_error);
   module.def("saved_options", &saved_options, py::arg("path"));
   // Python's own metaclass: there are no static properties, and type checkers know it.
@@ -412,15 +424,9 @@ PYBIND11_MODULE(_core, module) {
       .def("begin", &PyReplay::begin, py::arg("observation"), py::arg("env_id"))
       .def("add", &PyReplay::add, py::arg("action"), py::arg("observation"), py::arg("reward"),
            py::arg("terminated"), py::arg("truncated"), py::arg("env_id"), py::arg("final_observation"))
-      .def("sample", &PyReplay::sample, py::arg("batch_size"), py::arg("beta"), py::arg("obs"),
-           py::arg("next_obs"), py::arg("window"), py::arg("action"), py::arg("reward"), py::arg("discount"),
-           py::arg("weight"), py::arg("row"))
-      .def("plan", &PyReplay::plan, py::arg("batch_size"), py::arg("beta"), py::arg("obs_frames"),
-           py::arg("next_frames"), py::arg("action"), py::arg("reward"), py::arg("discount"),
-           py::arg("weight"), py::arg("row"))
-      .def("gather", &PyReplay::gather, py::arg("row"), py::arg("obs"), py::arg("next_obs"),
-           py::arg("window"), py::arg("action"), py::arg("reward"), py::arg("discount"), py::arg("weight"),
-           py::arg("out_row"))
+      .def("sample", &PyReplay::sample, py::arg("batch_size"), py::arg("beta"), py::arg("out"))
+      .def("plan", &PyReplay::plan, py::arg("batch_size"), py::arg("beta"), py::arg("out"))
+      .def("gather", &PyReplay::gather, py::arg("row"), py::arg("out"))
       .def("read_frames", &PyReplay::read_frames, py::arg("first_slot"), py::arg("out"))
       .def("update_priorities", &PyReplay::update_priorities, py::arg("row"), py::arg("priority"))
       .def("save", &PyReplay::save, py::arg("path"))

@@ -7,6 +7,8 @@
 #include <limits>
 #include <stdexcept>
 
+#include "fastdqn/detail/columns.hpp"
+
 namespace fastdqn {
 namespace {
 
@@ -94,14 +96,9 @@ class Outputs {
     arrays_[count_++] = {name, begin, end};
   }
 
-  // The columns that a BatchView and a PlanView share.
   template <class View>
   void add_columns(const View& view, std::size_t rows) {
-    add("action", view.action, rows);
-    add("reward", view.reward, rows);
-    add("discount", view.discount, rows);
-    add("weight", view.weight, rows);
-    add("row", view.row, rows);
+    each_column(view, [&](const char* name, const auto* column) { add(name, column, rows); });
   }
 
  private:

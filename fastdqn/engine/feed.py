@@ -21,19 +21,19 @@ from torch import Tensor
 from fastdqn.algorithm.update import Batch
 from fastdqn.engine.device import Backend, Event
 from fastdqn.engine.learner import LaunchInputs, LaunchResults
-from fastdqn.replay import Added, Plan, ReplayBuffer
+from fastdqn.replay import COLUMNS, Added, Plan, ReplayBuffer
 from fastdqn.replay import Batch as HostBatch
 
 _ALIGNMENT = 64
 _STORES_IN_FLIGHT = 3
 _CHUNK = 4096
 
+_FIELDS = tuple(Batch.__annotations__)
+_PIXELS = ("obs", "next_obs")
 _COLUMNS = {
-    "action": torch.int64,
-    "reward": torch.float32,
-    "discount": torch.float32,
-    "weight": torch.float32,
+    name: torch.from_numpy(np.empty(0, dtype)).dtype for name, dtype in COLUMNS.items() if name in _FIELDS
 }
+"""The replay's columns that an update reads, and so are sent. The names of the rows stay here."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class _Feed:
         self._replay, self._backend, self._size = replay, backend, batch_size
         self._delay = queueing.priority_delay
         columns = {name: ((batch_size,), dtype) for name, dtype in _COLUMNS.items()}
-        self._layout = {"obs": pixels, "next_obs": pixels, **columns}
+        self._layout = {**dict.fromkeys(_PIXELS, pixels), **columns}
         count = queueing.updates
         size = count * sum(_padded(shape, dtype) for shape, dtype in self._layout.values())
         slots = 1 if backend.shares_memory else queueing.in_flight
@@ -255,9 +255,7 @@ class HostFeed(_Feed):
     ) -> None:
         shape = (batch_size, replay.stack, *replay.frame_shape)
         super().__init__(replay, batch_size, backend, queueing, (shape, torch.uint8))
-        self.inputs = LaunchInputs(
-            [tuple(fields[n] for n in Batch.__annotations__) for fields in self._parts], Batch
-        )
+        self.inputs = LaunchInputs([tuple(part[name] for name in _FIELDS) for part in self._parts], Batch)
 
     def _fill(self, fields: dict[str, NDArray[Any]], row: NDArray[np.int64], beta: float) -> None:
         self._replay.sample(self._size, beta=beta, out=HostBatch(**fields, row=row))
@@ -291,8 +289,7 @@ class DeviceFeed(_Feed):
         slots = replay.ring * replay.num_envs
         self.frames = torch.zeros((slots, *replay.frame_shape), dtype=torch.uint8, device=backend.device)
         self.inputs = LaunchInputs(
-            [(self.frames, *(fields[n] for n in Batch.__annotations__)) for fields in self._parts],
-            gather_batch,
+            [(self.frames, *(part[name] for name in _FIELDS)) for part in self._parts], gather_batch
         )
         most = replay.num_envs * replay.stack
         self._new = [
@@ -343,27 +340,15 @@ class DeviceFeed(_Feed):
         self._replay.plan(self._size, beta=beta, out=Plan(**numbers, **fields, row=row))
 
 
-def gather_batch(
-    frames: Tensor,
-    obs: Tensor,
-    action: Tensor,
-    reward: Tensor,
-    discount: Tensor,
-    next_obs: Tensor,
-    weight: Tensor,
-) -> Batch:
+def gather_batch(frames: Tensor, *planned: Tensor) -> Batch:
     """Return the batch of a plan.
 
     Args:
         frames: uint8 [slots, height, width].
-        obs: int64 [B, stack], slots of the observations' frames.
-        action: int64 [B].
-        reward: float32 [B].
-        discount: float32 [B].
-        next_obs: int64 [B, stack].
-        weight: float32 [B].
+        planned: The batch's fields in their order; for pixels int64 [B, stack], the slots of their frames.
     """
-    return Batch(frames[obs], action, reward, discount, frames[next_obs], weight)
+    named = dict(zip(_FIELDS, planned, strict=True))
+    return Batch(**{name: frames[value] if name in _PIXELS else value for name, value in named.items()})
 
 
 def _padded(shape: tuple[int, ...], dtype: torch.dtype) -> int:

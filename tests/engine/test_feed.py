@@ -46,7 +46,7 @@ def sampled(feed: HostFeed, beta: float) -> Batch:
 
 def test_a_batch_is_what_the_replay_samples():
     batch, wanted = sampled(host_feed(filled(0.0), 8), 1.0), filled(0.0).sample(8)
-    for name in ("obs", "next_obs", "action", "reward", "discount", "weight"):
+    for name in Batch.__annotations__:
         assert np.array_equal(getattr(batch, name).numpy(), getattr(wanted, name)), name
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fastdqn.replay import Batch, Plan, ReplayBuffer
+from fastdqn.replay import COLUMNS, Batch, Plan, ReplayBuffer
 from tests.reference.toy_env import ToyVectorEnv
 
 FRAME_SHAPE = (3, 5)
@@ -473,17 +473,28 @@ def test_a_batch_has_the_documented_types() -> None:
     assert [(a.dtype, a.shape) for a in (plan.obs_frames, plan.next_frames)] == [
         (np.dtype("int64"), index)
     ] * 2
+    documented = {
+        "action": "int64",
+        "reward": "float32",
+        "discount": "float32",
+        "weight": "float32",
+        "row": "int64",
+    }
     for values in (batch, plan):
-        for name, dtype in {
-            "action": "int64",
-            "reward": "float32",
-            "discount": "float32",
-            "weight": "float32",
-            "row": "int64",
-        }.items():
+        for name, dtype in documented.items():
             array = getattr(values, name)
             assert (array.dtype, array.shape) == (np.dtype(dtype), (9,)), name
+    assert {name: str(dtype) for name, dtype in COLUMNS.items()} == documented
     assert batch.window is None
+
+
+def test_a_batch_and_a_plan_have_the_cores_columns_beside_their_pixels() -> None:
+    """Fault: a column that the core fills, and a class without it; or a field that nothing fills."""
+    names = [[field.name for field in dataclasses.fields(kind)] for kind in (Batch, Plan)]
+    assert names == [
+        ["obs", "next_obs", *COLUMNS, "window"],
+        ["obs_frames", "next_frames", *COLUMNS],
+    ]
 
 
 def test_a_window_is_one_block() -> None:
@@ -585,9 +596,6 @@ def test_a_wrong_out_is_refused_by_name(call: str, field: str, fault: str) -> No
         expected = filled().gather(plan)
         np.testing.assert_array_equal(getattr(batch, field), getattr(expected, field))
     assert replay.stats() == before
-
-
-COLUMNS = ("action", "reward", "discount", "weight", "row")
 
 
 @pytest.mark.parametrize("call", ["sample", "gather", "plan"])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastdqn.replay import Added, ReplayBuffer
+from fastdqn.replay import COLUMNS, Added, ReplayBuffer
 
 FRAME_SHAPE = (3, 2)
 
@@ -76,7 +76,7 @@ def make(**options: Any) -> ReplayBuffer:
 def assert_same_batches(one: ReplayBuffer, other: ReplayBuffer, rounds: int = 3) -> None:
     for _ in range(rounds):
         first, second = one.sample(16, beta=0.5), other.sample(16, beta=0.5)
-        for name in ("obs", "next_obs", "action", "reward", "discount", "weight", "row"):
+        for name in ("obs", "next_obs", *COLUMNS):
             np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
 
 
