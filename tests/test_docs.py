@@ -320,7 +320,7 @@ int main() {{
   constexpr int kPixels = 32 * 4 * 84 * 84;
   std::vector<std::uint8_t> pixels(3 * kPixels);
   std::uint8_t *observation = pixels.data(), *obs = observation + kPixels, *next_obs = obs + kPixels;
-  std::int32_t action[8] = {{}};
+  std::int64_t action[8] = {{}};
   float reward[8] = {{}}, rewards[32], discounts[32], weights[32];
   bool terminated[8] = {{}}, truncated[8] = {{}};
   std::int64_t actions[32], rows[32];
