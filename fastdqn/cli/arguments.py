@@ -51,11 +51,6 @@ class Given:
     wants_help: bool
 
 
-@dataclass(frozen=True)
-class _Listing:
-    json: bool = False
-
-
 def flags_of(cls: type[Any], prefix: str = "") -> dict[str, Any]:
     """Return the flags of a dataclass, those inside it included, each with its type."""
     flags: dict[str, Any] = {}
@@ -97,24 +92,10 @@ def scan(cls: type[Any], words: Sequence[str], positional: str, *, many: bool = 
     return given
 
 
-def wants_json(words: Sequence[str], *, prog: str, about: str) -> bool:
-    """Return whether --json, the one flag of a command that only lists something, is given.
-
-    Args:
-        words: The command line after the command; where it asks for help, that is printed and the process ends.
-        prog: What the help calls the command.
-        about: Stands above the help.
-    """
-    given = scan(_Listing, words, positional="")
-    if given.wants_help:
-        print(f"{_fill(about)}\n\nusage: {prog} [-h] [--json]\n")
-        print("  -h, --help  show this help message and exit\n  --json      write one JSON object to stdout")
-        raise SystemExit(0)
-    return "--json" in given.values
-
-
 def parse(cls: type[T], words: Sequence[str], *, prog: str, about: str, default: T | None = None) -> T:
-    """Let tyro build `cls` from words that `scan` let pass; if they ask for help, print it and exit with 0.
+    """Build `cls` from words that `scan` let pass; if they ask for help, print it and exit with 0.
+
+    Tyro does that. A dataclass of nothing but switches does without it.
 
     Args:
         cls: The dataclass of the command's arguments.
@@ -123,13 +104,28 @@ def parse(cls: type[T], words: Sequence[str], *, prog: str, about: str, default:
         about: Stands above the help.
         default: The values where no flag is given; those of the fields if none.
     """
+    wants_help = any(word in _HELP for word in words)
+    if wants_help:
+        print(f"{_fill(about)}\n")  # tyro would join its lines
+    if set(flags_of(cls).values()) == {bool}:
+        return _parse_switches(cls, words, prog, wants_help)
     import tyro
 
-    if any(word in _HELP for word in words):
-        print(f"{_fill(about)}\n")  # tyro would join its lines
     keywords: dict[str, Any] = {} if default is None else {"default": default}
     result: T = tyro.cli(cls, args=list(words), prog=prog, description="", registry=_registry(), **keywords)
     return result
+
+
+def _parse_switches(cls: type[T], words: Sequence[str], prog: str, wants_help: bool) -> T:
+    texts = describe_fields(cls)
+    if wants_help:
+        print(f"usage: {prog} [-h] {' '.join(f'[--{name}]' for name in texts)}\n")
+        lines = {"-h, --help": "show this help message and exit"} | {
+            f"--{n}": text for n, text in texts.items()
+        }
+        print("\n".join(f"  {flag:<12}{text}" for flag, text in lines.items()))
+        raise SystemExit(0)
+    return cls(**{name: f"--{name}" in words for name in texts})
 
 
 def _fill(text: str) -> str:

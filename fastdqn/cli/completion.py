@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import typing
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -79,23 +80,12 @@ def script() -> str:
 
 def _flags(command: str) -> dict[str, Sequence[str]]:
     """Return the flags of a command, each with what can follow it where that is known."""
-    from fastdqn.cli.evaluate import EvaluateArguments
-    from fastdqn.cli.export import ExportArguments
-    from fastdqn.cli.plot import PlotArguments
-    from fastdqn.cli.record import RecordArguments
-    from fastdqn.cli.train import TrainArguments
-
-    classes: dict[str, tuple[type[Any], str]] = {
-        "train": (TrainArguments, "--game"),
-        "evaluate": (EvaluateArguments, "--run"),
-        "record": (RecordArguments, "--run"),
-        "plot": (PlotArguments, "--runs"),
-        "export": (ExportArguments, "--run"),
+    if command == "completion":
+        return {}
+    its = importlib.import_module(f"fastdqn.cli.{command}").COMMAND
+    known = {
+        flag: _choices(hint) for flag, hint in flags_of(its.takes).items() if flag != f"--{its.positional}"
     }
-    if command not in classes:
-        return {} if command == "completion" else {"--json": ()}
-    cls, positional = classes[command]
-    known = {flag: _choices(hint) for flag, hint in flags_of(cls).items() if flag != positional}
     return known | ({"--preset": tuple(PRESETS)} if command == "train" else {})
 
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from fastdqn.cli import extras
-from fastdqn.cli.arguments import parse, scan
+from fastdqn.cli.command import Command, answer, open_run
 from fastdqn.cli.counts import which_of
-from fastdqn.cli.progress import loading
 from fastdqn.config import Protocol
-from fastdqn.errors import UserError
 from fastdqn.games.scores import SOURCE
 
 if TYPE_CHECKING:
@@ -67,19 +62,17 @@ class EvaluateArguments:
     """Write one JSON object to stdout instead of a table."""
 
 
+COMMAND = Command(
+    "evaluate", EvaluateArguments, _ABOUT, "fastdqn evaluate RUN", positional="run", needs=("train",)
+)
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command; return the exit code."""
-    scan(EvaluateArguments, words, positional="run")
-    arguments = parse(EvaluateArguments, words, prog="fastdqn evaluate", about=_ABOUT)
-    if not arguments.run:
-        raise UserError("evaluate needs the folder of a run.\n  Type: fastdqn evaluate RUN")
+    arguments = COMMAND.read(words)
     which = which_of(arguments.checkpoint)
-    extras.require()
-    from fastdqn.runs.folder import RunFolder
-
-    run = RunFolder.open(Path(arguments.run))
-    with loading("PyTorch and EnvPool"):
-        from fastdqn.runs.evaluation import evaluate
+    run = open_run(arguments.run, "fastdqn.runs.evaluation")
+    from fastdqn.runs.evaluation import evaluate
 
     result = evaluate(
         run,
@@ -93,8 +86,7 @@ def main(words: Sequence[str]) -> int:
         seed=arguments.seed,
         on_episode=lambda game, value: _say(f"game {game}: {value:g}"),
     )
-    print(json.dumps(result.row()) if arguments.json else "\n".join(_table(result)))
-    return 0
+    return answer(result.row(), _table(result), as_json=arguments.json)
 
 
 def _say(line: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from fastdqn.cli import extras
-from fastdqn.cli.arguments import parse, scan
+from fastdqn.cli.command import Command, answer, open_run
 from fastdqn.cli.counts import which_of
-from fastdqn.cli.progress import loading
-from fastdqn.errors import UserError
 
 _ABOUT = """Write the policy of a checkpoint to one file. What is written takes
 uint8 [N, 4, 84, 84], N from 1, and gives float32 [N, actions]; another dtype or
@@ -54,31 +50,28 @@ class ExportArguments:
     """Write one JSON object to stdout instead of sentences."""
 
 
+COMMAND = Command(
+    "export", ExportArguments, _ABOUT, "fastdqn export RUN --format pt2", positional="run", needs=("train",)
+)
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command; return the exit code."""
-    scan(ExportArguments, words, positional="run")
-    arguments = parse(ExportArguments, words, prog="fastdqn export", about=_ABOUT)
-    if not arguments.run:
-        raise UserError("export needs the folder of a run.\n  Type: fastdqn export RUN --format pt2")
-    extras.require()
-    from fastdqn.runs.folder import RunFolder
+    arguments = COMMAND.read(words)
+    run = open_run(arguments.run, "fastdqn.views.export")
+    from fastdqn.views.export import export
 
-    run = RunFolder.open(Path(arguments.run))
-    with loading("PyTorch and EnvPool"):
-        from fastdqn.views.export import export
     result = export(
         run,
         arguments.format,
         Path(arguments.out) if arguments.out else None,
         which=which_of(arguments.checkpoint),
     )
-    if arguments.json:
-        print(json.dumps(result.row()))
-        return 0
-    print(f"{result.path}\n  {result.num_actions} actions of {run.config.game}, weights {result.weights}")
-    print(
+    lines = [
+        str(result.path),
+        f"  {result.num_actions} actions of {run.config.game}, weights {result.weights}",
         f"  differs from the run's network by {result.largest_difference:.1e} at most, in "
-        f"{result.frames_checked:,} frames"
-    )
-    print(f"  to use it: {_USE[result.format].format(path=result.path)}")
-    return 0
+        f"{result.frames_checked:,} frames",
+        f"  to use it: {_USE[result.format].format(path=result.path)}",
+    ]
+    return answer(result.row(), lines, as_json=arguments.json)

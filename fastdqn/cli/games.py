@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from fastdqn.cli import extras
-from fastdqn.cli.arguments import wants_json
+from fastdqn.cli.command import Command, Listing, answer
 from fastdqn.cli.progress import loading
 from fastdqn.config import EnvConfig
 from fastdqn.games.actions import action_names, full_actions, known_games, minimal_actions
@@ -19,24 +18,28 @@ _ABOUT = """List the Atari games that EnvPool has, and the actions of each: how 
 and the names of those it uses; with --json, the names in the full set, too."""
 
 
+COMMAND = Command("games", Listing, _ABOUT)
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command; return the exit code."""
-    as_json = wants_json(words, prog="fastdqn games", about=_ABOUT)
+    arguments = COMMAND.read(words)
     games = _games()
-    if as_json:
-        print(json.dumps(games))
-        return 0
-    print(f"{'game':<22}{'uses':>4}{'all':>5}")
+    answer(games, _table(games), as_json=arguments.json)
+    missing = extras.what_is_missing()
+    if missing and not arguments.json:
+        print(f"fastdqn games: {missing}", file=sys.stderr)
+    return 0
+
+
+def _table(games: dict[str, dict[str, list[str]]]) -> Iterator[str]:
+    yield f"{'game':<22}{'uses':>4}{'all':>5}"
     for game, actions in games.items():
         uses, full = actions["actions"], actions["full_actions"]
         names = "all of them" if uses == full else ", ".join(uses)
         wrapped = textwrap.wrap(names, 46, break_on_hyphens=False)
-        print(f"{game:<22}{len(uses):>4}{len(full):>5}  " + f"\n{'':<33}".join(wrapped))
-    print(f"\n{len(games)} games; to begin: fastdqn train Pong-v5")
-    missing = extras.what_is_missing()
-    if missing:
-        print(f"fastdqn games: {missing}", file=sys.stderr)
-    return 0
+        yield f"{game:<22}{len(uses):>4}{len(full):>5}  " + f"\n{'':<33}".join(wrapped)
+    yield f"\n{len(games)} games; to begin: fastdqn train Pong-v5"
 
 
 def _games() -> dict[str, dict[str, list[str]]]:

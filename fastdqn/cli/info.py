@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import platform
 import shutil
@@ -12,23 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from fastdqn.cli import extras
-from fastdqn.cli.arguments import wants_json
+from fastdqn.cli.command import Command, Listing, answer
 from fastdqn.cli.version import version, version_of
 
 _ABOUT = "Show versions, processor, memory and accelerator, and say what is missing."
 
 
+COMMAND = Command("info", Listing, _ABOUT)
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command; return the exit code."""
-    as_json = wants_json(words, prog="fastdqn info", about=_ABOUT)
+    arguments = COMMAND.read(words)
     facts, missing = _facts()
-    if as_json:
-        print(json.dumps({**facts, "missing": missing}))
-        return 0
-    for name, value in facts.items():
-        print(f"{name:<14}{value}")
-    print("\n" + ("missing:\n  " + "\n  ".join(missing) if missing else "nothing is missing"))
-    return 0
+    lines = [f"{name:<14}{value}" for name, value in facts.items()]
+    lines += ["", *(["missing:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"])]
+    return answer({**facts, "missing": missing}, lines, as_json=arguments.json)
 
 
 def _facts() -> tuple[dict[str, Any], list[str]]:

@@ -9,9 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from fastdqn.cli import extras
-from fastdqn.cli.arguments import parse, scan
-from fastdqn.errors import UserError
+from fastdqn.cli.command import Command, answer
 
 _ABOUT = """Draw returns, evaluations, values, loss and speed over the frames played.
 
@@ -36,18 +34,16 @@ class PlotArguments:
     """The picture: .png, .svg or .pdf; one that exists is replaced."""
 
 
+COMMAND = Command(
+    "plot", PlotArguments, _ABOUT, "fastdqn plot RUN", positional="runs", many=True, needs=("plot",)
+)
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command; return the exit code."""
-    scan(PlotArguments, words, positional="runs", many=True)
-    arguments = parse(PlotArguments, words, prog="fastdqn plot", about=_ABOUT)
-    if not arguments.runs:
-        raise UserError("plot needs the folder of a run, or of several.\n  Type: fastdqn plot RUN")
-    extras.require("plot")
+    arguments = COMMAND.read(words)
     from fastdqn.views.plot import plot
 
     runs = [Path(run) for run in arguments.runs]
     out = Path(arguments.out) if arguments.out else (runs[0] if len(runs) == 1 else Path()) / "curves.png"
-    for line in plot(runs, out):
-        print(line)
-    print(f"  {out}")
-    return 0
+    return answer(None, [*plot(runs, out), f"  {out}"], as_json=False)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import textwrap
 from collections.abc import Sequence
 
-from fastdqn.cli.arguments import wants_json
+from fastdqn.cli.command import Command, Listing, answer
 from fastdqn.cli.counts import format_count
 from fastdqn.config import Config
 from fastdqn.presets import PRESETS
@@ -15,18 +14,19 @@ from fastdqn.presets import PRESETS
 _ABOUT = "Show the presets: what they are, where their values come from, and the values in which they differ."
 
 
+COMMAND = Command("presets", Listing, _ABOUT)
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command; return the exit code."""
-    as_json = wants_json(words, prog="fastdqn presets", about=_ABOUT)
-    if as_json:
-        print(json.dumps({name: dataclasses.asdict(preset) for name, preset in PRESETS.items()}))
-        return 0
+    arguments = COMMAND.read(words)
+    lines = []
     for name, preset in PRESETS.items():
         about = textwrap.wrap(f"{preset.summary} ({preset.source})", 68)
-        print(f"{name:<10}" + "\n          ".join(about))
-    print("\n" + "\n".join(_table()))
-    print("\nThe values that all of them share: fastdqn train --help")
-    return 0
+        lines.append(f"{name:<10}" + "\n          ".join(about))
+    lines += ["", *_table(), "", "The values that all of them share: fastdqn train --help"]
+    data = {name: dataclasses.asdict(preset) for name, preset in PRESETS.items()}
+    return answer(data, lines, as_json=arguments.json)
 
 
 def _table() -> list[str]:

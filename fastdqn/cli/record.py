@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,11 +11,8 @@ from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from fastdqn.cli import extras
-from fastdqn.cli.arguments import parse, scan
+from fastdqn.cli.command import Command, answer, open_run
 from fastdqn.cli.counts import which_of
-from fastdqn.cli.progress import loading
-from fastdqn.errors import UserError
 
 _ABOUT = """Film a game that a run's newest checkpoint plays: an mp4 of 60 frames a second
 and a short GIF, in the console's colours, beside the value of each action.
@@ -55,19 +51,17 @@ class RecordArguments:
     """Write one JSON object to stdout instead of sentences."""
 
 
+COMMAND = Command(
+    "record", RecordArguments, _ABOUT, "fastdqn record RUN", positional="run", needs=("train", "video")
+)
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command; return the exit code."""
-    scan(RecordArguments, words, positional="run")
-    arguments = parse(RecordArguments, words, prog="fastdqn record", about=_ABOUT)
-    if not arguments.run:
-        raise UserError("record needs the folder of a run.\n  Type: fastdqn record RUN")
-    extras.require()
-    extras.require("video")
-    from fastdqn.runs.folder import RunFolder
+    arguments = COMMAND.read(words)
+    run = open_run(arguments.run, "fastdqn.views.record")
+    from fastdqn.views.record import record
 
-    run = RunFolder.open(Path(arguments.run))
-    with loading("PyTorch and EnvPool"):
-        from fastdqn.views.record import record
     result = record(
         run,
         which=which_of(arguments.checkpoint),
@@ -80,13 +74,13 @@ def main(words: Sequence[str]) -> int:
         scale=arguments.scale,
         on_second=_tell if sys.stderr.isatty() else None,
     )
-    if arguments.json:
-        print(json.dumps(result.row()))
-        return 0
     end = "game over" if result.game_over else "cut there by --max-seconds"
-    print(f"{result.game}: {result.score:g} points in {result.seconds:.0f} s of play, {end}")
-    print(f"  {result.mp4}\n  {result.gif}")
-    return 0
+    lines = [
+        f"{result.game}: {result.score:g} points in {result.seconds:.0f} s of play, {end}",
+        f"  {result.mp4}",
+        f"  {result.gif}",
+    ]
+    return answer(result.row(), lines, as_json=arguments.json)
 
 
 def _tell(second: int, seconds: int) -> None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from fastdqn.cli import extras
-from fastdqn.cli.arguments import Given, parse, scan
+from fastdqn.cli.arguments import Given
+from fastdqn.cli.command import Command, load
 from fastdqn.cli.config_file import DEFAULT_PRESET, base_config
-from fastdqn.cli.progress import Mode, check_mode, loading, open_progress
+from fastdqn.cli.progress import Mode, check_mode, open_progress
 from fastdqn.cli.stopping import StopRequest
 from fastdqn.config import Config
 from fastdqn.errors import UserError
@@ -44,7 +45,6 @@ Progress goes to stderr; when the run ends, stdout gets one line of JSON.
 The first Ctrl-C saves a checkpoint and names the command that resumes; a
 second one stops at once."""
 
-_HEAVY = "PyTorch and EnvPool"
 _ALIASES = {
     "--exploration-max": "--exploration.max",
     "--exploration-min": "--exploration.min",
@@ -79,13 +79,15 @@ class TrainArguments(Config):
     """auto: a dashboard (live) on a terminal, else plain lines; json: one object a line. All on stderr."""
 
 
+COMMAND = Command("train", TrainArguments, _ABOUT, positional="game")
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command; return the exit code."""
     words = [_renamed(word) for word in words]
-    given = scan(TrainArguments, words, positional="game")
+    given = COMMAND.scan(words)
     base = base_config(given.values.get("--config"), given.values.get("--preset"))
-    default = TrainArguments(**vars(base))
-    arguments = parse(TrainArguments, words, prog="fastdqn train", about=_ABOUT, default=default)
+    arguments = COMMAND.parse(words, TrainArguments(**vars(base)))
     check_mode(arguments.progress)
     extras.require()
     run, checked = _resumed(arguments, given) if arguments.resume else _new(arguments)
@@ -111,9 +113,9 @@ def _new(arguments: TrainArguments) -> tuple[RunFolder, Checked]:
         raise UserError(f"--weights {arguments.weights}: there is no such run or file.")
     from fastdqn.runs.folder import RunFolder, default_run_path
 
-    with loading(_HEAVY):
-        from fastdqn.runs.checks import check
-        from fastdqn.runs.trackers import check as check_trackers
+    load("fastdqn.runs.trainer")
+    from fastdqn.runs.checks import check
+    from fastdqn.runs.trackers import check as check_trackers
 
     config = Config(**{field.name: getattr(arguments, field.name) for field in fields(Config)})
     checked = check(config, weights)  # all of it before a run that --overwrite replaces is gone
@@ -137,8 +139,9 @@ def _resumed(arguments: TrainArguments, given: Given) -> tuple[RunFolder, Checke
         )
     from fastdqn.runs.folder import RunFolder
 
-    with loading(_HEAVY):
-        from fastdqn.runs.checks import check
+    load("fastdqn.runs.trainer")
+    from fastdqn.runs.checks import check
+
     longer = arguments.total_frames if "--total-frames" in given.values else None
     return RunFolder.reopen(Path(arguments.resume), longer, check)
 
