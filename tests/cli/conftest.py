@@ -20,8 +20,8 @@ def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTrainer:
     """A trainer without torch; runs go to a folder of the test."""
     monkeypatch.chdir(tmp_path)
     fake = FakeTrainer()
-    build = types.SimpleNamespace(check=check)
-    for name, module in {"trainer": fake, "build": build}.items():
+    checks = types.SimpleNamespace(check=check)
+    for name, module in {"trainer": fake, "checks": checks}.items():
         monkeypatch.setitem(sys.modules, f"fastdqn.runs.{name}", module)
         monkeypatch.setattr(f"fastdqn.runs.{name}", module, raising=False)
     return fake

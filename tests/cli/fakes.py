@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,8 +43,11 @@ class FakeTrainer:
         self.during: Callable[[dict[str, Any]], None] = lambda call: None
         self.stopped = False
 
-    def train(self, run: Any, **call: Any) -> Summary:
-        self.calls.append({"run": run, **call})
+    def train(
+        self, run: Any, checked: Any = None, *, resume: bool = False, inexact: bool = False, **call: Any
+    ) -> Summary:
+        call |= {"run": run, "weights": checked.weights, "resume": resume, "inexact": inexact}
+        self.calls.append(call)
         call["say"]("compiling")
         call["report"](LATE)
         self.during(call)
@@ -57,12 +61,14 @@ class FakeTrainer:
         return config
 
 
-def check(config: Config, weights: Path | None = None) -> None:
+def check(config: Config, weights: Path | None = None) -> types.SimpleNamespace:
+    """Stands for the checks that need torch or the emulator."""
     problems = config.validate()
     if weights and weights.stat().st_size == 0:
         problems.append(f"{weights} is cut short")
     if problems:
         raise UserError("\n".join(problems))
+    return types.SimpleNamespace(config=config, weights=weights)
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ import sys, time, types
 import fastdqn.runs
 from tests.cli.fakes import FakeTrainer, check
 fake = FakeTrainer()
-for name, module in {"trainer": fake, "build": types.SimpleNamespace(check=check)}.items():
+for name, module in {"trainer": fake, "checks": types.SimpleNamespace(check=check)}.items():
     sys.modules["fastdqn.runs." + name] = module
     setattr(fastdqn.runs, name, module)
 from fastdqn.cli import main
