@@ -27,7 +27,7 @@ import tyro
 from train import Window, figures
 
 from fastdqn.algorithm import layers
-from fastdqn.config import Config, LearnerConfig, NetworkConfig
+from fastdqn.config import Config, LearnerConfig, NetworkConfig, OptimizerConfig, PipelineConfig, Precision
 from fastdqn.engine.acting import ActingNetwork
 from fastdqn.engine.compiling import Acceleration
 from fastdqn.engine.device import Backend, CpuBackend, CudaBackend
@@ -157,21 +157,19 @@ class Bench:
         accelerate: Acceleration,
         *,
         backend: Backend | None = None,
-        precision: str = "fp32",
+        precision: Precision = "fp32",
         compiled: bool = True,
     ) -> Learner:
         """Return Nature's double dueling network under Adam."""
         device = backend or self.backend
         device.compiles_captures = compiled and self.cuda
-        config = LearnerConfig(optimizer="adam", learning_rate=1e-4, rule="double", precision=precision)
-        width = 1 / 16 if self.small else 1.0
-        return Learner(
-            NetworkConfig(width=width, dueling=True),
-            config,
-            ACTIONS,
-            backend=device,
-            accelerate=accelerate,
+        config = Config(
+            network=NetworkConfig(width=1 / 16 if self.small else 1.0, dueling=True),
+            learner=LearnerConfig(rule="double"),
+            optimizer=OptimizerConfig(name="adam", learning_rate=1e-4),
+            pipeline=PipelineConfig(precision=precision),
         )
+        return Learner(config, ACTIONS, backend=device, accelerate=accelerate)
 
     def microseconds(
         self, work: Callable[[], object], per_call: int = 1, backend: Backend | None = None
@@ -371,7 +369,7 @@ def acting(bench: Bench) -> dict[str, Any]:
         torch.compiler.reset()
         learner = bench.learner("graph")
         learner.prepare(bench.inputs(32, 4 if not bench.small else 1))
-        best = ActingNetwork(learner, games, staleness_updates=10**9)
+        best = ActingNetwork(learner, games, lag_updates=10**9)
         best.prepare()
         observation = np.zeros((games, 4, 84, 84), np.uint8)
 
@@ -429,10 +427,10 @@ def nature_on_a_gpu(game: str, num_envs: int, small: bool) -> Config:
         env=replace(config.env, num_envs=num_envs),
         replay=replace(config.replay, warmup_steps=40 * num_envs),
         exploration=replace(config.exploration, decay_frames=8_000),  # acting costs what it does later on
-        learner=replace(
-            config.learner,
+        learner=replace(config.learner, target_period_updates=-(-10_000 // launch) * launch),
+        pipeline=replace(
+            config.pipeline,
             updates_per_launch=launch,
-            target_period_updates=-(-10_000 // launch) * launch,
             precision="tf32" if torch.cuda.is_available() else "fp32",
         ),
     )
@@ -442,7 +440,8 @@ def nature_on_a_gpu(game: str, num_envs: int, small: bool) -> Config:
         config,
         replay=replace(config.replay, capacity=2_000),
         network=replace(config.network, width=1 / 16),
-        learner=replace(config.learner, accelerate="eager", batch_size=4),
+        learner=replace(config.learner, batch_size=4),
+        pipeline=replace(config.pipeline, accelerate="eager"),
     )
 
 
@@ -461,9 +460,9 @@ def window_of(config: Config, settings: Settings) -> dict[str, Any]:
         **figures(window),
         "batch_size": config.learner.batch_size,
         "steps_per_update": config.learner.steps_per_update,
-        "updates_per_launch": config.learner.updates_per_launch,
+        "updates_per_launch": config.pipeline.updates_per_launch,
         "num_envs": config.env.num_envs,
-        "precision": config.learner.precision,
+        "precision": config.pipeline.precision,
     }
 
 
@@ -508,9 +507,8 @@ def learn(settings: Settings, record: Record) -> None:
             env=replace(config.env, num_envs=64),
             replay=replace(config.replay, capacity=400_000, warmup_steps=10_000),
             network=replace(config.network, width=1.0),
-            learner=replace(
-                config.learner, learning_rate_final=None, updates_per_launch=4, accelerate="graph"
-            ),
+            optimizer=replace(config.optimizer, learning_rate_final=None),
+            pipeline=replace(config.pipeline, updates_per_launch=4, accelerate="graph"),
         )
         if settings.small:
             seconds = 1.0
@@ -519,7 +517,8 @@ def learn(settings: Settings, record: Record) -> None:
                 env=replace(config.env, num_envs=4),
                 replay=replace(config.replay, capacity=2_000, warmup_steps=200),
                 network=replace(config.network, width=1 / 16),
-                learner=replace(config.learner, accelerate="eager", batch_size=4),
+                learner=replace(config.learner, batch_size=4),
+                pipeline=replace(config.pipeline, accelerate="eager"),
             )
         curve = Curve(seconds, goal)
         with tempfile.TemporaryDirectory() as folder:

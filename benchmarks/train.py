@@ -91,7 +91,7 @@ def main(settings: Settings) -> None:
         game=settings.game,
         total_frames=2**40,
         replay=replace(config.replay, warmup_steps=2_000),
-        learner=replace(config.learner, accelerate=settings.accelerate),
+        pipeline=replace(config.pipeline, accelerate=settings.accelerate),
         exploration=replace(config.exploration, decay_frames=8_000),  # acting costs what it does later on
     )
     window = Window(settings)

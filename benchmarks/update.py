@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn import functional
 
 from fastdqn.algorithm.update import Batch
-from fastdqn.config import LearnerConfig, NetworkConfig
+from fastdqn.config import Config, LearnerConfig, NetworkConfig, OptimizerConfig
 from fastdqn.engine.learner import LaunchInputs, Learner
 
 ACTIONS = 6
@@ -126,13 +126,10 @@ def our_step(case: Case, batch: Batch, accelerate: Literal["eager", "compile"]) 
     """Return the learner's update under the same rules."""
     quick = case.rules == "quick"
     learner = Learner(
-        NetworkConfig(width=case.width, dueling=quick),
-        LearnerConfig(
-            optimizer="adam",
-            learning_rate=1e-4,
-            epsilon=1e-8,
-            rule="double" if quick else "max",
-            loss="huber",
+        Config(
+            network=NetworkConfig(width=case.width, dueling=quick),
+            learner=LearnerConfig(rule="double" if quick else "max", loss="huber"),
+            optimizer=OptimizerConfig(name="adam", learning_rate=1e-4, epsilon=1e-8),
         ),
         ACTIONS,
         accelerate=accelerate,

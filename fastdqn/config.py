@@ -11,6 +11,7 @@ import json
 import math
 import re
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,7 +19,8 @@ from fastdqn.json_files import checked, parse_object, shown
 
 Accelerate = Literal["auto", "eager", "compile", "graph"]
 Precision = Literal["fp32", "tf32", "bf16"]
-Optimizer = Literal["adam", "rmsprop", "adagrad"]
+FramesOn = Literal["auto", "host", "cuda"]
+OptimizerName = Literal["adam", "rmsprop", "adagrad"]
 Loss = Literal["huber", "squared"]
 Reduction = Literal["mean", "sum"]
 KeepReplay = Literal["auto", "on", "off"]
@@ -69,12 +71,6 @@ class ReplayConfig:
     beta: float = 0.4
     """Exponent of the importance weights at the start; it grows linearly to 1 over the run. Without effect
     where alpha is 0."""
-    priority_delay_launches: int = 0
-    """Launches that may be queued before a launch's priorities are back. 0 waits for each; without effect where
-    alpha is 0."""
-    device: Literal["auto", "host", "cuda"] = "auto"
-    """Where the learner reads frames: host sends whole batches; cuda keeps a copy of all frames in the GPU's
-    memory and sends frame numbers; auto takes cuda where it fits in half of the memory that is free."""
 
 
 @dataclass(frozen=True)
@@ -96,19 +92,8 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """One update: a batch, a TD loss, an optimizer step."""
+    """What an update learns from: how often, which batch, which targets, which loss."""
 
-    accelerate: Accelerate = "auto"
-    """eager, compile (torch.compile), graph (compiled and captured in a CUDA graph), or auto: eager for a run too
-    short to repay the compiler, else graph on a GPU and compile on a CPU."""
-    updates_per_launch: int = 1
-    """Updates that one CUDA graph does, and the granularity in which they are done everywhere else. 1 is the
-    faithful mode; more matters only under priorities, which are then that many updates old."""
-    staleness_updates: int = 0
-    """Actions may come from weights this many updates old, so that a GPU can act and learn at once. 0: the
-    newest, and acting waits for them."""
-    precision: Precision = "fp32"
-    """Of the network's products: fp32, tf32 (a GPU's tensor cores, factors rounded to 10 bits), or bf16."""
     batch_size: int = 32
     """Transitions per update."""
     steps_per_update: int = 4
@@ -124,7 +109,16 @@ class LearnerConfig:
     reduction: Reduction = "mean"
     """Whether epsilon and max_grad_norm are given for the mean of a batch's losses or, as in DeepMind's code and
     papers, for their sum; with sum they fit every batch size. Loss and gradient are reported as the mean's."""
-    optimizer: Optimizer = "rmsprop"
+    target_period_updates: int = 10_000
+    """Updates between copies of the online network to the target network. Papers and code often count steps:
+    divide by steps_per_update."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """From a gradient to a step. Epsilon and max_grad_norm are for the loss that learner.reduction names."""
+
+    name: OptimizerName = "rmsprop"
     """adam, rmsprop (centred, epsilon inside the root, as in the paper), adagrad."""
     learning_rate: float = 2.5e-4
     """Step size at frame 0."""
@@ -142,9 +136,32 @@ class LearnerConfig:
     """RMSProp: decay of the gradient's mean and of the squared gradient's mean."""
     max_grad_norm: float | None = None
     """Scale the gradient down to this global norm; none never does."""
-    target_period_updates: int = 10_000
-    """Updates between copies of the online network to the target network. Papers and code often count steps:
-    divide by steps_per_update."""
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """How updates are computed and queued: speed, and what is paid for it.
+
+    The two lags are the price in updates: how many of them what a run acts on, or samples by, may be behind.
+    """
+
+    accelerate: Accelerate = "auto"
+    """eager, compile (torch.compile), graph (compiled and captured in a CUDA graph), or auto: eager for a run too
+    short to repay the compiler, else graph on a GPU and compile on a CPU."""
+    precision: Precision = "fp32"
+    """Of the network's products: fp32, tf32 (a GPU's tensor cores, factors rounded to 10 bits), or bf16."""
+    frames_on: FramesOn = "auto"
+    """Where the learner reads frames: host sends whole batches; cuda keeps a copy of all frames in the GPU's
+    memory and sends frame numbers; auto takes cuda where it fits in half of the memory that is free."""
+    updates_per_launch: int = 1
+    """Updates that one CUDA graph does, and the granularity in which they are done everywhere else. 1 is the
+    faithful mode; more matters only under priorities, which are then that many updates old."""
+    acting_lag_updates: int = 0
+    """Actions may come from weights this many updates old, so that a GPU can act and learn at once. 0: the
+    newest, and acting waits for them."""
+    priority_lag_updates: int = 0
+    """Updates that may be queued before the priorities of a launch are back, a multiple of updates_per_launch. 0
+    waits for each launch; without effect where replay.alpha is 0."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +226,8 @@ class Config:
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -250,11 +269,11 @@ class Config:
                 f"exploration.min = {self.exploration.min}: must not be above "
                 f"exploration.max = {self.exploration.max}"
             )
-        period, launch = self.learner.target_period_updates, self.learner.updates_per_launch
-        if period % launch:
-            problems.append(
-                f"learner.updates_per_launch = {launch}: must divide learner.target_period_updates = {period}"
-            )
+        launch = self.pipeline.updates_per_launch
+        for name in ("learner.target_period_updates", "pipeline.priority_lag_updates"):
+            updates = _lookup(self, name)
+            if updates % launch:
+                problems.append(f"pipeline.updates_per_launch = {launch}: must divide {name} = {updates}")
         for name in ("env.max_episode_frames", "evaluation.max_episode_frames"):
             limit = _lookup(self, name)
             if limit is not None and limit < self.env.frame_skip:
@@ -276,9 +295,15 @@ class Config:
         """Read what `to_json` wrote.
 
         Raises:
+            OlderConfigError: It has names of an older version.
             ValueError: The text is no JSON object, has a field that is not known, or a value of another type.
         """
-        result = checked(parse_object(text), cls, "")
+        values = parse_object(text)
+        older = moved(flatten(values))
+        if older:
+            more = f" (and {len(older) - 1} more)" if older[1:] else ""
+            raise OlderConfigError(f"this is a configuration of an older fastdqn: {older[0]}{more}")
+        result = checked(values, cls, "")
         assert isinstance(result, cls)
         return result
 
@@ -289,6 +314,40 @@ PARTS: dict[str, list[str]] = {
     "learner.rule": ["max", "double"],
 }
 """The names that these settings know; registering a part of one's own adds to them."""
+
+MOVED: dict[str, tuple[str, str]] = {
+    "learner.optimizer": ("optimizer.name", ""),
+    **{
+        f"learner.{name}": (f"optimizer.{name}", "")
+        for name in (
+            *("learning_rate", "learning_rate_final", "epsilon"),
+            *("beta1", "beta2", "decay", "max_grad_norm"),
+        )
+    },
+    **{
+        f"learner.{name}": (f"pipeline.{name}", "")
+        for name in ("accelerate", "precision", "updates_per_launch")
+    },
+    "learner.staleness_updates": ("pipeline.acting_lag_updates", ""),
+    "learner.bootstrap": ("learner.rule", ""),
+    "replay.device": ("pipeline.frames_on", ""),
+    "replay.priority_delay_launches": (
+        "pipeline.priority_lag_updates",
+        "it counts updates: launches times pipeline.updates_per_launch",
+    ),
+}
+"""Names of older versions: what each is called now, and what else is different."""
+
+
+class OlderConfigError(ValueError):
+    """A configuration has names of an older version."""
+
+
+def moved(names: Iterable[str]) -> list[str]:
+    """Return, for each of the names that older versions had, a sentence that tells the new one."""
+    found = [(name, *MOVED[name]) for name in names if name in MOVED]
+    return [f"{old} is {new} now" + (f", and {note}" if note else "") for old, new, note in found]
+
 
 _COUNT = (1, 2**62, "a whole number above 0, and at most 2^62")
 _NATURAL = (0, 2**62, "0 or a whole number above it, and at most 2^62")
@@ -318,22 +377,22 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "replay.warmup_steps": _COUNT,
     "replay.alpha": _PROBABILITY,
     "replay.beta": _PROBABILITY,
-    "replay.priority_delay_launches": (0, 1024, "a whole number from 0 to 1024"),
     "network.width": (1 / 32, 16, "from 0.03125 to 16"),
     "learner.batch_size": (1, 65_536, "a whole number from 1 to 65536"),
     "learner.steps_per_update": _COUNT,
-    "learner.updates_per_launch": (1, 1024, "a whole number from 1 to 1024"),
-    "learner.staleness_updates": _NATURAL,
     "learner.gamma": (0.0, 1.0, "from 0 to 1"),
     "learner.n_step": (1, 100, "a whole number from 1 to 100"),
-    "learner.learning_rate": _POSITIVE,
-    "learner.learning_rate_final": (0.0, _LARGEST, "from 0 to 3.4e38"),
-    "learner.epsilon": _POSITIVE,
-    "learner.beta1": _FRACTION,
-    "learner.beta2": _FRACTION,
-    "learner.decay": _FRACTION,
-    "learner.max_grad_norm": _POSITIVE,
+    "optimizer.learning_rate": _POSITIVE,
+    "optimizer.learning_rate_final": (0.0, _LARGEST, "from 0 to 3.4e38"),
+    "optimizer.epsilon": _POSITIVE,
+    "optimizer.beta1": _FRACTION,
+    "optimizer.beta2": _FRACTION,
+    "optimizer.decay": _FRACTION,
+    "optimizer.max_grad_norm": _POSITIVE,
     "learner.target_period_updates": _COUNT,
+    "pipeline.updates_per_launch": (1, 1024, "a whole number from 1 to 1024"),
+    "pipeline.acting_lag_updates": _NATURAL,
+    "pipeline.priority_lag_updates": (0, 1024, "a whole number from 0 to 1024"),
     "exploration.max": _PROBABILITY,
     "exploration.min": _PROBABILITY,
     "exploration.decay_frames": _COUNT,

@@ -23,7 +23,7 @@ def cause_of_failure(error: Exception) -> str | None:
     if isinstance(error, ValueError) and str(error).startswith("priority: "):  # what a replay says to nan
         return (
             "a TD error is not finite any more: the run has diverged.\n"
-            "A smaller --learner.learning-rate may help."
+            "A smaller --optimizer.learning-rate may help."
         )
     # torch raises a RuntimeError of its own on a GPU, and a plain one on a CPU.
     said = str(error)

@@ -11,6 +11,7 @@ from fastdqn.config import (
     ExplorationConfig,
     LearnerConfig,
     NetworkConfig,
+    OptimizerConfig,
     ReplayConfig,
 )
 
@@ -34,7 +35,8 @@ class Preset:
 # 2,500 updates.
 _NATURE = Config(
     preset="nature",
-    learner=LearnerConfig(reduction="sum", epsilon=0.01, target_period_updates=10_000),
+    learner=LearnerConfig(reduction="sum", target_period_updates=10_000),
+    optimizer=OptimizerConfig(epsilon=0.01),
 )
 
 # The tuned version of the paper's appendix: a copy every 30,000 steps (dqn_zoo: 120,000 frames), 4 to an update.
@@ -50,7 +52,7 @@ _PER = replace(
     _DOUBLE,
     preset="per",
     replay=replace(_DOUBLE.replay, alpha=0.6, beta=0.4),
-    learner=replace(_DOUBLE.learner, learning_rate=_DOUBLE.learner.learning_rate / 4),
+    optimizer=replace(_DOUBLE.optimizer, learning_rate=_DOUBLE.optimizer.learning_rate / 4),
 )
 
 # The paper takes a "slightly lower" step size than `double` and does not say which; ours is the same.
@@ -58,7 +60,7 @@ _DUELING = replace(
     _DOUBLE,
     preset="dueling",
     network=NetworkConfig(dueling=True),
-    learner=replace(_DOUBLE.learner, max_grad_norm=10.0),
+    optimizer=replace(_DOUBLE.optimizer, max_grad_norm=10.0),
 )
 
 _QUICK = Config(
@@ -67,16 +69,8 @@ _QUICK = Config(
     env=EnvConfig(num_envs=8),
     replay=ReplayConfig(capacity=100_000, warmup_steps=5_000, alpha=0.5, beta=0.4),
     network=NetworkConfig(width=0.5, dueling=True, centered=True),
-    learner=LearnerConfig(
-        optimizer="adam",
-        learning_rate=5e-4,
-        learning_rate_final=5e-5,
-        epsilon=5e-5,
-        n_step=8,
-        rule="double",
-        loss="huber",
-        target_period_updates=500,
-    ),
+    learner=LearnerConfig(n_step=8, rule="double", loss="huber", target_period_updates=500),
+    optimizer=OptimizerConfig(name="adam", learning_rate=5e-4, learning_rate_final=5e-5, epsilon=5e-5),
     exploration=ExplorationConfig(min=0.01, decay_frames=200_000),
     checkpoint=CheckpointConfig(every_frames=200_000),
 )

@@ -97,7 +97,7 @@ def tiny_config() -> Any:
         env=EnvConfig(num_envs=2, max_episode_frames=400),
         replay=ReplayConfig(capacity=1_000, warmup_steps=50),
         network=replace(quick.network, width=1 / 16),
-        learner=replace(quick.learner, accelerate="eager"),
+        pipeline=replace(quick.pipeline, accelerate="eager"),
         evaluation=replace(quick.evaluation, every_frames=200, episodes=1, max_episode_frames=200),
     )
 
@@ -105,7 +105,7 @@ def tiny_config() -> Any:
 # What is tried on a run: the command, and for the files which of them it reads.
 TRAIN = (
     *("train", "Pong-v5", "--run-dir", "NEW", "--progress", "none", "--total-frames", "400"),
-    *("--learner.accelerate", "eager", "--env.num-envs", "2", "--replay.capacity", "1000"),
+    *("--pipeline.accelerate", "eager", "--env.num-envs", "2", "--replay.capacity", "1000"),
     *("--replay.warmup-steps", "50", "--network.width", "0.0625"),
 )
 RESUME = ("train", "--resume", "RUN", "--total-frames", "800", "--progress", "none")

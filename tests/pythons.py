@@ -238,7 +238,7 @@ def run_in_here(what: str, kind: str, folder: str) -> int:
         train(RunFolder.open(path), resume=True, inexact=True)
     else:
         config = tiny()
-        config = replace(config, learner=replace(config.learner, accelerate=kind))
+        config = replace(config, pipeline=replace(config.pipeline, accelerate=kind))
         passes = iter(range(10**9))
         train(
             RunFolder.create(path, config),

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from fastdqn.config import Config, EnvConfig, LearnerConfig
+from fastdqn.config import Config, EnvConfig, LearnerConfig, OptimizerConfig
 from fastdqn.presets import PRESETS
 
 
@@ -24,18 +24,19 @@ def test_validate_tells_every_problem_at_once():
     config = Config(
         total_frames=0,
         env=EnvConfig(num_envs=-1),
-        learner=LearnerConfig(gamma=1.5, optimizer="sgd", batch_size=0),  # type: ignore[arg-type]
+        learner=LearnerConfig(gamma=1.5, batch_size=0),
+        optimizer=OptimizerConfig(name="sgd"),  # type: ignore[arg-type]
     )
     problems = config.validate()
-    for name in ("total_frames", "env.num_envs", "learner.gamma", "learner.optimizer", "learner.batch_size"):
+    for name in ("total_frames", "env.num_envs", "learner.gamma", "optimizer.name", "learner.batch_size"):
         assert any(problem.startswith(name + " = ") for problem in problems), name
     assert len(problems) == 5
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, -1e-4])
 def test_a_learning_rate_that_cannot_train_is_refused(value):
-    config = Config(learner=LearnerConfig(learning_rate=value))
-    assert [problem.split(" = ")[0] for problem in config.validate()] == ["learner.learning_rate"]
+    config = Config(optimizer=OptimizerConfig(learning_rate=value))
+    assert [problem.split(" = ")[0] for problem in config.validate()] == ["optimizer.learning_rate"]
 
 
 @pytest.mark.parametrize(
@@ -47,14 +48,14 @@ def test_a_learning_rate_that_cannot_train_is_refused(value):
         ("evaluation", "noop_max", [0, 10_001]),
         ("evaluation", "max_episode_frames", [0, 3, 2**31]),
         ("replay", "capacity", [0, 2**62 + 1, 10**400]),
-        ("replay", "priority_delay_launches", [-1, 1025, 4 * 10**18]),
-        ("learner", "learning_rate", [1e39, 1e-39, 10**400]),
-        ("learner", "learning_rate_final", [1e39, -1.0]),
-        ("learner", "epsilon", [1e39, 1e-60]),
-        ("learner", "max_grad_norm", [1e39, 0.0, math.inf]),
-        ("learner", "beta2", [1.0, 1 - 2**-30]),
+        ("pipeline", "priority_lag_updates", [-1, 1025, 4 * 10**18]),
+        ("optimizer", "learning_rate", [1e39, 1e-39, 10**400]),
+        ("optimizer", "learning_rate_final", [1e39, -1.0]),
+        ("optimizer", "epsilon", [1e39, 1e-60]),
+        ("optimizer", "max_grad_norm", [1e39, 0.0, math.inf]),
+        ("optimizer", "beta2", [1.0, 1 - 2**-30]),
         ("learner", "batch_size", ["32", None, 32.0, True, [32], 10**5000]),
-        ("learner", "optimizer", ["", "sgd", 3, None, []]),
+        ("optimizer", "name", ["", "sgd", 3, None, []]),
     ],
 )
 def test_a_value_that_something_below_cannot_take_is_refused(section, name, values):
@@ -70,10 +71,10 @@ def test_a_value_that_something_below_cannot_take_is_refused(section, name, valu
     ("section", "name", "value"),
     [
         ("env", "max_episode_frames", 2**31 - 1),
-        ("learner", "learning_rate", 3.4e38),
-        ("learner", "learning_rate", 1.2e-38),
-        ("learner", "learning_rate_final", 0.0),
-        ("learner", "beta2", 0.9999999),
+        ("optimizer", "learning_rate", 3.4e38),
+        ("optimizer", "learning_rate", 1.2e-38),
+        ("optimizer", "learning_rate_final", 0.0),
+        ("optimizer", "beta2", 0.9999999),
         ("replay", "capacity", 2**62),
     ],
 )
@@ -97,12 +98,16 @@ def test_exploration_cannot_end_above_its_start():
         ("[]", "an object is wanted"),
         ('{"frames": 3}', "unknown field 'frames'"),
         ('{"learner": {"gama": 0.9}}', "unknown field 'learner.gama'"),
+        (
+            '{"learner": {"optimizer": "adam"}, "replay": {"device": "host"}}',
+            "of an older fastdqn: learner.optimizer is optimizer.name now (and 1 more)",
+        ),
         ('{"total_frames": "10M"}', "total_frames = '10M': int is wanted"),
         ('{"seed": true}', "seed = True: int is wanted"),
         ('{"learner": 3}', "learner = 3: an object is wanted"),
         (
-            '{"learner": {"optimizer": ["adam"]}}',
-            "learner.optimizer = ['adam']: must be one of adam, rmsprop",
+            '{"optimizer": {"name": ["adam"]}}',
+            "optimizer.name = ['adam']: must be one of adam, rmsprop",
         ),
         ('{"learner": {"gamma": 1' + "0" * 400 + "}}", "learner.gamma = 1000"),
         ('{"seed": 1' + "0" * 5000 + "}", "not JSON: Exceeds the limit"),
@@ -126,9 +131,9 @@ def test_nature_has_the_papers_numbers():
     assert config.replay.capacity == 1_000_000
     assert config.replay.warmup_steps == 50_000
     assert config.learner.target_period_updates == 10_000
-    assert (config.learner.optimizer, config.learner.learning_rate) == ("rmsprop", 0.00025)
-    assert config.learner.decay == 0.95
-    assert (config.learner.reduction, config.learner.epsilon) == ("sum", 0.01)
+    assert (config.optimizer.name, config.optimizer.learning_rate) == ("rmsprop", 0.00025)
+    assert config.optimizer.decay == 0.95
+    assert (config.learner.reduction, config.optimizer.epsilon) == ("sum", 0.01)
     assert (config.exploration.max, config.exploration.min) == (1.0, 0.1)
     assert config.exploration.decay_frames == 4 * 1_000_000
     assert (config.env.noop_max, config.env.frame_skip, config.learner.gamma) == (30, 4, 0.99)
@@ -141,7 +146,7 @@ def test_double_and_what_is_built_on_it_have_the_papers_numbers(name):
     assert config.learner.rule == "double"
     assert config.learner.target_period_updates * config.learner.steps_per_update == 30_000
     assert config.exploration == replace(nature.exploration, min=0.01)
-    assert (config.learner.reduction, config.learner.epsilon) == ("sum", 0.01)
+    assert (config.learner.reduction, config.optimizer.epsilon) == ("sum", 0.01)
     assert config.env == nature.env
     assert config.total_frames == nature.total_frames
 
@@ -150,16 +155,16 @@ def test_dueling_clips_the_norm_of_the_summed_gradient():
     """Wang et al. 2016: 10, for a loss that is summed over the batch."""
     config = PRESETS["dueling"].config
     assert (config.network.dueling, config.network.width) == (True, 1.0)
-    assert (config.learner.reduction, config.learner.max_grad_norm) == ("sum", 10.0)
+    assert (config.learner.reduction, config.optimizer.max_grad_norm) == ("sum", 10.0)
 
 
 def test_per_is_the_proportional_variant():
     """Schaul et al. 2016, appendix B.2: alpha 0.6, beta from 0.4; the step size is a quarter of the baseline's."""
     config = PRESETS["per"].config
     assert (config.replay.alpha, config.replay.beta) == (0.6, 0.4)
-    assert config.learner.learning_rate == 0.00025 / 4
+    assert config.optimizer.learning_rate == 0.00025 / 4
 
 
-def test_a_run_from_before_reduction_keeps_the_constants_of_a_mean():
-    learner = Config.from_json('{"learner": {"epsilon": 9.765625e-06, "batch_size": 32}}').learner
-    assert (learner.reduction, learner.epsilon) == ("mean", 0.01 / 32**2)
+def test_constants_are_for_a_mean_where_nothing_is_said():
+    config = Config.from_json('{"learner": {"batch_size": 32}, "optimizer": {"epsilon": 9.765625e-06}}')
+    assert (config.learner.reduction, config.optimizer.epsilon) == ("mean", 0.01 / 32**2)

@@ -26,7 +26,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*
 
 TINY = (
     "--total-frames 400 --env.num-envs 2 --env.max-episode-frames 400 --replay.capacity 1000 "
-    "--replay.warmup-steps 50 --network.width 0.0625 --learner.accelerate eager "
+    "--replay.warmup-steps 50 --network.width 0.0625 --pipeline.accelerate eager "
     "--evaluation.episodes 1 --evaluation.max-episode-frames 400"
 )
 BUDGETS = {  # added to a command, after its own flags
@@ -293,7 +293,7 @@ from dataclasses import replace as put
 quick = fastdqn.PRESETS["quick"]
 tiny = put(quick.config, total_frames=400, env=put(quick.config.env, num_envs=2, max_episode_frames=400),
     replay=put(quick.config.replay, capacity=1000, warmup_steps=50),
-    network=put(quick.config.network, width=1 / 16), learner=put(quick.config.learner, accelerate="eager"))
+    network=put(quick.config.network, width=1 / 16), pipeline=put(quick.config.pipeline, accelerate="eager"))
 fastdqn.PRESETS["quick"] = put(quick, config=tiny)
 obs = np.zeros((3, 4, 84, 84), np.uint8)
 {code}

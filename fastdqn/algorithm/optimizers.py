@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fastdqn.config import LearnerConfig
+from fastdqn.config import LearnerConfig, OptimizerConfig
 
 
 class Optimizer(Protocol):
@@ -168,9 +168,9 @@ def gradient_scale(config: LearnerConfig) -> int:
     return _SCALES[config.reduction](config)
 
 
-OPTIMIZERS: dict[str, Callable[[LearnerConfig], Optimizer]] = {
-    "adam": lambda config: Adam(config.beta1, config.beta2, config.epsilon / gradient_scale(config)),
-    "rmsprop": lambda config: RMSProp(config.decay, config.epsilon / gradient_scale(config) ** 2),
-    "adagrad": lambda config: Adagrad(config.epsilon / gradient_scale(config)),
+OPTIMIZERS: dict[str, Callable[[OptimizerConfig, int], Optimizer]] = {
+    "adam": lambda config, scale: Adam(config.beta1, config.beta2, config.epsilon / scale),
+    "rmsprop": lambda config, scale: RMSProp(config.decay, config.epsilon / scale**2),
+    "adagrad": lambda config, scale: Adagrad(config.epsilon / scale),
 }
-"""Optimizers of a mean loss, from a configuration."""
+"""Optimizers of a mean loss, from their constants and the `gradient_scale` that these are given for."""

@@ -55,12 +55,12 @@ class Schedule:
             config: The run's.
             warmup_frames: Frames before the first update.
         """
-        exploration, learner, last = config.exploration, config.learner, config.total_frames
-        final = learner.learning_rate if learner.learning_rate_final is None else learner.learning_rate_final
+        exploration, optimizer, last = config.exploration, config.optimizer, config.total_frames
+        first, final = optimizer.learning_rate, optimizer.learning_rate_final
         return cls(
             epsilon=Line(
                 exploration.max, exploration.min, warmup_frames, warmup_frames + exploration.decay_frames
             ),
-            learning_rate=Line(learner.learning_rate, final, 0, last),
+            learning_rate=Line(first, first if final is None else final, 0, last),
             beta=Line(config.replay.beta, 1.0, warmup_frames, last),
         )

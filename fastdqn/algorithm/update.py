@@ -16,7 +16,7 @@ from fastdqn.algorithm.networks import QNetwork
 from fastdqn.algorithm.optimizers import OPTIMIZERS, clip_by_norm, gradient_scale
 from fastdqn.algorithm.parameters import FlatLayout
 from fastdqn.algorithm.targets import RULES, Values
-from fastdqn.config import LearnerConfig
+from fastdqn.config import LearnerConfig, OptimizerConfig
 
 METRICS = ("loss", "q_mean", "grad_norm")
 """What an update tells, each a number: the weighted mean of the losses; the mean over batch and actions of the
@@ -98,12 +98,13 @@ Update = Callable[
 ]
 
 
-def make_update(network: QNetwork, config: LearnerConfig) -> Update:
+def make_update(network: QNetwork, config: LearnerConfig, optimizer: OptimizerConfig) -> Update:
     """Return the update of a network by a configuration's rules.
 
     Args:
         network: Its structure; its own tensors are not used.
-        config: Rule, loss, optimizer and their constants.
+        config: Rule and loss.
+        optimizer: Which one, and its constants.
 
     Returns:
         update(online, target, slots, learning_rate, batch, draws): it changes `online` and the optimizer's
@@ -113,8 +114,9 @@ def make_update(network: QNetwork, config: LearnerConfig) -> Update:
     """
     layout, head = WeightsLayout(network), network.head
     rule, elementwise = RULES[config.rule](config), LOSSES[config.loss]
-    optimizer = OPTIMIZERS[config.optimizer](config)
-    limit = math.inf if config.max_grad_norm is None else config.max_grad_norm / gradient_scale(config)
+    scale = gradient_scale(config)
+    step = OPTIMIZERS[optimizer.name](optimizer, scale).step
+    limit = math.inf if optimizer.max_grad_norm is None else optimizer.max_grad_norm / scale
 
     def answers(tensors: Mapping[str, Tensor], pixels: Tensor, draws: Draws) -> Tensor:
         return cast(Tensor, functional_call(network, dict(tensors), (pixels, draws), {"prepared": True}))
@@ -155,7 +157,7 @@ def make_update(network: QNetwork, config: LearnerConfig) -> Update:
         # torch.func differentiates inside the trace: forward, backward and optimizer are one graph.
         gradients, (loss, (q_mean, priority)) = grad_and_value(objective, has_aux=True)(parameters)
         gradient, norm = clip_by_norm(layout.parameters.join(gradients), limit)
-        optimizer.step(online.parameters, gradient, slots, learning_rate)
+        step(online.parameters, gradient, slots, learning_rate)
         if layout.buffers.size:
             online.buffers.copy_(layout.buffers.join(buffers))
         return dict(zip(METRICS, (loss, q_mean, norm), strict=True)), priority

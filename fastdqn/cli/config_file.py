@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdqn.cli import mistakes
-from fastdqn.config import Config, flatten
+from fastdqn.config import Config, flatten, moved
 from fastdqn.errors import UserError
 from fastdqn.json_files import checked, parse_object, read_text, shown
 from fastdqn.presets import PRESETS
@@ -71,6 +71,9 @@ def _without_none(value: Any) -> Any:
 
 
 def _merged(base: Config, values: dict[str, Any], file: str | None) -> Config:
+    older = moved(values)
+    if older:
+        raise UserError("\n  ".join([f"--config {file}: it has names of an older fastdqn.", *older]))
     known, data = base.flat(), dataclasses.asdict(base)
     for name, value in values.items():
         section, _, leaf = name.rpartition(".")

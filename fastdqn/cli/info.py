@@ -48,7 +48,7 @@ def _facts() -> tuple[dict[str, Any], list[str]]:
             facts |= _torch(module)
     if not (shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")):
         missing.append(
-            "a C++ compiler (g++): torch.compile needs it on a CPU; without it: --learner.accelerate eager"
+            "a C++ compiler (g++): torch.compile needs it on a CPU; without it: --pipeline.accelerate eager"
         )
     return {**facts, **_machine()}, missing
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from fastdqn.cli.counts import format_count, parse_count
+from fastdqn.config import MOVED
 
 FRAMES_PER_STEP = 4  # Atari's usual frame skip: what other programs' timesteps are counted in
 
@@ -33,7 +34,19 @@ _FOREIGN: dict[str, tuple[str, str]] = {
     **dict.fromkeys(
         ("env", "env-id", "env-name", "game", "task", "environment", "rom"), ("fastdqn train {value}", _GAME)
     ),
-    **dict.fromkeys(("lr", "learning-rate"), ("--learner.learning-rate {value}", _PREFIX)),
+    **dict.fromkeys(("lr", "learning-rate"), ("--optimizer.learning-rate {value}", _PREFIX)),
+    **dict.fromkeys(("optimizer", "optim"), ("--optimizer.name {value}", _PREFIX)),
+    **dict.fromkeys(
+        ("adam-eps", "adam-epsilon", "optimizer-eps", "optimizer-epsilon"),
+        ("--optimizer.epsilon {value}", _PREFIX),
+    ),
+    **dict.fromkeys(
+        ("clip-grad-norm", "grad-clip", "gradient-clip", "max-gradient-norm"),
+        ("--optimizer.max-grad-norm {value}", _PREFIX),
+    ),
+    **dict.fromkeys(("compile", "torch-compile"), ("--pipeline.accelerate compile", _PREFIX)),
+    **dict.fromkeys(("cudagraph", "cudagraphs", "cuda-graphs"), ("--pipeline.accelerate graph", _PREFIX)),
+    **dict.fromkeys(("amp", "mixed-precision", "bf16"), ("--pipeline.precision bf16", _PREFIX)),
     **dict.fromkeys(
         ("buffer-size", "memory-size", "replay-size", "replay-capacity"),
         ("--replay.capacity {value}", _PREFIX),
@@ -57,7 +70,7 @@ _FOREIGN: dict[str, tuple[str, str]] = {
     **dict.fromkeys(("start-e", "eps-start", "exploration-initial-eps"), ("--exploration.max {value}", "")),
     **dict.fromkeys(("end-e", "eps-end", "exploration-final-eps"), ("--exploration.min {value}", "")),
     **dict.fromkeys(
-        ("epsilon", "eps"), ("--exploration.max and --exploration.min, or --learner.epsilon", _EPSILON)
+        ("epsilon", "eps"), ("--exploration.max and --exploration.min, or --optimizer.epsilon", _EPSILON)
     ),
     **dict.fromkeys(
         ("exploration-fraction", "eps-decay"),
@@ -138,6 +151,10 @@ def unknown_flag(flag: str, value: str | None, flags: Collection[str]) -> str:
     if name in _FOREIGN and "--total-frames" in flags:
         ours, why = _FOREIGN[name]
         return _answer(flag, _fill(ours, value), why)
+    if name.replace("-", "_") in MOVED and "--total-frames" in flags:
+        ours, note = MOVED[name.replace("-", "_")]
+        typed = f"--{ours.replace('_', '-')} {'N' if note else value or 'VALUE'}"
+        return _answer(flag, typed, f"It has another name now{', and ' + note if note else ''}.")
     by_name = {known.lstrip("-"): known for known in flags}
     by_leaf = {known.rpartition(".")[2]: known for known in flags if "." in known}
     if name in by_leaf:

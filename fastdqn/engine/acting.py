@@ -73,7 +73,7 @@ class PolicyNetwork:
 class ActingNetwork:
     """The best actions by a learner's online network, on the stream `act`: an `exploration.BestActions`.
 
-    With a staleness of 0 every act waits for all updates queued before it and uses their weights. With more,
+    With a lag of 0 every act waits for all updates queued before it and uses their weights. With more,
     acts use a copy: one that was queued when the copy in use was half as old as allowed is taken into use when
     that one is too old. When is decided by counts of updates, never by what has arrived, so a run can be
     repeated.
@@ -81,14 +81,14 @@ class ActingNetwork:
     Args:
         learner: Whose weights; after a restore of its state, call `prepare` again.
         num_envs: Rows of each observation, N.
-        staleness_updates: Updates that the weights may be behind.
+        lag_updates: Updates that the weights may be behind.
         seed: Of the random numbers that the network's layers take.
     """
 
-    def __init__(self, learner: Learner, num_envs: int, *, staleness_updates: int = 0, seed: int = 0) -> None:
+    def __init__(self, learner: Learner, num_envs: int, *, lag_updates: int = 0, seed: int = 0) -> None:
         backend = self._backend = learner.backend
         self._learner, self._layout = learner, WeightsLayout(learner.network)
-        self._staleness = staleness_updates
+        self._lag = lag_updates
         shape = (num_envs, STACK, FRAME_SIZE, FRAME_SIZE)
         self._host_obs = backend.host_memory(*shape, dtype=torch.uint8)
         self._obs = torch.zeros(shape, dtype=torch.uint8, device=backend.device)
@@ -97,7 +97,7 @@ class ActingNetwork:
         self._draws = DrawBuffer({_PASS: draws_of(learner.network, num_envs)}, backend.device, seed)
         self._values = learner.wrap(self._q_values)
         self._weights = self._coming = learner.weights
-        if staleness_updates:
+        if lag_updates:
             self._weights, self._coming = learner.weights.clone(), learner.weights.clone()
         self._run: Work = self._choose
         # A copy of the weights: how many updates it has seen, when it has arrived, when it may be replaced.
@@ -112,7 +112,7 @@ class ActingNetwork:
             self._run = self._backend.capture(self._choose, [self._best], self._backend.act)
         else:
             self._backend.act.submit(self._choose)
-        if self._staleness:
+        if self._lag:
             copy_weights(self._learner.weights, self._weights)
         self._updates, self._queued, self._taken = self._learner.updates, None, None
         self._backend.synchronize()
@@ -146,17 +146,17 @@ class ActingNetwork:
         has arrived (`_queued`). Half of the allowed age lies between the two, in which the copy is made.
         """
         learn, act, now = self._backend.learn, self._backend.act, self._learner.updates
-        if self._staleness == 0:
+        if self._lag == 0:
             act.wait(learn.record())
             return
-        if now - self._updates > self._staleness:
-            if self._queued is None or now - self._queued_updates > self._staleness:
+        if now - self._updates > self._lag:
+            if self._queued is None or now - self._queued_updates > self._lag:
                 self._queue_copy(now)
             assert self._queued is not None
             act.wait(self._queued)
             act.submit(lambda: copy_weights(self._coming, self._weights))
             self._updates, self._queued, self._taken = self._queued_updates, None, act.record()
-        if self._queued is None and 2 * (now - self._updates) >= self._staleness and now > self._updates:
+        if self._queued is None and 2 * (now - self._updates) >= self._lag and now > self._updates:
             self._queue_copy(now)
 
     def _queue_copy(self, now: int) -> None:

@@ -43,12 +43,13 @@ class Queueing:
     Attributes:
         updates: Updates per launch, each with a batch.
         in_flight: Launches that may be queued before the host has to wait for one.
-        priority_delay: Launches that may be queued before the priorities of one have to be back.
+        priority_lag_updates: Updates that may be queued before the priorities of a launch have to be back; whole
+            launches count.
     """
 
     updates: int = 1
     in_flight: int = 3
-    priority_delay: int = 0
+    priority_lag_updates: int = 0
 
 
 ONE_BY_ONE = Queueing()
@@ -138,14 +139,14 @@ class _Feed:
         pixels: tuple[tuple[int, ...], torch.dtype],
     ) -> None:
         self._replay, self._backend, self._size = replay, backend, batch_size
-        self._delay = queueing.priority_delay
+        self._lag_launches = queueing.priority_lag_updates // queueing.updates
         columns = {name: ((batch_size,), dtype) for name, dtype in _COLUMNS.items()}
         self._layout = {**dict.fromkeys(_PIXELS, pixels), **columns}
         count = queueing.updates
         size = count * sum(_padded(shape, dtype) for shape, dtype in self._layout.values())
         slots = 1 if backend.shares_memory else queueing.in_flight
         self._slots = [self._new_slot(size, count) for _ in range(slots)]
-        self._priorities = [self._new_priorities(count) for _ in range(queueing.priority_delay + 1)]
+        self._priorities = [self._new_priorities(count) for _ in range(self._lag_launches + 1)]
         self._staged = self._reported = 0
         self._pending: deque[_Priorities] = deque()
         if backend.shares_memory:
@@ -192,7 +193,7 @@ class _Feed:
         learn.submit(lambda: coming.priority.copy_(results.priority, non_blocking=True))
         coming.arrived = learn.record()
         self._pending.append(coming)
-        while len(self._pending) > self._delay:
+        while len(self._pending) > self._lag_launches:
             self._apply_oldest()
 
     def settle(self) -> None:

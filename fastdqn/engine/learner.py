@@ -15,10 +15,10 @@ from torch import Tensor
 
 from fastdqn.algorithm.layers import draws_of
 from fastdqn.algorithm.networks import QNetwork
-from fastdqn.algorithm.optimizers import OPTIMIZERS
+from fastdqn.algorithm.optimizers import OPTIMIZERS, gradient_scale
 from fastdqn.algorithm.parameters import check_same
 from fastdqn.algorithm.update import METRICS, PASSES, Batch, Weights, WeightsLayout, copy_weights, make_update
-from fastdqn.config import LearnerConfig, NetworkConfig
+from fastdqn.config import Config
 from fastdqn.engine.compiling import WRAPPERS, Acceleration, keep_freed_memory
 from fastdqn.engine.device import Backend, CpuBackend, Work
 from fastdqn.engine.draws import DrawBuffer
@@ -60,13 +60,12 @@ class Learner:
     tensors of the state are allocated here, once; only the backend's stream `learn` changes them.
 
     Args:
-        network: The network's shape.
-        config: The update's rules.
+        config: Its groups `network`, `learner` and `optimizer`, and the pipeline's precision, decide.
         num_actions: Number of actions.
         backend: Where all tensors live; the CPU if none is given.
         seed: Decides the initial weights, and the random numbers of layers that take some.
         accelerate: `eager`, `compile` for `torch.compile`, or `graph` for the compiled update captured by the
-            backend; `resolve_accelerate` turns `auto` into one.
+            backend: what `resolve_accelerate` makes of the pipeline's.
 
     Attributes:
         updates: Updates queued so far; set it when a run is resumed.
@@ -77,8 +76,7 @@ class Learner:
 
     def __init__(
         self,
-        network: NetworkConfig,
-        config: LearnerConfig,
+        config: Config,
         num_actions: int,
         *,
         backend: Backend | None = None,
@@ -87,16 +85,17 @@ class Learner:
     ) -> None:
         self.backend = backend or CpuBackend()
         device = self.backend.device
-        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if config.pipeline.precision == "bf16" else torch.float32
         module = QNetwork(
-            network, num_actions, compute_dtype=dtype, generator=torch.Generator().manual_seed(seed)
+            config.network, num_actions, compute_dtype=dtype, generator=torch.Generator().manual_seed(seed)
         )
         self._layout = WeightsLayout(module)
         self.weights = Weights(*(part.to(device) for part in self._layout.join(module)))
         self._target = self.weights.clone()
-        self._slots = OPTIMIZERS[config.optimizer](config).initial_state(self.weights.parameters)
-        self._learning_rate = torch.tensor(config.learning_rate, dtype=torch.float32, device=device)
-        self._rate = config.learning_rate
+        optimizer = OPTIMIZERS[config.optimizer.name](config.optimizer, gradient_scale(config.learner))
+        self._slots = optimizer.initial_state(self.weights.parameters)
+        self._rate = config.optimizer.learning_rate
+        self._learning_rate = torch.tensor(self._rate, dtype=torch.float32, device=device)
         self.network = module.to(device).requires_grad_(False)
         self._config, self._seed = config, seed
         self.captured = accelerate == "graph"
@@ -155,7 +154,7 @@ class Learner:
         learn.submit(self._launch)
         self._counted += self._count_per_launch
         self.updates += self._count_per_launch
-        period = self._config.target_period_updates
+        period = self._config.learner.target_period_updates
         if self.updates // period > index // period:
             learn.submit(lambda: copy_weights(self.weights, self._target))
         return self._results
@@ -274,7 +273,8 @@ class Learner:
 
     def _launch_of(self, inputs: LaunchInputs) -> Work:
         """Return what does the updates of one launch, each as one function that can be compiled."""
-        update, batch_of = make_update(self.network, self._config), inputs.batch
+        config, batch_of = self._config, inputs.batch
+        update = make_update(self.network, config.learner, config.optimizer)
 
         def step(
             online: Weights,

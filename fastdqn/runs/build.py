@@ -64,10 +64,10 @@ def build(checked: Checked, saved: checkpoint.Checkpoint | None = None) -> Parts
         UserError: The replay does not fit in memory after all, or its file is not of this configuration.
     """
     config = checked.config
-    device = checked.device or devices.choose(config.learner.precision)
+    device = checked.device or devices.choose(config.pipeline.precision)
     clock = Clock(config.env.frame_skip, config.replay.warmup_steps, config.learner.steps_per_update)
     accelerate = resolve_accelerate(
-        config.learner.accelerate, device.device, clock.updates_planned(config.total_frames)
+        config.pipeline.accelerate, device.device, clock.updates_planned(config.total_frames)
     )
     seeds = run_seeds(config.seed)
     envs = AtariEnvs(config.game, config.env, seeds.games, _generation(saved))
@@ -87,16 +87,9 @@ def build(checked: Checked, saved: checkpoint.Checkpoint | None = None) -> Parts
         raise UserError(f"replay.capacity = {config.replay.capacity}: {error}") from None
     except ValueError as error:
         raise UserError(f"{saved.path if saved else ''}: {error}") from None
-    learner = Learner(
-        config.network,
-        config.learner,
-        envs.num_actions,
-        backend=device,
-        seed=seeds.network,
-        accelerate=accelerate,
-    )
+    learner = Learner(config, envs.num_actions, backend=device, seed=seeds.network, accelerate=accelerate)
     acting = ActingNetwork(
-        learner, config.env.num_envs, staleness_updates=config.learner.staleness_updates, seed=seeds.actor
+        learner, config.env.num_envs, lag_updates=config.pipeline.acting_lag_updates, seed=seeds.actor
     )
     actor = Actor(acting, envs.num_actions, config.env.num_envs, seeds.actor)
     feed, frames_on = _feed(config, replay, device)
@@ -118,11 +111,11 @@ def build(checked: Checked, saved: checkpoint.Checkpoint | None = None) -> Parts
 
 def _feed(config: Config, replay: ReplayBuffer, device: devices.Backend) -> tuple[Feed, str]:
     """Choose where the learner reads frames, and say so."""
-    setting, needed = config.replay.device, replay.ring * replay.num_envs * FRAME_BYTES
+    setting, needed = config.pipeline.frames_on, replay.ring * replay.num_envs * FRAME_BYTES
     queueing = Queueing(
-        updates=config.learner.updates_per_launch,
+        updates=config.pipeline.updates_per_launch,
         in_flight=memory.launches_in_flight(config),
-        priority_delay=config.replay.priority_delay_launches,
+        priority_lag_updates=config.pipeline.priority_lag_updates,
     )
     free = device.free_bytes()
     resident = setting == "cuda" or (setting == "auto" and free is not None and needed <= free // 2)
@@ -130,8 +123,8 @@ def _feed(config: Config, replay: ReplayBuffer, device: devices.Backend) -> tupl
         return HostFeed(replay, config.learner.batch_size, device, queueing), "frames on the host"
     if free is not None and needed > free:
         raise UserError(
-            f"replay.device = 'cuda': {replay.capacity:,} frames take {needed / 2**30:.1f} GiB, and the GPU has "
-            f"{free / 2**30:.1f} GiB free; try --replay.device host"
+            f"pipeline.frames_on = 'cuda': {replay.capacity:,} frames take {needed / 2**30:.1f} GiB, and the GPU "
+            f"has {free / 2**30:.1f} GiB free; try --pipeline.frames-on host"
         )
     feed = DeviceFeed(replay, config.learner.batch_size, device, queueing)
     return feed, f"{needed / 2**30:.2f} GiB of frames on the device"

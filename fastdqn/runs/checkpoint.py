@@ -31,7 +31,7 @@ from fastdqn.errors import UserError
 from fastdqn.json_files import checked, parse_object, read_object, shown
 from fastdqn.outputs import write_atomic
 
-FORMAT = 3
+FORMAT = 4
 POLICY_FORMAT = "fastdqn-2"
 PARTS = ("online", "target", "optimizer", "loop")
 SUMS = "SHA256SUMS"

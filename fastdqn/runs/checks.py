@@ -183,9 +183,9 @@ def _device_problems(config: Config, device: devices.Backend | None) -> list[str
     if device is not None or devices.has_cuda():
         return []
     wants = {
-        "learner.accelerate": (config.learner.accelerate, "graph", "auto"),
-        "learner.precision": (config.learner.precision, "tf32", "fp32"),
-        "replay.device": (config.replay.device, "cuda", "auto"),
+        "pipeline.accelerate": (config.pipeline.accelerate, "graph", "auto"),
+        "pipeline.precision": (config.pipeline.precision, "tf32", "fp32"),
+        "pipeline.frames_on": (config.pipeline.frames_on, "cuda", "auto"),
     }
     return [
         f"{name} = {value!r}: needs a CUDA GPU, and PyTorch sees none here (`fastdqn info` tells); "

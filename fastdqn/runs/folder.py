@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastdqn.config import Config
+from fastdqn.config import Config, OlderConfigError
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.json_files import read_object, read_text
 from fastdqn.outputs import write_atomic
@@ -113,7 +113,8 @@ class RunFolder:
         """Open the folder of an earlier run.
 
         Raises:
-            UserError: There is none, or its config.json cannot be read or has values that cannot be.
+            UserError: There is none, or its config.json is of an older version, cannot be read, or has values that
+                cannot be.
         """
         file = path / "config.json"
         try:
@@ -125,6 +126,11 @@ class RunFolder:
             config = Config.from_json(read_text(file))
         except OSError as error:
             raise UserError(f"{file} cannot be read: {error.strerror}") from None
+        except OlderConfigError as error:
+            raise UserError(
+                f"{file}: {error}.\nGo on with the fastdqn that wrote it (meta.json names it), or start a new run "
+                f"from its weights: fastdqn train GAME --weights {path}"
+            ) from None
         except ValueError as error:
             raise UserError(f"{file} cannot be read: {error}") from None
         problems = config.validate()

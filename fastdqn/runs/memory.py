@@ -19,8 +19,6 @@ _MOST_ACTIONS = 18
 _GAME_BYTES = 1_300_000  # 256 games against 2
 _TRANSITION_BYTES = 800_000  # at width 1, batches of 1,024 and 4,096: mostly activations, their gradients
 _NETWORK_COPIES = 18  # at width 4: both networks, the optimizer's two, and what an update holds of their size
-_LAUNCH_BYTES = 2_000  # Python's objects of a launch whose priorities are on their way
-_PRIORITY_BYTES = 12  # a row's name and its TD error
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def host_bytes() -> int | None:
 
 def launches_in_flight(config: Config) -> int:
     """Return how many launches may be queued on a GPU: one pass' while the next one's are prepared."""
-    steps = config.learner.steps_per_update * config.learner.updates_per_launch
+    steps = config.learner.steps_per_update * config.pipeline.updates_per_launch
     return max(3, 2 * -(-config.env.num_envs // steps))
 
 
@@ -98,21 +96,15 @@ def _of_play(config: Config) -> list[Need]:
 
 
 def _of_batches(config: Config, slots: int) -> list[Need]:
-    """What waits for its turn: batches of launches, and the priorities of those that are queued."""
-    updates, batch = config.learner.updates_per_launch, config.learner.batch_size
-    pixels, queued = 2 * STACK * FRAME_BYTES, config.replay.priority_delay_launches + 1
+    """What waits for its turn. Priorities on their way back are nothing beside it: 12 bytes a transition."""
+    updates, batch = config.pipeline.updates_per_launch, config.learner.batch_size
+    pixels = 2 * STACK * FRAME_BYTES
     return [
         Need(
-            "learner.updates_per_launch",
+            "pipeline.updates_per_launch",
             updates,
             f"{slots} launches x {updates} batches x {batch} transitions x {pixels} bytes",
             slots * updates * batch * pixels,
-        ),
-        Need(
-            "replay.priority_delay_launches",
-            config.replay.priority_delay_launches,
-            f"priorities of {queued} launches x {updates} batches x {batch} x {_PRIORITY_BYTES} bytes",
-            queued * (updates * batch * _PRIORITY_BYTES + _LAUNCH_BYTES),
         ),
     ]
 

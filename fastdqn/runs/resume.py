@@ -162,7 +162,7 @@ def _check_state(state: dict[str, Any]) -> Config:
         raise ValueError(f"clock: {clock.frames} frames, and it is the checkpoint of frame {state['frames']}")
     if (
         clock.steps_per_update < 1
-        or clock.updates_due() > config.env.num_envs + config.learner.updates_per_launch
+        or clock.updates_due() > config.env.num_envs + config.pipeline.updates_per_launch
     ):
         raise ValueError("clock: steps and updates do not belong together")
     return config

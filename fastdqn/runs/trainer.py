@@ -166,7 +166,7 @@ class _Training:
         )
         self._warm_up()
         observation = self._observation
-        launch = self.config.learner.updates_per_launch
+        launch = self.config.pipeline.updates_per_launch
         self._evaluate_if_due(stop_requested)  # where a run was stopped while it was evaluated
         while clock.frames < self.config.total_frames and not stop_requested():
             with self.phase("act"):
@@ -263,7 +263,7 @@ class _Training:
         if self._means and not math.isfinite(self._means["loss"]):
             raise RunFailedError(
                 f"the loss is {self._means['loss']} at frame {row.frames}: the run has diverged.\n"
-                "A smaller --learner.learning-rate may help."
+                "A smaller --optimizer.learning-rate may help."
             )
 
     def _evaluate_if_due(self, stop_requested: Callable[[], bool]) -> None:

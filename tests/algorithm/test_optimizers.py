@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from fastdqn.algorithm.optimizers import OPTIMIZERS, Adagrad, Adam, Optimizer, RMSProp, clip_by_norm
-from fastdqn.config import LearnerConfig
+from fastdqn.algorithm.optimizers import (
+    OPTIMIZERS,
+    Adagrad,
+    Adam,
+    Optimizer,
+    RMSProp,
+    clip_by_norm,
+    gradient_scale,
+)
+from fastdqn.config import LearnerConfig, OptimizerConfig
 from tests.reference import learning as reference
 
 SIZE = 64
@@ -94,10 +102,12 @@ def test_rmsprop_on_a_mean_takes_the_steps_of_the_papers_sum() -> None:
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 64, 256])
 def test_constants_of_a_sum_take_its_steps_on_the_mean(name: str, batch_size: int) -> None:
     """Whatever the batch size: the same weights as the optimizer with those constants on the summed gradients."""
-    summed = LearnerConfig(epsilon=0.01, batch_size=batch_size, reduction="sum")
+    config, summed = OptimizerConfig(epsilon=0.01), LearnerConfig(batch_size=batch_size, reduction="sum")
+    scales = [gradient_scale(rules) for rules in (replace(summed, reduction="mean"), summed)]
+    on_the_sum, on_the_mean = (OPTIMIZERS[name](config, scale) for scale in scales)
     steps = gradients(100)
-    want = run(OPTIMIZERS[name](replace(summed, reduction="mean")), batch_size * steps)
-    torch.testing.assert_close(run(OPTIMIZERS[name](summed), steps), want, rtol=0, atol=1e-5)
+    want = run(on_the_sum, batch_size * steps)
+    torch.testing.assert_close(run(on_the_mean, steps), want, rtol=0, atol=1e-5)
 
 
 def test_rmsprop_survives_a_gradient_that_never_varies() -> None:
@@ -139,7 +149,7 @@ def test_a_zero_gradient_stays_zero(limit: float) -> None:
 
 
 def test_the_config_reaches_each_optimizer() -> None:
-    config = LearnerConfig(beta1=0.8, beta2=0.9, epsilon=0.3, decay=0.7)
-    assert OPTIMIZERS["adam"](config) == Adam(0.8, 0.9, 0.3)
-    assert OPTIMIZERS["rmsprop"](config) == RMSProp(0.7, 0.3)
-    assert OPTIMIZERS["adagrad"](config) == Adagrad(0.3)
+    config = OptimizerConfig(beta1=0.8, beta2=0.9, epsilon=0.3, decay=0.7)
+    assert OPTIMIZERS["adam"](config, 1) == Adam(0.8, 0.9, 0.3)
+    assert OPTIMIZERS["rmsprop"](config, 1) == RMSProp(0.7, 0.3)
+    assert OPTIMIZERS["adagrad"](config, 1) == Adagrad(0.3)

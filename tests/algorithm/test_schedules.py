@@ -16,13 +16,15 @@ def test_a_line_goes_from_end_to_end_and_stays():
     assert [line(frame) for frame in (0, 100, 150, 200, 10**9)] == [1.0, 1.0, pytest.approx(0.55), 0.1, 0.1]
 
 
-def schedule(**learner) -> Schedule:
+def schedule(**optimizer) -> Schedule:
     config = Config(
         total_frames=300_000,
         exploration=ExplorationConfig(max=1.0, min=0.01, decay_frames=200_000),
         replay=ReplayConfig(beta=0.4),
     )
-    return Schedule.of(replace(config, learner=replace(config.learner, **learner)), warmup_frames=20_000)
+    return Schedule.of(
+        replace(config, optimizer=replace(config.optimizer, **optimizer)), warmup_frames=20_000
+    )
 
 
 def test_epsilon_waits_for_warmup_and_then_falls():

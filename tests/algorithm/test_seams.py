@@ -121,8 +121,9 @@ OWN = NetworkConfig(torso="restless", head="three-values", width=1 / 8, dueling=
 
 
 def own_learner(machine=None, accelerate="eager") -> Learner:
-    rules = replace(learner()._config, rule="soft")
-    return Learner(OWN, rules, ACTIONS, seed=3, backend=machine, accelerate=accelerate)
+    like = learner()._config
+    config = replace(like, network=OWN, learner=replace(like.learner, rule="soft"))
+    return Learner(config, ACTIONS, seed=3, backend=machine, accelerate=accelerate)
 
 
 def test_captured_is_eager_bit_for_bit_and_a_restored_state_goes_on_the_same():
@@ -202,12 +203,12 @@ def test_state_moves_on_once_an_update_and_not_while_acting():
     assert torch.equal(state["target.torso.restless.level"], state["online.torso.restless.level"])
 
 
-@pytest.mark.parametrize("staleness", [0, 2])
-def test_acting_on_the_twin_is_acting_at_once(staleness):
+@pytest.mark.parametrize("lag", [0, 2])
+def test_acting_on_the_twin_is_acting_at_once(lag):
     taken = []
     for machine, accelerate in ((CpuBackend(), "eager"), (StrictTwin(), "graph")):
         one = own_learner(machine, accelerate)
-        acting = ActingNetwork(one, 6, staleness_updates=staleness, seed=5)
+        acting = ActingNetwork(one, 6, lag_updates=lag, seed=5)
         update(one, batch(0))
         acting.prepare()
         actions = []

@@ -33,7 +33,7 @@ def completed(*words: str) -> list[str]:
         (["train", "Pong-v5", "--learner.ba"], ["--learner.batch-size"]),
         (["train", "Pong-v5", "--env.no-f"], ["--env.no-fire-reset", "--env.no-full-action-set"]),
         (["train", "--preset", "d"], ["double", "dueling"]),
-        (["train", "Pong-v5", "--learner.optimizer", ""], ["adam", "rmsprop", "adagrad"]),
+        (["train", "Pong-v5", "--optimizer.name", ""], ["adam", "rmsprop", "adagrad"]),
         (["evaluate", "run", "--protocol", "n"], ["nature"]),
         (["evaluate", "run", "--pro"], ["--protocol"]),
         (["info", "--"], ["--json", "--help"]),

@@ -48,12 +48,12 @@ def test_a_runs_own_configuration_is_such_a_file(trainer: FakeTrainer) -> None:
 
 
 def test_a_file_without_a_preset_changes_the_flags_one(trainer: FakeTrainer) -> None:
-    Path("c.toml").write_text('game = "Breakout-v5"\n[learner]\nmax_grad_norm = "none"\n')
+    Path("c.toml").write_text('game = "Breakout-v5"\n[optimizer]\nmax_grad_norm = "none"\n')
     assert main(["train", "--config", "c.toml", "--preset", "dueling"]) == 0
     dueling = PRESETS["dueling"].config
-    assert dueling.learner.max_grad_norm is not None
-    learner = replace(dueling.learner, max_grad_norm=None)
-    assert trainer.config == replace(dueling, game="Breakout-v5", learner=learner)
+    assert dueling.optimizer.max_grad_norm is not None
+    optimizer = replace(dueling.optimizer, max_grad_norm=None)
+    assert trainer.config == replace(dueling, game="Breakout-v5", optimizer=optimizer)
 
 
 def test_a_file_names_a_game_or_the_command_line_does(
@@ -73,6 +73,13 @@ def test_a_file_names_a_game_or_the_command_line_does(
         ),
         ("c.toml", "[learner]\nbatch-size = 3", "Did you mean learner.batch_size?"),
         ("c.json", '{"learner": 3}', "learner = 3: an object is wanted"),
+        (
+            "c.toml",
+            "learner.epsilon = 1\nreplay.priority_delay_launches = 2",
+            "--config c.toml: it has names of an older fastdqn.\n"
+            "  learner.epsilon is optimizer.epsilon now\n"
+            "  replay.priority_delay_launches is pipeline.priority_lag_updates now, and it counts updates",
+        ),
         ("c.json", '{"total_frames": "10M"}', "total_frames = '10M': int is wanted"),
         ("c.json", '{"learner": {"loss": "cross"}}', "must be one of huber, squared"),
         ("c.json", '{"seed": -3}', "seed = -3: must be a whole number from 0"),

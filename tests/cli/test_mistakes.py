@@ -12,6 +12,7 @@ import pytest
 from fastdqn.cli import mistakes
 from fastdqn.cli.arguments import flags_of
 from fastdqn.cli.train import TrainArguments
+from fastdqn.config import MOVED, Config
 from tests.cli.fakes import FakeTrainer, refused
 
 
@@ -43,8 +44,11 @@ from tests.cli.fakes import FakeTrainer, refused
         ("train Pong-v5 --seed 1.5", ["--seed 1.5", "a whole number is wanted", "10M"]),
         ("train Pong-v5 --total-frames 10X", ["--total-frames 10X", "a whole number is wanted"]),
         ("train Pong-v5 --learner.gamma much", ["--learner.gamma much", "a number is wanted"]),
-        ("train Pong-v5 --learner.max-grad-norm no", ["--learner.max-grad-norm no", "a number is wanted"]),
-        ("train Pong-v5 --learner.optimizer adm", ["adam, rmsprop, adagrad", "did you mean adam?"]),
+        (
+            "train Pong-v5 --optimizer.max-grad-norm no",
+            ["--optimizer.max-grad-norm no", "a number is wanted"],
+        ),
+        ("train Pong-v5 --optimizer.name adm", ["adam, rmsprop, adagrad", "did you mean adam?"]),
         ("train Pong-v5 --progress loud", ["auto, live, plain, json, none"]),
         ("train Pong-v5 --network.dueling True", ["takes no value", "--network.no-dueling"]),
         ("train Pong-v5 --env.no-clip-rewards=yes", ["takes no value", "--env.clip-rewards"]),
@@ -54,7 +58,7 @@ from tests.cli.fakes import FakeTrainer, refused
         ("train Pong-v5 --weights none", ["--weights none", "no such run or file"]),
         ("train Pong-v5 --total-frames 0 --seed -1", ["total_frames = 0", "seed = -1"]),
         ("train Pong-v5 --exploration-max 2", ["exploration.max = 2.0"]),
-        ("train Pong-v5 --learner.learning-rate nan", ["learner.learning_rate = nan"]),
+        ("train Pong-v5 --optimizer.learning-rate nan", ["optimizer.learning_rate = nan"]),
         ("evaluate", ["needs the folder of a run", "fastdqn evaluate RUN"]),
         ("evaluate r --episodes many", ["--episodes many", "a whole number is wanted"]),
         ("evaluate r --protocol x", ["--protocol x: one of nature, machado, own is wanted"]),
@@ -86,8 +90,8 @@ def test_mistakes_are_answered(
         ("--env-id ALE/Pong-v5", "Type: fastdqn train Pong-v5"),
         ("--env BreakoutNoFrameskip-v4", "Type: fastdqn train Breakout-v5"),
         ("--env", "Type: fastdqn train Pong-v5"),
-        ("--learning-rate 1e-4", "Type: --learner.learning-rate 1e-4"),
-        ("--lr=1e-4", "Type: --learner.learning-rate 1e-4"),
+        ("--learning-rate 1e-4", "Type: --optimizer.learning-rate 1e-4"),
+        ("--lr=1e-4", "Type: --optimizer.learning-rate 1e-4"),
         ("--batch-size 64", "Type: --learner.batch-size 64"),
         ("--gamma 0.9", "Type: --learner.gamma 0.9"),
         ("--buffer-size 100k", "Type: --replay.capacity 100k"),
@@ -99,6 +103,14 @@ def test_mistakes_are_answered(
         ("--exploration-fraction 0.1", "Type: --exploration.decay-frames N"),
         ("--epsilon 0.1", "--exploration.min"),
         ("--device cuda", "fastdqn info"),
+        ("--optimizer adam", "Type: --optimizer.name adam"),
+        ("--torch-compile", "Type: --pipeline.accelerate compile"),
+        ("--learner.learning-rate 1e-4", "Type: --optimizer.learning-rate 1e-4"),
+        ("--learner.optimizer adam", "Type: --optimizer.name adam"),
+        ("--learner.max_grad_norm", "Type: --optimizer.max-grad-norm VALUE"),
+        ("--replay.device=host", "Type: --pipeline.frames-on host"),
+        ("--replay.priority-delay-launches 2", "Type: --pipeline.priority-lag-updates N"),
+        ("--replay.priority-delay-launches 2", "it counts updates: launches times"),
     ],
 )
 def test_foreign_words_are_answered_with_ours(
@@ -120,6 +132,12 @@ def test_every_answer_to_a_foreign_word_names_flags_that_exist() -> None:
             if word.startswith("--"):
                 assert word.rstrip(".,") in flags, (name, word)
         assert f"--{name}" not in flags - {"--game"}, name  # GAME stands without a flag
+
+
+def test_every_older_name_has_a_newer_one_and_is_gone() -> None:
+    flat = Config().flat()
+    assert {new for new, _ in MOVED.values()} <= set(flat)
+    assert not set(MOVED) & set(flat)
 
 
 def mistakes_aliases() -> set[str]:

@@ -29,7 +29,7 @@ def test_the_preset_is_chosen_first_and_flags_change_it(trainer: FakeTrainer) ->
         "--preset",
         "nature",
     ]
-    assert main(["train", *words, "--env.no-episodic-life", "--learner.max_grad_norm", "10"]) == 0
+    assert main(["train", *words, "--env.no-episodic-life", "--optimizer.max_grad_norm", "10"]) == 0
     config, nature = trainer.config, PRESETS["nature"].config
     assert (config.game, config.preset, config.seed, config.total_frames) == (
         "Breakout-v5",
@@ -38,9 +38,9 @@ def test_the_preset_is_chosen_first_and_flags_change_it(trainer: FakeTrainer) ->
         10_000_000,
     )
     assert config.learner.batch_size == 64
-    assert config.learner.max_grad_norm == 10.0
+    assert config.optimizer.max_grad_norm == 10.0
     assert not config.env.episodic_life
-    assert config.learner.optimizer == nature.learner.optimizer
+    assert config.optimizer.name == nature.optimizer.name
     assert config.replay == nature.replay
 
 
@@ -56,8 +56,8 @@ def test_the_default_preset_is_quick(trainer: FakeTrainer) -> None:
 
 
 def test_none_can_be_written(trainer: FakeTrainer) -> None:
-    main(["train", "Pong-v5", "--preset", "dueling", "--learner.max-grad-norm", "none"])
-    assert trainer.config.learner.max_grad_norm is None
+    main(["train", "Pong-v5", "--preset", "dueling", "--optimizer.max-grad-norm", "none"])
+    assert trainer.config.optimizer.max_grad_norm is None
 
 
 @pytest.mark.parametrize("flag", ["--exploration-max", "--exploration.max", "--exploration_max"])

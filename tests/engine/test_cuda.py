@@ -17,6 +17,7 @@ if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
 from fastdqn.algorithm.update import Batch
+from fastdqn.config import PipelineConfig
 from fastdqn.engine.acting import ActingNetwork
 from fastdqn.engine.device import CudaBackend
 from fastdqn.engine.feed import DeviceFeed, Queueing
@@ -65,14 +66,8 @@ def put(inputs: LaunchInputs, batches: list[Batch]) -> None:
 
 
 def make(gpu, rules=FEW[2], accelerate="graph", **changes) -> Learner:
-    like = learner(rules)
-    return Learner(
-        like.network.config,
-        replace(like._config, **changes),
-        ACTIONS,
-        backend=gpu,
-        accelerate=accelerate,
-    )
+    config = replace(learner(rules)._config, **changes)
+    return Learner(config, ACTIONS, backend=gpu, accelerate=accelerate)
 
 
 class Uncaptured(CudaBackend):
@@ -121,8 +116,9 @@ def test_compiled_on_the_gpu_is_eager_on_the_cpu_within_the_bound(gpu, rules):
 
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-5), ("tf32", 5e-3), ("bf16", 0.06)])
 def test_each_precision_is_within_its_bound_of_float64(precision, bound):
-    one = make(CudaBackend(precision), accelerate="eager", precision=precision, max_grad_norm=None)
-    plain = PlainLearner(learner(FEW[2]), ("huber", "double", "adam", True, None))
+    rules = ("huber", "double", "adam", True, None)
+    one = make(CudaBackend(precision), rules, "eager", pipeline=PipelineConfig(precision=precision))
+    plain = PlainLearner(learner(rules), rules)
     rows = batch(0, rows=32)
     got = update(one, on_device(rows))
     loss, _, norm, error = plain.update(rows, 1e-3)
@@ -162,33 +158,33 @@ def test_the_target_and_the_learning_rate_react_after_the_capture(gpu):
 
 @pytest.mark.parametrize("frames", ["host", "cuda"])
 @pytest.mark.parametrize(
-    "changes", [{}, {"updates_per_launch": 4}, {"alpha": 0.5}, {"staleness_updates": 6}], ids=str
+    "changes", [{}, {"updates_per_launch": 4}, {"alpha": 0.5}, {"acting_lag_updates": 6}], ids=str
 )
 def test_two_runs_of_one_seed_are_one_run(tmp_path, changes, frames):
     """With device frames or whole batches, too: the same updates in the same order."""
     changes = {"accelerate": "graph", **changes}
-    first = loop(tmp_path / "1", small(), CudaBackend(), device=frames, **changes)
-    second = loop(tmp_path / "2", small(), CudaBackend(), device="host", **changes)
+    first = loop(tmp_path / "1", small(), CudaBackend(), frames_on=frames, **changes)
+    second = loop(tmp_path / "2", small(), CudaBackend(), frames_on="host", **changes)
     assert first[0] == second[0]
     assert equal(first[1], second[1])
 
 
 def test_the_loop_begins_as_the_cpus_does(tmp_path, tmp_path_factory):
     """The first row's loss, after a few updates, before rounding has led the games apart."""
-    got = loop(tmp_path / "g", small(), CudaBackend(), accelerate="graph", device="cuda")[0]
+    got = loop(tmp_path / "g", small(), CudaBackend(), accelerate="graph", frames_on="cuda")[0]
     want = plain_loop(tmp_path_factory)[0]
     assert got[0]["frames"] == want[0]["frames"]
     assert got[0]["loss"] == pytest.approx(want[0]["loss"], rel=1e-3)
 
 
-@pytest.mark.parametrize("staleness", [0, 50])
-def test_nothing_in_the_loop_synchronises(gpu, staleness):
+@pytest.mark.parametrize("lag", [0, 50])
+def test_nothing_in_the_loop_synchronises(gpu, lag):
     """The only wait is for an event behind the actions; everything else would raise here."""
     rng = np.random.default_rng(0)
     replay = ReplayBuffer(4_000, 8, seed=1)
     feed = DeviceFeed(replay, 32, gpu, Queueing(updates=2, in_flight=4))
-    one = Learner(NARROW, learner()._config, ACTIONS, backend=gpu, accelerate="graph")
-    best = ActingNetwork(one, 8, staleness_updates=staleness)
+    one = Learner(replace(learner()._config, network=NARROW), ACTIONS, backend=gpu, accelerate="graph")
+    best = ActingNetwork(one, 8, lag_updates=lag)
     observation = np.repeat(rng.integers(256, size=(8, 1, 84, 84), dtype=np.uint8), 4, axis=1)
     feed.store(replay.begin(observation), observation)
     no = np.zeros(8, np.bool_)
@@ -224,7 +220,7 @@ def test_a_store_above_2_2_gb_is_gathered_right(gpu):
     replay = ReplayBuffer(320_000, 1, seed=1)
     feed = DeviceFeed(replay, 64, gpu)
     play_numbers(replay, feed, 319_990)
-    one = Learner(NARROW, learner()._config, ACTIONS, backend=gpu, accelerate="graph")
+    one = Learner(replace(learner()._config, network=NARROW), ACTIONS, backend=gpu, accelerate="graph")
     one.prepare(feed.inputs)
     seen_high = False
     for _ in range(20):

@@ -46,8 +46,7 @@ ROWS = 8
 
 def twin_of(plain: Learner) -> Learner:
     """The same learner, captured by the twin."""
-    config = plain._config
-    return Learner(plain.network.config, config, ACTIONS, seed=0, backend=StrictTwin(), accelerate="graph")
+    return Learner(plain._config, ACTIONS, seed=0, backend=StrictTwin(), accelerate="graph")
 
 
 def put(inputs: LaunchInputs, batches: list[Batch]) -> None:
@@ -150,18 +149,14 @@ def test_sums_go_on_from_a_checkpoint():
         rest.set_sums(torch.zeros(2, dtype=torch.float64), 1)
 
 
-OF_THE_REPLAY = ("device", "alpha", "priority_delay_launches")
-
-
-def loop(path, config, machine, **changes):
-    """Run the loop with these settings of the learner and the replay; return its rows and its weights."""
-    replays = {name: changes.pop(name) for name in OF_THE_REPLAY if name in changes}
+def loop(path, config, machine, alpha=0.0, **changes):
+    """Run the loop with these settings of the pipeline and the replay; return its rows and its weights."""
     config = replace(
         config,
         total_frames=3_200,
         log_every_frames=600,
-        learner=replace(config.learner, **changes),
-        replay=replace(config.replay, **replays),
+        replay=replace(config.replay, alpha=alpha),
+        pipeline=replace(config.pipeline, **changes),
     )
     run = go(path, config, device=machine)
     return rows(run), weights(run)
@@ -184,8 +179,8 @@ def plain_loop(tmp_path_factory, **changes):
         {},
         pytest.param({"updates_per_launch": 4}, marks=pytest.mark.long),
         pytest.param({"alpha": 0.5}, marks=pytest.mark.long),
-        {"alpha": 0.5, "updates_per_launch": 4, "priority_delay_launches": 2},
-        pytest.param({"staleness_updates": 6}, marks=pytest.mark.long),
+        {"alpha": 0.5, "updates_per_launch": 4, "priority_lag_updates": 8},
+        pytest.param({"acting_lag_updates": 6}, marks=pytest.mark.long),
     ],
     ids=str,
 )
@@ -195,19 +190,19 @@ def test_the_loop_through_the_twin_is_the_plain_loop(tmp_path, tmp_path_factory,
     assert plain_rows[-1]["updates"] > 120
     assert len({row["loss"] for row in plain_rows}) > 3
     twin_rows, twin_weights = loop(
-        tmp_path / "t", small(), StrictTwin(), accelerate="graph", device=frames, **changes
+        tmp_path / "t", small(), StrictTwin(), accelerate="graph", frames_on=frames, **changes
     )
     assert twin_rows == plain_rows
     assert equal(twin_weights, plain_weights)
 
 
-def test_launches_priorities_delays_and_staleness_are_different_runs(tmp_path_factory):
+def test_launches_priorities_and_lags_are_different_runs(tmp_path_factory):
     """Fails when one of these settings reaches nothing."""
     kinds = [
         {},
         {"alpha": 0.5},
-        {"alpha": 0.5, "updates_per_launch": 4, "priority_delay_launches": 2},
-        {"staleness_updates": 6},
+        {"alpha": 0.5, "updates_per_launch": 4, "priority_lag_updates": 8},
+        {"acting_lag_updates": 6},
     ]
     runs = [plain_loop(tmp_path_factory, **kind)[1] for kind in kinds]
     assert not any(equal(a, b) for a, b in itertools.combinations(runs, 2))
@@ -219,17 +214,17 @@ def test_the_twins_loop_shows_an_update_that_does_not_wait_for_its_batch(
     plain_rows, plain_weights = plain_loop(tmp_path_factory)
     twin = StrictTwin()
     monkeypatch.setattr(twin.learn, "wait", lambda event: None)
-    twin_rows, twin_weights = loop(tmp_path / "t", small(), twin, accelerate="graph", device="host")
+    twin_rows, twin_weights = loop(tmp_path / "t", small(), twin, accelerate="graph", frames_on="host")
     assert twin_rows != plain_rows
     assert not equal(twin_weights, plain_weights)
 
 
-def actions(machine: devices.Backend, staleness: int) -> list[list[int]]:
+def actions(machine: devices.Backend, lag: int) -> list[list[int]]:
     """The best actions between updates so large that they turn each time."""
     captured = isinstance(machine, StrictTwin)
     accelerate = "graph" if captured else "eager"
-    one = Learner(NARROW, learner()._config, ACTIONS, backend=machine, accelerate=accelerate)
-    best = ActingNetwork(one, 6, staleness_updates=staleness)
+    one = Learner(replace(learner()._config, network=NARROW), ACTIONS, backend=machine, accelerate=accelerate)
+    best = ActingNetwork(one, 6, lag_updates=lag)
     inputs = blank(1)
     one.prepare(inputs)
     best.prepare()
@@ -241,18 +236,18 @@ def actions(machine: devices.Backend, staleness: int) -> list[list[int]]:
     return taken
 
 
-@pytest.mark.parametrize("staleness", [0, 3])
-def test_acting_on_the_twin_is_acting_at_once(staleness):
-    plain = actions(CpuBackend(), staleness)
+@pytest.mark.parametrize("lag", [0, 3])
+def test_acting_on_the_twin_is_acting_at_once(lag):
+    plain = actions(CpuBackend(), lag)
     assert len({tuple(action) for action in plain}) > 2
-    assert actions(StrictTwin(), staleness) == plain
+    assert actions(StrictTwin(), lag) == plain
 
 
-@pytest.mark.parametrize("staleness", [0, 3])
-def test_the_twin_shows_an_act_that_does_not_wait_for_its_weights(monkeypatch, staleness):
+@pytest.mark.parametrize("lag", [0, 3])
+def test_the_twin_shows_an_act_that_does_not_wait_for_its_weights(monkeypatch, lag):
     twin = StrictTwin()
     monkeypatch.setattr(twin.act, "wait", lambda event: None)
-    assert actions(twin, staleness) != actions(CpuBackend(), staleness)
+    assert actions(twin, lag) != actions(CpuBackend(), lag)
 
 
 def play(replay: ReplayBuffer, feed, passes: int, seed: int) -> None:
@@ -351,14 +346,17 @@ def keep(seen: list, batch_of, tensors: tuple) -> None:
 
 
 @pytest.mark.parametrize("device", [CpuBackend, StrictTwin])
-@pytest.mark.parametrize("staleness", [0, 1, 4, 7])
-def test_acting_is_at_most_as_stale_as_allowed(device, staleness):
+@pytest.mark.parametrize("lag", [0, 1, 4, 7])
+def test_acting_is_at_most_as_stale_as_allowed(device, lag):
     """Every act's weights are those of some count of updates, not older than allowed."""
     captured = device is StrictTwin
     one = Learner(
-        NARROW, learner()._config, ACTIONS, backend=device(), accelerate="graph" if captured else "eager"
+        replace(learner()._config, network=NARROW),
+        ACTIONS,
+        backend=device(),
+        accelerate="graph" if captured else "eager",
     )
-    best = ActingNetwork(one, 5, staleness_updates=staleness)
+    best = ActingNetwork(one, 5, lag_updates=lag)
     inputs = blank(1)
     one.prepare(inputs)
     best.prepare()
@@ -377,16 +375,16 @@ def test_acting_is_at_most_as_stale_as_allowed(device, staleness):
                 if torch.equal(kept, best._weights.parameters)
             ]
             ages.append(used[0])
-            assert used[0] <= staleness
+            assert used[0] <= lag
         else:
             one.backend.synchronize()
             history.append(one.weights.parameters.clone())
-    assert (max(ages) > 0) == (staleness > 0)
+    assert (max(ages) > 0) == (lag > 0)
 
 
 def test_a_resumed_learner_acts_on_its_restored_weights():
     first = twin_of(learner())
-    best = ActingNetwork(first, 5, staleness_updates=50)
+    best = ActingNetwork(first, 5, lag_updates=50)
     first.prepare(blank(1))
     best.prepare()
     with torch.no_grad():
@@ -403,8 +401,8 @@ PRECISIONS = {"fp32": 1e-5, "bf16": 0.06}
 def test_each_precision_is_within_its_bound_of_float64(precision):
     from tests.engine.test_learner import PlainLearner
 
-    config = replace(learner(FEW[2])._config, precision=precision, max_grad_norm=None)
-    ours = Learner(replace(NARROW, dueling=True), config, ACTIONS)
+    config = learner(("huber", "double", "adam", True, None))._config
+    ours = Learner(replace(config, pipeline=replace(config.pipeline, precision=precision)), ACTIONS)
     plain = PlainLearner(ours, ("huber", "double", "adam", True, None))
     rows_ = batch(0, rows=32)
     got = update(ours, rows_)
@@ -419,14 +417,14 @@ def test_each_precision_is_within_its_bound_of_float64(precision):
 
 
 @pytest.mark.parametrize(
-    ("part", "setting", "value"),
-    [("learner", "accelerate", "graph"), ("learner", "precision", "tf32"), ("replay", "device", "cuda")],
+    ("setting", "value"),
+    [("accelerate", "graph"), ("precision", "tf32"), ("frames_on", "cuda")],
 )
-def test_what_needs_a_gpu_is_refused_without_one(monkeypatch, part, setting, value):
+def test_what_needs_a_gpu_is_refused_without_one(monkeypatch, setting, value):
     monkeypatch.setattr(devices, "has_cuda", lambda: False)
     config = small()
-    config = replace(config, **{part: replace(getattr(config, part), **{setting: value})})
-    with pytest.raises(UserError, match=f"{part}.{setting} = '{value}': needs a CUDA GPU"):
+    config = replace(config, pipeline=replace(config.pipeline, **{setting: value}))
+    with pytest.raises(UserError, match=f"pipeline.{setting} = '{value}': needs a CUDA GPU"):
         checks.check(config)
 
 
@@ -447,7 +445,7 @@ class Roomy(StrictTwin):
 )
 def test_frames_go_where_they_fit_and_that_is_said(free, setting, resident):
     config = small()
-    config = replace(config, replay=replace(config.replay, device=setting))
+    config = replace(config, pipeline=replace(config.pipeline, frames_on=setting))
     parts = build.build(Checked(config, Roomy(free)))
     parts.envs.close()
     assert isinstance(parts.feed, DeviceFeed) == resident
@@ -456,6 +454,6 @@ def test_frames_go_where_they_fit_and_that_is_said(free, setting, resident):
 
 def test_frames_that_do_not_fit_are_refused():
     config = small()
-    config = replace(config, replay=replace(config.replay, device="cuda"))
-    with pytest.raises(UserError, match=r"the GPU has 0\.0 GiB free; try --replay\.device host"):
+    config = replace(config, pipeline=replace(config.pipeline, frames_on="cuda"))
+    with pytest.raises(UserError, match=r"the GPU has 0\.0 GiB free; try --pipeline\.frames-on host"):
         build.build(Checked(config, Roomy(10**6)))

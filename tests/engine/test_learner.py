@@ -16,7 +16,7 @@ from torch.nn import functional
 from fastdqn.algorithm.heads import PRIORITY_FLOOR
 from fastdqn.algorithm.losses import LOSSES
 from fastdqn.algorithm.update import Batch
-from fastdqn.config import LearnerConfig, NetworkConfig
+from fastdqn.config import Config, LearnerConfig, NetworkConfig, OptimizerConfig
 from fastdqn.engine.acting import ActingNetwork
 from fastdqn.engine.compiling import resolve_accelerate
 from fastdqn.engine.learner import LaunchInputs, Learner
@@ -79,19 +79,23 @@ def learner(
     reduction: str = "mean",
 ) -> Learner:
     loss, rule, optimizer, dueling, limit = rules
-    config = LearnerConfig(
-        loss=loss,  # type: ignore[arg-type]
-        rule=rule,
-        optimizer=optimizer,  # type: ignore[arg-type]
-        reduction=reduction,  # type: ignore[arg-type]
-        batch_size=ROWS,
-        learning_rate=1e-3,
-        epsilon=1e-4,
-        max_grad_norm=limit,
-        target_period_updates=period,
+    config = Config(
+        network=dataclasses.replace(NARROW, dueling=dueling),
+        learner=LearnerConfig(
+            loss=loss,  # type: ignore[arg-type]
+            rule=rule,
+            reduction=reduction,  # type: ignore[arg-type]
+            batch_size=ROWS,
+            target_period_updates=period,
+        ),
+        optimizer=OptimizerConfig(
+            name=optimizer,  # type: ignore[arg-type]
+            learning_rate=1e-3,
+            epsilon=1e-4,
+            max_grad_norm=limit,
+        ),
     )
-    network = dataclasses.replace(NARROW, dueling=dueling)
-    return Learner(network, config, ACTIONS, seed=seed, accelerate=accelerate)  # type: ignore[arg-type]
+    return Learner(config, ACTIONS, seed=seed, accelerate=accelerate)  # type: ignore[arg-type]
 
 
 _PREPARED: weakref.WeakKeyDictionary[Learner, LaunchInputs] = weakref.WeakKeyDictionary()

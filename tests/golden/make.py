@@ -82,13 +82,14 @@ def updates(config: Config, count: int = UPDATES) -> dict[str, str]:
         config: A preset; the games are played at random, so only its network, learner and sampling count.
         count: Updates.
     """
-    learner_config = replace(config.learner, target_period_updates=TARGET_PERIOD)
+    config = replace(config, learner=replace(config.learner, target_period_updates=TARGET_PERIOD))
+    rules = config.learner
     replay = ReplayBuffer(
-        4_000, 8, n_step=learner_config.n_step, gamma=learner_config.gamma, alpha=config.replay.alpha, seed=12
+        4_000, 8, n_step=rules.n_step, gamma=rules.gamma, alpha=config.replay.alpha, seed=12
     )
     num_actions = play(AtariEnvs("Breakout-v5", replace(config.env, num_envs=8, threads=1), seed=11), replay)
-    learner = Learner(config.network, learner_config, num_actions, seed=14)
-    feed = HostFeed(replay, learner_config.batch_size, CpuBackend())
+    learner = Learner(config, num_actions, seed=14)
+    feed = HostFeed(replay, rules.batch_size, CpuBackend())
     learner.prepare(feed.inputs)
     batches, priorities, losses = [], [], []
     for _ in range(count):
@@ -135,7 +136,8 @@ def run(config: Config, folder: Path) -> dict[str, str]:
         log_every_frames=2_000,
         env=replace(config.env, threads=1, renew_steps=1_000),
         replay=replace(config.replay, capacity=2_000, warmup_steps=1_200),
-        learner=replace(config.learner, accelerate="eager", target_period_updates=TARGET_PERIOD),
+        learner=replace(config.learner, target_period_updates=TARGET_PERIOD),
+        pipeline=replace(config.pipeline, accelerate="eager"),
         exploration=replace(config.exploration, decay_frames=4_000),
         checkpoint=replace(config.checkpoint, every_frames=100_000),
     )

@@ -83,6 +83,20 @@ def another_process(run: RunFolder, *words: str) -> Iterator[tuple[subprocess.Po
 # One process at a time
 
 
+def test_the_folder_of_an_older_version_is_refused_with_what_to_do(run: RunFolder) -> None:
+    file = run.path / "config.json"
+    values = json.loads(file.read_text())
+    values["learner"] |= {"accelerate": values.pop("pipeline")["accelerate"], **values.pop("optimizer")}
+    values["learner"]["optimizer"] = values["learner"].pop("name")
+    file.write_text(json.dumps(values))
+    with pytest.raises(UserError) as refused:
+        RunFolder.open(run.path)
+    lines = str(refused.value).splitlines()
+    assert lines[0].startswith(f"{file}: this is a configuration of an older fastdqn: learner.")
+    assert lines[0].endswith(" now (and 8 more).")
+    assert lines[1].endswith(f"fastdqn train GAME --weights {run.path}")
+
+
 def test_a_run_that_another_process_trains_is_refused_and_left_as_it_is(run: RunFolder) -> None:
     """Fails when a second process takes the first one's metrics away, or empties its folder."""
     put(run.path, "metrics.jsonl")
@@ -396,7 +410,7 @@ def test_a_folder_whose_name_is_not_utf8_is_written_in_any_locale(tmp_path: Path
 
 QUICK_FLAGS = (
     "--total-frames 400 --env.num-envs 2 --replay.capacity 1000 --replay.warmup-steps 60 --network.width 0.1 "
-    "--learner.accelerate eager --learner.batch-size 4 --log-every-frames 200 --checkpoint.every-frames 200 "
+    "--pipeline.accelerate eager --learner.batch-size 4 --log-every-frames 200 --checkpoint.every-frames 200 "
     "--evaluation.every-frames 200 --evaluation.episodes 1 --evaluation.max-episode-frames 400"
 )
 

@@ -48,20 +48,11 @@ def test_a_small_run_fits_a_small_machine(preset: str) -> None:
         ({"network__width": 16}, "network.width"),
         (
             {
-                "learner__updates_per_launch": 1024,
+                "pipeline__updates_per_launch": 1024,
                 "learner__batch_size": 2048,
                 "learner__target_period_updates": 1024,
             },
-            "learner.updates_per_launch",
-        ),
-        (
-            {
-                "replay__priority_delay_launches": 1024,
-                "learner__updates_per_launch": 1024,
-                "learner__target_period_updates": 1024,
-                "learner__batch_size": 512,
-            },
-            "replay.priority_delay_launches",
+            "pipeline.updates_per_launch",
         ),
     ],
 )

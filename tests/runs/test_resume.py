@@ -35,7 +35,8 @@ def tiny(game: str = "Breakout-v5", alpha: float = 0.5, **changes) -> Config:
         env=EnvConfig(num_envs=2, threads=1, max_episode_frames=1_000, renew_steps=900),
         replay=ReplayConfig(capacity=600, warmup_steps=60, alpha=alpha),
         network=replace(config.network, width=1 / 16),
-        learner=replace(config.learner, accelerate="eager", batch_size=4, n_step=3, target_period_updates=37),
+        learner=replace(config.learner, batch_size=4, n_step=3, target_period_updates=37),
+        pipeline=replace(config.pipeline, accelerate="eager"),
         exploration=replace(config.exploration, decay_frames=2_000),
         checkpoint=CheckpointConfig(every_frames=1_500, keep=2),
     )
@@ -119,7 +120,7 @@ def test_games_that_gather_for_the_next_row_are_saved():
 @pytest.mark.slow
 def test_resumed_is_uninterrupted_when_compiled(tmp_path):
     config = tiny()
-    config = replace(config, learner=replace(config.learner, accelerate="compile"))
+    config = replace(config, pipeline=replace(config.pipeline, accelerate="compile"))
     whole = RunFolder.create(tmp_path / "whole", config)
     train(whole)
     assert differences(outcome(interrupted(tmp_path / "parts", config, [150, 101])), outcome(whole)) == []
@@ -379,7 +380,11 @@ def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("alpha", "wanted"), [(0.0, "not finite at frame"), (0.5, "TD error is not finite")])
 def test_weights_that_are_not_finite_are_not_saved(alpha, wanted, tmp_path):
     config = tiny(total_frames=3_000, alpha=alpha)
-    config = replace(config, learner=replace(config.learner, learning_rate=1e30, loss="squared"))
+    config = replace(
+        config,
+        learner=replace(config.learner, loss="squared"),
+        optimizer=replace(config.optimizer, learning_rate=1e30),
+    )
     config = replace(config, checkpoint=CheckpointConfig(every_frames=200), log_every_frames=10**6)
     run = RunFolder.create(tmp_path / "r", config)
     with pytest.raises(RunFailedError, match=f"(?s){wanted}.*diverged.*last good checkpoint"):

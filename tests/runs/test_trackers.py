@@ -172,7 +172,11 @@ def test_a_new_run_is_refused_where_its_tracker_does_not_start_and_an_old_one_go
 
 def test_a_run_that_fails_is_ended_as_failed(memory, tmp_path):
     config = tiny(total_frames=3_000)
-    config = replace(config, learner=replace(config.learner, learning_rate=1e30, loss="squared"))
+    config = replace(
+        config,
+        learner=replace(config.learner, loss="squared"),
+        optimizer=replace(config.optimizer, learning_rate=1e30),
+    )
     with pytest.raises(Exception, match="not finite"):
         train(RunFolder.create(tmp_path / "r", config), track=["wandb"])
     assert [ending for _, ending in memory.ended] == ["failed"]

@@ -41,7 +41,8 @@ def small(**changes) -> Config:
         env=EnvConfig(num_envs=4, max_episode_frames=2_000),
         replay=ReplayConfig(capacity=3_000, warmup_steps=200),
         network=replace(config.network, width=1 / 16),
-        learner=replace(config.learner, accelerate="eager", batch_size=8, target_period_updates=100),
+        learner=replace(config.learner, batch_size=8, target_period_updates=100),
+        pipeline=replace(config.pipeline, accelerate="eager"),
         exploration=replace(config.exploration, decay_frames=8_000),
     )
     return replace(config, **changes)
@@ -134,7 +135,7 @@ def test_a_prioritised_run_is_reproducible_and_not_the_uniform_one(finished, tmp
 @pytest.mark.slow
 def test_one_seed_gives_one_compiled_run(finished, tmp_path):
     config = small()
-    config = replace(config, learner=replace(config.learner, accelerate="compile"))
+    config = replace(config, pipeline=replace(config.pipeline, accelerate="compile"))
     first, second = go(tmp_path / "1", config), go(tmp_path / "2", config)
     assert rows(first) == rows(second)
     assert rows(first)[-1]["updates"] > 1_000
@@ -210,7 +211,11 @@ def test_weights_of_another_game_are_refused(finished, tmp_path):
 
 def test_a_diverged_run_stops_and_names_what_is_left(tmp_path):
     config = small()
-    config = replace(config, learner=replace(config.learner, learning_rate=1e30, loss="squared"))
+    config = replace(
+        config,
+        learner=replace(config.learner, loss="squared"),
+        optimizer=replace(config.optimizer, learning_rate=1e30),
+    )
     run = RunFolder.create(tmp_path / "d", config)
     with pytest.raises(RunFailedError, match="diverged"):
         train(run)
@@ -368,7 +373,7 @@ def test_a_run_whose_folder_is_removed_is_saved_beside_it_and_fails(remove, tmp_
 @pytest.mark.slow
 def test_a_compiled_run_that_is_killed_leaves_no_lock(tmp_path):
     """Its compiler starts processes of its own, which must not keep the lock."""
-    words = ["train", "Pong-v5", "--run-dir", str(tmp_path / "r"), "--learner.accelerate", "compile"]
+    words = ["train", "Pong-v5", "--run-dir", str(tmp_path / "r"), "--pipeline.accelerate", "compile"]
     words += ["--checkpoint.every-frames", "2000", "--replay.warmup-steps", "200", "--progress", "plain"]
     command = [sys.executable, "-m", "fastdqn", *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

@@ -113,23 +113,28 @@ def test_a_line_cut_short_by_a_kill_is_left_out_and_damage_is_not(tmp_path, caps
 
 def test_runs_that_differ_in_more_than_the_seed_are_no_band(tmp_path):
     """Fails where game and preset decide: a mean over two learning rates is nobody's result."""
-    changes = [
-        {},
-        {"learning_rate": 1e-3},
-        {},
-        {"learning_rate": 1e-3, "batch_size": 64},
+    settings = [  # learning rate and batch size
+        (5e-4, 32),
+        (1e-3, 32),
+        (5e-4, 32),
+        (1e-3, 64),
     ]
     quick = PRESETS["quick"].config
     runs = []
-    for seed, change in enumerate(changes):
-        config = replace(quick, seed=seed, learner=replace(quick.learner, **change))
+    for seed, (rate, size) in enumerate(settings):
+        config = replace(
+            quick,
+            seed=seed,
+            learner=replace(quick.learner, batch_size=size),
+            optimizer=replace(quick.optimizer, learning_rate=rate),
+        )
         runs.append(Curves(config, [LATE.row()], []))
     other = replace(PRESETS["nature"].config, seed=9)
     groups = group_by_configuration([*runs, Curves(other, [LATE.row()], [])])
     assert {name: [curves.config.seed for curves in group] for name, group in groups.items()} == {
-        "Pong-v5 quick learner.batch_size=32 learner.learning_rate=0.0005": [0, 2],
-        "Pong-v5 quick learner.batch_size=32 learner.learning_rate=0.001": [1],
-        "Pong-v5 quick learner.batch_size=64 learner.learning_rate=0.001": [3],
+        "Pong-v5 quick learner.batch_size=32 optimizer.learning_rate=0.0005": [0, 2],
+        "Pong-v5 quick learner.batch_size=32 optimizer.learning_rate=0.001": [1],
+        "Pong-v5 quick learner.batch_size=64 optimizer.learning_rate=0.001": [3],
         "Pong-v5 nature": [9],
     }
 
