@@ -26,7 +26,7 @@ import tyro
 from torch import nn
 from torch.nn import functional
 
-from fastdqn.algorithm.update import Batch
+from fastdqn.algorithm.update import Transitions
 from fastdqn.config import Config, LearnerConfig, NetworkConfig, OptimizerConfig
 from fastdqn.engine.learner import LaunchInputs, Learner
 
@@ -97,7 +97,7 @@ class PlainNetwork(nn.Module):
         return cast(torch.Tensor, value + advantage - advantage.mean(dim=1, keepdim=True))
 
 
-def plain_step(case: Case, batch: Batch) -> Callable[[], object]:
+def plain_step(case: Case, batch: Transitions) -> Callable[[], object]:
     """Return the pinned plain update."""
     quick = case.rules == "quick"
     online, target = PlainNetwork(case.width, quick), PlainNetwork(case.width, quick)
@@ -122,7 +122,7 @@ def plain_step(case: Case, batch: Batch) -> Callable[[], object]:
     return step
 
 
-def our_step(case: Case, batch: Batch, accelerate: Literal["eager", "compile"]) -> Callable[[], object]:
+def our_step(case: Case, batch: Transitions, accelerate: Literal["eager", "compile"]) -> Callable[[], object]:
     """Return the learner's update under the same rules."""
     quick = case.rules == "quick"
     learner = Learner(
@@ -135,15 +135,15 @@ def our_step(case: Case, batch: Batch, accelerate: Literal["eager", "compile"]) 
         accelerate=accelerate,
     )
     # As in a run: all batches lie at one place, where the sampler writes them.
-    learner.prepare(LaunchInputs([tuple(vars(batch).values())], Batch))  # compiles
+    learner.prepare(LaunchInputs([tuple(vars(batch).values())], Transitions))  # compiles
     return learner.launch
 
 
-def random_batch(size: int, seed: int) -> Batch:
+def random_batch(size: int, seed: int) -> Transitions:
     """Return transitions of noise: what an update costs does not depend on what is in it."""
     generator = torch.Generator().manual_seed(seed)
     frames = torch.randint(0, 256, (2, size, 4, 84, 84), dtype=torch.uint8, generator=generator)
-    return Batch(
+    return Transitions(
         obs=frames[0],
         action=torch.randint(0, ACTIONS, (size,), generator=generator),
         reward=torch.randn(size, generator=generator),

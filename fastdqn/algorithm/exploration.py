@@ -8,29 +8,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BestActions = Callable[[NDArray[np.uint8], int], NDArray[np.int64]]
-"""From observations, uint8 [N, 4, 84, 84], and which act of the run this is, to the best actions, int64 [N]."""
+GreedyActions = Callable[[NDArray[np.uint8], int], NDArray[np.int64]]
+"""From observations, uint8 [N, 4, 84, 84], and the number of this act in the run, to greedy actions, int64 [N]."""
 
 _BLOCK = 256
 """Acts that are drawn for at once: a draw alone costs tens of microseconds, in which no game is played."""
 
 
 class Actor:
-    """Chooses an action for each environment: random with probability epsilon, else the best known.
+    """Chooses an action for each environment: random with probability epsilon, else the greedy one.
 
     Randomness is counter-based (Philox): the draws of an act follow from the seed and the number of acts
     before it, whatever epsilon is.
 
     Args:
-        best_actions: What the network likes best; random numbers that it takes follow from the number of the
-            act.
+        greedy_actions: The network's; random numbers that it takes follow from the number of the act.
         num_actions: Number of actions.
         num_envs: N.
         seed: Of the exploration.
     """
 
-    def __init__(self, best_actions: BestActions, num_actions: int, num_envs: int, seed: int) -> None:
-        self._best_actions = best_actions
+    def __init__(self, greedy_actions: GreedyActions, num_actions: int, num_envs: int, seed: int) -> None:
+        self._greedy_actions = greedy_actions
         self._num_actions = num_actions
         self._shape = (_BLOCK, num_envs)
         self._seed = seed
@@ -38,14 +37,14 @@ class Actor:
         self._draw()
 
     def act(self, observation: NDArray[np.uint8], epsilon: float) -> NDArray[np.int64]:
-        """Return an action per row. The network is not asked when every row explores.
+        """Return an action per row. Where every row explores the network is not evaluated.
 
         Args:
             observation: uint8 [N, 4, 84, 84].
             epsilon: Probability of a random action, per row.
 
         Returns:
-            int64 [N], the caller's own.
+            int64 [N], in memory that nothing else writes to.
         """
         act, index = self._acts, self._acts % _BLOCK
         explores = self._chance[index] < epsilon
@@ -55,7 +54,7 @@ class Actor:
             self._draw()
         if explores.all():
             return action.copy()
-        chosen: NDArray[np.int64] = np.where(explores, action, self._best_actions(observation, act))
+        chosen: NDArray[np.int64] = np.where(explores, action, self._greedy_actions(observation, act))
         return chosen
 
     def random_state(self) -> dict[str, Any]:

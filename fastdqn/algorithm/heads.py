@@ -1,7 +1,7 @@
-"""Heads: from features to what the network says of each action, and what an update makes of that.
+"""Heads: from features to numbers for each action, and from those to values, targets, losses and priorities.
 
 B is the batch, A the number of actions, N the numbers that a head has for each action (1 where it is a value;
-51 or 200 where it is a distribution), K the next actions that a rule names (`targets.Next`).
+51 or 200 where it is a distribution), K the next actions that a rule names (`targets.Next`). z is a head's output.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ class Head(nn.Module):
     """A hidden layer and N numbers for each action; a new head is a subclass in `HEADS`.
 
     Plain: one hidden layer of 512 (Mnih et al. 2015). Dueling (Wang et al. 2016, equation 9): two, of which one
-        ends
-    in the state's N numbers and one in N for each action, whose mean over the actions is subtracted. The two
-    are one matrix here, `hidden`: the rows of its first half belong to the state.
+    ends in the state's N numbers and one in N for each action, whose mean over the actions is subtracted. The
+    two are one matrix here, `hidden`: the rows of its first half belong to the state.
 
     Args:
         config: The network's shape.
@@ -60,7 +59,7 @@ class Head(nn.Module):
 
         Args:
             features: [B, features], float32 or bfloat16.
-            draws: What `draws` of its layers asked for.
+            draws: The random numbers that its layers take, by path.
         """
         hidden = functional.relu(linear(features, self.hidden.weight, self.hidden.bias))
         hidden = hidden.to(self.advantage.weight.dtype)
@@ -82,12 +81,12 @@ class Head(nn.Module):
         """
         raise NotImplementedError
 
-    def goal(self, next_z: Tensor, following: Next, reward: Tensor, discount: Tensor) -> Tensor:
-        """Return what the network's answer for the action taken should have been.
+    def goal(self, next_z: Tensor, next_actions: Next, reward: Tensor, discount: Tensor) -> Tensor:
+        """Return the target of z for the action taken.
 
         Args:
-            next_z: [B, K, N], what the target network says of the next actions.
-            following: Those actions, with their weights and penalties.
+            next_z: [B, K, N], the target network's z for the next actions.
+            next_actions: Those actions, with their weights and penalties.
             reward: [B], the n-step return up to the bootstrap, and what the rule adds to it.
             discount: [B], gamma^m * (1 - terminated) with the true number of steps m.
 
@@ -102,9 +101,9 @@ class Head(nn.Module):
         """Return the loss and the priority of each transition.
 
         Args:
-            z: [B, N], what the online network says of the action taken.
+            z: [B, N], the online network's for the action taken.
             goal: What `goal` returned, without gradient.
-            draws: What the online network's pass took, under the names of this head's layers.
+            draws: The random numbers of the online network's pass, under the names of this head's layers.
             elementwise: The loss of a TD error, where the head has some.
 
         Returns:
@@ -123,9 +122,9 @@ class ScalarHead(Head):
         """Return z itself, [B, A]."""
         return z.squeeze(2)
 
-    def goal(self, next_z: Tensor, following: Next, reward: Tensor, discount: Tensor) -> Tensor:
+    def goal(self, next_z: Tensor, next_actions: Next, reward: Tensor, discount: Tensor) -> Tensor:
         """Return [B], reward + discount * the weighted sum of (value - penalty) over the next actions."""
-        value = (following.weight * (next_z.squeeze(2) - following.penalty)).sum(1)
+        value = (next_actions.weight * (next_z.squeeze(2) - next_actions.penalty)).sum(1)
         return reward + discount * value
 
     def loss(

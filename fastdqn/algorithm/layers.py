@@ -1,14 +1,14 @@
-"""Layers of the network, and what a layer may ask for beside its input: random numbers and a state.
+"""Layers of the network, and what a layer may have beside its input: random numbers and a state.
 
 Two choices make the plain layers fast on a CPU without changing what they compute: convolutions run
 channels-last (their weight gradients are up to five times faster so), and wide fully connected layers go
 through oneDNN, where PyTorch would take MKL, which on processors of other makers leaves half of the speed
 unused.
 
-A layer with a method `draws(rows) -> dict[str, Draw]` takes random numbers: whoever contains it hands them to
-its `forward`, under the same names (`part_of`). Given none, as an exported policy is, it does without. A layer
-with a method `advance(own) -> dict[str, Tensor]` has state that moves on with each update: from its own
-tensors, by name, it returns the next values of its buffers.
+A layer with a method `draws(rows) -> dict[str, Draw]` takes random numbers: the module that contains it passes
+them to its `forward`, under the same names (`part_of`). An exported policy passes an empty mapping, and the layer
+computes without them. A layer with a method `advance(tensors) -> dict[str, Tensor]` has state that changes with
+each update: from its parameters and buffers, by name, it returns the next values of its buffers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Draw(NamedTuple):
 
     Attributes:
         kind: `normal` (mean 0, variance 1) or `uniform` (in [0, 1)).
-        shape: Theirs; the tensor is float32.
+        shape: Shape of the float32 tensor.
     """
 
     kind: Literal["normal", "uniform"]
@@ -54,7 +54,7 @@ def draws_of(module: nn.Module, rows: int) -> dict[str, Draw]:
 
 
 def part_of(draws: Draws, path: str) -> Draws:
-    """Return the random numbers of the layer at `path`, by the names that it gave them."""
+    """Return the random numbers of the layer at `path`, by the names that its `draws` has."""
     return {
         name.removeprefix(f"{path}."): value for name, value in draws.items() if name.startswith(f"{path}.")
     }
@@ -64,14 +64,14 @@ def advanced(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tens
     """Return the buffers of a module after one more update.
 
     Args:
-        module: Whose layers say how.
+        module: Its layers' `advance` is called.
         tensors: Its parameters and buffers as they are now, by name. They are not changed.
     """
     new = {name: tensors[name] for name, _ in module.named_buffers()}
     for path, layer in module.named_modules():
         if path and hasattr(layer, "advance"):
-            own = layer.advance(part_of(tensors, path))
-            new |= {f"{path}.{name}": value for name, value in own.items()}
+            advanced_buffers = layer.advance(part_of(tensors, path))
+            new |= {f"{path}.{name}": value for name, value in advanced_buffers.items()}
     return new
 
 
@@ -79,7 +79,7 @@ _OPERATORS = torch.library.Library("fastdqn", "DEF")  # type: ignore[no-untyped-
 _OPERATORS.define(  # type: ignore[no-untyped-call]
     "linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor"
 )
-# Inductor lowers the oneDNN operator only for constant weights; behind a name of our own it stays a call.
+# Inductor lowers the oneDNN operator only for constant weights; behind an operator of ours it stays a call.
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
@@ -126,7 +126,7 @@ _plainly = False
 
 @contextmanager
 def plain_operators() -> Iterator[None]:
-    """Compute with PyTorch's own operators alone while the block runs: for programs that others load."""
+    """Compute with PyTorch's own operators alone while the block runs: for programs that run without fastdqn."""
     global _plainly
     _plainly = True
     try:

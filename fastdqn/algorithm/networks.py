@@ -31,7 +31,7 @@ class QNetwork(nn.Module):
         num_actions: A, the number of actions.
         compute_dtype: float32, or bfloat16 for everything between the pixels and the last layers; weights, last
             layers and action values stay float32.
-        generator: Source of the initial weights; PyTorch's global one if none is given.
+        generator: Source of the initial weights; `None` is PyTorch's global one.
     """
 
     def __init__(
@@ -44,18 +44,18 @@ class QNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.num_actions, self.compute_dtype = config, num_actions, compute_dtype
-        with torch.random.fork_rng(devices=[]):  # their own initial weights are drawn for nothing
+        with torch.random.fork_rng(devices=[]):  # the weights that constructors draw are overwritten below
             self.torso = TORSOS[config.torso](config, STACK)
             self.head = HEADS[config.head](config, self.torso.features, num_actions)
         self.torso.initialize(generator)
         self.head.initialize(generator)
 
     def forward(self, obs: Tensor, draws: Draws = NO_DRAWS, *, prepared: bool = False) -> Tensor:
-        """Return what the head says of each action.
+        """Return the head's output for each action.
 
         Args:
             obs: uint8 [B, 4, 84, 84], grey levels 0 to 255; they are scaled to [0, 1] inside.
-            draws: The pass' random numbers, as `layers.draws_of` lists them.
+            draws: The random numbers of the pass, as `layers.draws_of` lists them.
             prepared: Whether `obs` is the result of `prepare` instead, which several passes can share.
 
         Returns:

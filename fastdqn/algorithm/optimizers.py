@@ -19,7 +19,7 @@ from fastdqn.config import LearnerConfig, OptimizerConfig
 
 
 class Optimizer(Protocol):
-    """What the learner asks of an optimizer."""
+    """What an optimizer has: its state and a step."""
 
     def initial_state(self, weights: Tensor) -> dict[str, Tensor]:
         """Return the state before the first step, by name: tensors of weights' shape or of no dimensions."""
@@ -61,7 +61,7 @@ class Adam:
         square.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
         # In float64: 1 - beta2 keeps only four digits in float32.
         bias1, bias2 = self._missing(self.beta1, step), self._missing(self.beta2, step)
-        scale, root = settled(learning_rate / bias1, bias2.rsqrt(), dtype=weights.dtype)
+        scale, root = materialized(learning_rate / bias1, bias2.rsqrt(), dtype=weights.dtype)
         weights.sub_(scale * (mean / (square.sqrt() * root + self.epsilon)))
 
     @staticmethod
@@ -135,12 +135,12 @@ def clip_by_norm(gradient: Tensor, limit: float = math.inf) -> tuple[Tensor, Ten
         The gradient, float [P], and its norm before, no dimensions.
     """
     norm = gradient.square().sum().sqrt()
-    (factor,) = settled((limit / norm).clamp(max=1.0), dtype=gradient.dtype)
+    (factor,) = materialized((limit / norm).clamp(max=1.0), dtype=gradient.dtype)
     return gradient * factor, norm
 
 
-def settled(*scalars: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Return the same scalars, out of memory of their own.
+def materialized(*scalars: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Return the same scalars, computed once and read from memory.
 
     Inductor would otherwise write their arithmetic, powers and divisions, into the loop over the weights and
     do it again for every 16 of them: more work than the step itself.
@@ -159,11 +159,11 @@ _SCALES: dict[str, Callable[[LearnerConfig], int]] = {
 
 
 def gradient_scale(config: LearnerConfig) -> int:
-    """Return how many times the mean loss's gradient the one is that a configuration's constants are given for.
+    """Return S: a configuration's constants are given for S times the gradient of the mean loss.
 
-    With S the scale, a limit of the norm is a S-th for the mean. Adam, RMSProp and Adagrad divide gradients by
-    their own size, so S cancels but for epsilon: beside a root it becomes a S-th, inside one a S^2-th. Steps on
-    the mean with these constants are those on the sum.
+    For the mean, a limit of the norm is divided by S. Adam, RMSProp and Adagrad divide gradients by their size,
+    so S cancels but for epsilon, which is divided by S beside a root and by S^2 inside one. Steps on the mean
+    with these constants are those on the sum.
     """
     return _SCALES[config.reduction](config)
 

@@ -38,14 +38,14 @@ class FlatLayout:
         return torch.cat([parts[name].reshape(-1) for name in self.shapes])
 
 
-def check_same(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Raise unless `given` has exactly the names, shapes and dtypes of `own`.
+def check_same(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Raise unless `given` has exactly the names, shapes and dtypes of `expected`.
 
     Raises:
-        KeyError: A name is missing, or is not one of ours.
+        KeyError: A name is missing, or is not an expected one.
         ValueError: A shape or a dtype differs.
     """
-    for name, value in own.items():
+    for name, value in expected.items():
         if name not in given:
             raise KeyError(f"{name}: missing; shape {list(value.shape)} is wanted")
         other = given[name]
@@ -53,7 +53,7 @@ def check_same(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name}: shape {list(value.shape)} is wanted, not {list(other.shape)}")
         if other.dtype != value.dtype:
             raise ValueError(f"{name}: dtype {value.dtype} is wanted, not {other.dtype}")
-    foreign = sorted(set(given) - set(own))
+    foreign = sorted(set(given) - set(expected))
     if foreign:
         raise KeyError(
             f"{foreign[0]}: not a tensor of this learner; its shape is {list(given[foreign[0]].shape)}"

@@ -14,7 +14,7 @@ from fastdqn.config import LearnerConfig
 class Next(NamedTuple):
     """The next actions of a target: K of them, 1 for greedy rules, A for soft ones.
 
-    The target is the sum over k of `weight[k] * (what the target network says of action[k] - penalty[k])`,
+    The target is the sum over k of `weight[k] * (the target network's value of action[k] - penalty[k])`,
     discounted, and added to the reward and the bonus.
 
     Attributes:
@@ -32,12 +32,12 @@ class Next(NamedTuple):
 
 @dataclass(frozen=True)
 class Values:
-    """The action values that a rule may ask for; asking for some costs a pass through a network.
+    """The action values that a rule may use, each [B, A] and computed when a rule calls for it.
 
     Attributes:
-        target_next: The target network's of the next observations, [B, A]; these are there anyway.
-        online_next: The online network's of the next observations.
-        target_now: The target network's of the observations.
+        target_next: The target network's for the next observations; every update has them, so they cost nothing.
+        online_next: The online network's for the next observations; costs a pass through the network.
+        target_now: The target network's for the observations; costs a pass through the network.
         action: int64 [B], the actions taken.
     """
 
@@ -51,17 +51,17 @@ Rule = Callable[[Values], Next]
 
 
 def max_rule(values: Values) -> Next:
-    """Take the action that the target network likes best (Mnih et al. 2015, algorithm 1)."""
-    return greedily(values.target_next())
+    """Take the action of the target network's largest value (Mnih et al. 2015, algorithm 1)."""
+    return greedy(values.target_next())
 
 
 def double_rule(values: Values) -> Next:
-    """Take the action that the online network likes best (van Hasselt et al. 2016, equation 4)."""
-    return greedily(values.online_next())
+    """Take the action of the online network's largest value (van Hasselt et al. 2016, equation 4)."""
+    return greedy(values.online_next())
 
 
-def greedily(q: Tensor) -> Next:
-    """Return the best action alone, among equal values the first.
+def greedy(q: Tensor) -> Next:
+    """Return the action of the largest value alone, the first among equal ones.
 
     Args:
         q: [B, A].

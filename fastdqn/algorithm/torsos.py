@@ -16,7 +16,7 @@ GREY_LEVELS = 255
 
 
 class Torso(nn.Module):
-    """What a torso has; a new one is a subclass in `TORSOS`.
+    """From frames to features; a new torso is a subclass in `TORSOS`.
 
     Args:
         config: The network's shape.
@@ -34,7 +34,7 @@ class Torso(nn.Module):
         Args:
             pixels: [B, stack, 84, 84], 0 to 255 or, where the network is centred, -255 to 255, not yet scaled;
                 float32 or bfloat16, channels last in memory.
-            draws: What `draws` of its layers asked for.
+            draws: The random numbers that its layers take, by path.
 
         Returns:
             [B, features] in the type of `pixels`.

@@ -19,16 +19,16 @@ from fastdqn.algorithm.targets import RULES, Values
 from fastdqn.config import LearnerConfig, OptimizerConfig
 
 METRICS = ("loss", "q_mean", "grad_norm")
-"""What an update tells, each a number: the weighted mean of the losses; the mean over batch and actions of the
+"""What an update reports, each a number: the weighted mean of the losses; the mean over batch and actions of the
 online network's values, before the step; the Euclidean norm of the whole gradient, before it is clipped."""
 
 PASSES = ("online", "online_next", "target_next", "target_now")
-"""The passes of an update through a network; each takes random numbers of its own."""
+"""The passes of an update through a network; the random numbers of each are drawn separately."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Transitions on the learner's device.
+class Transitions:
+    """A batch on the learner's device.
 
     The memory layout (strides) must be the same in every batch of a run: compiled code is made for one.
 
@@ -50,32 +50,32 @@ class Batch:
 
 
 class Weights(NamedTuple):
-    """A network's tensors, in flat buffers that stay where they are.
+    """A network's tensors, in flat buffers that keep their addresses.
 
     Attributes:
         parameters: float32 [P], what the optimizer changes.
-        buffers: float32 [S], the layers' state, which moves on with each update; most networks have none.
+        buffers: float32 [S], the layers' state, which changes with each update; S is 0 for most networks.
     """
 
     parameters: Tensor
     buffers: Tensor
 
     def clone(self) -> Weights:
-        """Return a copy in memory of its own."""
+        """Return a copy that shares no memory with this one."""
         return Weights(*(part.clone() for part in self))
 
 
 def copy_weights(source: Weights, target: Weights) -> None:
     """Copy `source` into the memory of `target`."""
-    for theirs, ours in zip(source, target, strict=True):
-        ours.copy_(theirs)
+    for source_part, target_part in zip(source, target, strict=True):
+        target_part.copy_(source_part)
 
 
 class WeightsLayout:
     """Where a network's parameters and buffers lie in `Weights`.
 
     Args:
-        network: It.
+        network: The network whose tensors they are.
     """
 
     def __init__(self, network: QNetwork) -> None:
@@ -93,7 +93,7 @@ class WeightsLayout:
 
 
 Update = Callable[
-    [Weights, Weights, dict[str, Tensor], Tensor, Batch, Mapping[str, Draws]],
+    [Weights, Weights, dict[str, Tensor], Tensor, Transitions, Mapping[str, Draws]],
     tuple[dict[str, Tensor], Tensor],
 ]
 
@@ -102,7 +102,7 @@ def make_update(network: QNetwork, config: LearnerConfig, optimizer: OptimizerCo
     """Return the update of a network by a configuration's rules.
 
     Args:
-        network: Its structure; its own tensors are not used.
+        network: Its structure; the tensors in it are not used.
         config: Rule and loss.
         optimizer: Which one, and its constants.
 
@@ -118,7 +118,7 @@ def make_update(network: QNetwork, config: LearnerConfig, optimizer: OptimizerCo
     step = OPTIMIZERS[optimizer.name](optimizer, scale).step
     limit = math.inf if optimizer.max_grad_norm is None else optimizer.max_grad_norm / scale
 
-    def answers(tensors: Mapping[str, Tensor], pixels: Tensor, draws: Draws) -> Tensor:
+    def forward(tensors: Mapping[str, Tensor], pixels: Tensor, draws: Draws) -> Tensor:
         return cast(Tensor, functional_call(network, dict(tensors), (pixels, draws), {"prepared": True}))
 
     def update(
@@ -126,30 +126,29 @@ def make_update(network: QNetwork, config: LearnerConfig, optimizer: OptimizerCo
         target: Weights,
         slots: dict[str, Tensor],
         learning_rate: Tensor,
-        batch: Batch,
+        batch: Transitions,
         draws: Mapping[str, Draws],
     ) -> tuple[dict[str, Tensor], Tensor]:
-        parameters, theirs = layout.parameters.split(online.parameters), layout.split(target)
+        parameters, target_tensors = layout.parameters.split(online.parameters), layout.split(target)
         buffers = advanced(network, layout.split(online))
         pixels, next_pixels = network.prepare(batch.obs), network.prepare(batch.next_obs)
 
-        next_z = answers(theirs, next_pixels, draws["target_next"])
-        following = rule(
+        next_z = forward(target_tensors, next_pixels, draws["target_next"])
+        next_actions = rule(
             Values(
                 target_next=lambda: head.q(next_z),
                 online_next=lambda: head.q(
-                    answers({**parameters, **buffers}, next_pixels, draws["online_next"])
+                    forward({**parameters, **buffers}, next_pixels, draws["online_next"])
                 ),
-                target_now=lambda: head.q(answers(theirs, pixels, draws["target_now"])),
+                target_now=lambda: head.q(forward(target_tensors, pixels, draws["target_now"])),
                 action=batch.action,
             )
         )
-        goal = head.goal(
-            of_actions(next_z, following.action), following, batch.reward + following.bonus, batch.discount
-        )
+        reward = batch.reward + next_actions.bonus
+        goal = head.goal(of_actions(next_z, next_actions.action), next_actions, reward, batch.discount)
 
         def objective(parameters: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            z = answers({**parameters, **buffers}, pixels, draws["online"])
+            z = forward({**parameters, **buffers}, pixels, draws["online"])
             taken = of_actions(z, batch.action.unsqueeze(1)).squeeze(1)
             losses, priority = head.loss(taken, goal, part_of(draws["online"], "head"), elementwise)
             return weighted_mean(losses, batch.weight), (head.q(z).mean(), priority)
@@ -166,7 +165,7 @@ def make_update(network: QNetwork, config: LearnerConfig, optimizer: OptimizerCo
 
 
 def of_actions(z: Tensor, action: Tensor) -> Tensor:
-    """Return what a head says of some actions.
+    """Return a head's output for some of the actions.
 
     Args:
         z: [B, A, N].

@@ -64,14 +64,14 @@ class PolicyNetwork:
         self._draws.fill(act)
         return self._draws.parts[0][_PASS]
 
-    def best_actions(self, observation: NDArray[np.uint8], act: int) -> NDArray[np.int64]:
-        """Return the best actions, int64 [N]: an `exploration.BestActions`."""
+    def greedy_actions(self, observation: NDArray[np.uint8], act: int) -> NDArray[np.int64]:
+        """Return the greedy actions, int64 [N]: an `exploration.GreedyActions`."""
         values = self(torch.from_numpy(observation).to(self._device), act)
         return cast("NDArray[np.int64]", values.argmax(1).cpu().numpy())
 
 
 class ActingNetwork:
-    """The best actions by a learner's online network, on the stream `act`: an `exploration.BestActions`.
+    """The greedy actions of a learner's online network, on the stream `act`: an `exploration.GreedyActions`.
 
     With a lag of 0 every act waits for all updates queued before it and uses their weights. With more,
     acts use a copy: one that was queued when the copy in use was half as old as allowed is taken into use when

@@ -18,17 +18,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastdqn.algorithm.update import Batch
+from fastdqn.algorithm.update import Transitions
 from fastdqn.engine.device import Backend, Event
 from fastdqn.engine.learner import LaunchInputs, LaunchResults
-from fastdqn.replay import COLUMNS, Added, Plan, ReplayBuffer
-from fastdqn.replay import Batch as HostBatch
+from fastdqn.replay import COLUMNS, Added, Batch, Plan, ReplayBuffer
 
 _ALIGNMENT = 64
 _STORES_IN_FLIGHT = 3
 _CHUNK = 4096
 
-_FIELDS = tuple(Batch.__annotations__)
+_FIELDS = tuple(Transitions.__annotations__)
 _PIXELS = ("obs", "next_obs")
 _COLUMNS = {
     name: torch.from_numpy(np.empty(0, dtype)).dtype for name, dtype in COLUMNS.items() if name in _FIELDS
@@ -256,10 +255,12 @@ class HostFeed(_Feed):
     ) -> None:
         shape = (batch_size, replay.stack, *replay.frame_shape)
         super().__init__(replay, batch_size, backend, queueing, (shape, torch.uint8))
-        self.inputs = LaunchInputs([tuple(part[name] for name in _FIELDS) for part in self._parts], Batch)
+        self.inputs = LaunchInputs(
+            [tuple(part[name] for name in _FIELDS) for part in self._parts], Transitions
+        )
 
     def _fill(self, fields: dict[str, NDArray[Any]], row: NDArray[np.int64], beta: float) -> None:
-        self._replay.sample(self._size, beta=beta, out=HostBatch(**fields, row=row))
+        self._replay.sample(self._size, beta=beta, out=Batch(**fields, row=row))
 
 
 class DeviceFeed(_Feed):
@@ -341,7 +342,7 @@ class DeviceFeed(_Feed):
         self._replay.plan(self._size, beta=beta, out=Plan(**numbers, **fields, row=row))
 
 
-def gather_batch(frames: Tensor, *planned: Tensor) -> Batch:
+def gather_batch(frames: Tensor, *planned: Tensor) -> Transitions:
     """Return the batch of a plan.
 
     Args:
@@ -349,7 +350,7 @@ def gather_batch(frames: Tensor, *planned: Tensor) -> Batch:
         planned: The batch's fields in their order; for pixels int64 [B, stack], the slots of their frames.
     """
     named = dict(zip(_FIELDS, planned, strict=True))
-    return Batch(**{name: frames[value] if name in _PIXELS else value for name, value in named.items()})
+    return Transitions(**{name: frames[value] if name in _PIXELS else value for name, value in named.items()})
 
 
 def _padded(shape: tuple[int, ...], dtype: torch.dtype) -> int:

@@ -17,7 +17,15 @@ from fastdqn.algorithm.layers import draws_of
 from fastdqn.algorithm.networks import QNetwork
 from fastdqn.algorithm.optimizers import OPTIMIZERS, gradient_scale
 from fastdqn.algorithm.parameters import check_same
-from fastdqn.algorithm.update import METRICS, PASSES, Batch, Weights, WeightsLayout, copy_weights, make_update
+from fastdqn.algorithm.update import (
+    METRICS,
+    PASSES,
+    Transitions,
+    Weights,
+    WeightsLayout,
+    copy_weights,
+    make_update,
+)
 from fastdqn.config import Config
 from fastdqn.engine.compiling import WRAPPERS, Acceleration, keep_freed_memory
 from fastdqn.engine.device import Backend, CpuBackend, Work
@@ -37,7 +45,7 @@ class LaunchInputs:
     """
 
     tensors: Sequence[tuple[Tensor, ...]]
-    batch: Callable[..., Batch]
+    batch: Callable[..., Transitions]
 
 
 @dataclass(frozen=True)

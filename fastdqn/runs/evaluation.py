@@ -217,7 +217,7 @@ def play(
     network = policy_network(policy, device, evaluation_seed(seed))
     num_envs = min(settings.episodes, MAX_PARALLEL_GAMES)
     envs = AtariEnvs(config.game, game_rules(config, num_envs), seed)
-    actor = Actor(network.best_actions, envs.num_actions, num_envs, evaluation_seed(seed))
+    actor = Actor(network.greedy_actions, envs.num_actions, num_envs, evaluation_seed(seed))
     try:
         games = _play(
             envs, actor, _quotas(settings.episodes, num_envs), settings.epsilon, on_episode, stop_requested

@@ -47,8 +47,8 @@ class Restless(nn.Module):
     def draws(self, rows: int) -> dict[str, Draw]:
         return {"noise": Draw("normal", (self.features,)), "coin": Draw("uniform", (rows, 1))}
 
-    def advance(self, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {"level": 0.5 * own["level"] + 0.01 + own["gain"].abs().mean()}
+    def advance(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"level": 0.5 * tensors["level"] + 0.01 + tensors["gain"].abs().mean()}
 
     def forward(self, features: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.Tensor:
         if not draws:
@@ -81,8 +81,8 @@ class ThreeValues(ScalarHead):
     def q(self, z: torch.Tensor) -> torch.Tensor:
         return z.mean(2)
 
-    def goal(self, next_z, following, reward, discount):
-        value = (following.weight.unsqueeze(2) * (next_z - following.penalty.unsqueeze(2))).sum(1)
+    def goal(self, next_z, next_actions, reward, discount):
+        value = (next_actions.weight.unsqueeze(2) * (next_z - next_actions.penalty.unsqueeze(2))).sum(1)
         return reward.unsqueeze(1) + discount.unsqueeze(1) * value
 
     def loss(self, z, goal, draws, elementwise):

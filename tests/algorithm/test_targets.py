@@ -51,9 +51,12 @@ class Networks:
 def target_of(kind: str, reward, discount, target, online) -> torch.Tensor:
     """The target of a scalar head, as the update makes it."""
     head = ScalarHead(NetworkConfig(width=1 / 32), 1, target.shape[1])
-    following = RULES[kind](LearnerConfig())(Networks(target, online).values)
+    next_actions = RULES[kind](LearnerConfig())(Networks(target, online).values)
     return head.goal(
-        of_actions(target.unsqueeze(2), following.action), following, reward + following.bonus, discount
+        of_actions(target.unsqueeze(2), next_actions.action),
+        next_actions,
+        reward + next_actions.bonus,
+        discount,
     )
 
 
@@ -94,7 +97,7 @@ def test_a_terminal_transition_is_worth_its_reward() -> None:
 def test_a_soft_target_is_the_weighted_sum_of_values_less_penalties() -> None:
     """What a rule with a weight for each action makes of three values, by hand."""
     head = ScalarHead(NetworkConfig(width=1 / 32), 1, 3)
-    following = Next(
+    next_actions = Next(
         action=torch.tensor([[0, 1, 2]]),
         weight=torch.tensor([[0.5, 0.25, 0.25]]),
         penalty=torch.tensor([[1.0, 0.0, 2.0]]),
@@ -102,7 +105,10 @@ def test_a_soft_target_is_the_weighted_sum_of_values_less_penalties() -> None:
     )
     z = torch.tensor([[[3.0], [8.0], [6.0]]])
     goal = head.goal(
-        of_actions(z, following.action), following, torch.tensor([1.0]) + following.bonus, torch.tensor([0.5])
+        of_actions(z, next_actions.action),
+        next_actions,
+        torch.tensor([1.0]) + next_actions.bonus,
+        torch.tensor([0.5]),
     )
     assert goal.item() == 1.0 + 0.125 + 0.5 * (0.5 * (3 - 1) + 0.25 * 8 + 0.25 * (6 - 2))
 

@@ -16,7 +16,7 @@ pytest.importorskip("envpool")
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
-from fastdqn.algorithm.update import Batch
+from fastdqn.algorithm.update import Transitions
 from fastdqn.config import PipelineConfig
 from fastdqn.engine.acting import ActingNetwork
 from fastdqn.engine.device import CudaBackend
@@ -54,13 +54,15 @@ def _settle(gpu):
     gpu.synchronize()
 
 
-def on_device(rows: Batch) -> Batch:
-    return Batch(**{field.name: getattr(rows, field.name).cuda() for field in dataclasses.fields(Batch)})
+def on_device(rows: Transitions) -> Transitions:
+    return Transitions(
+        **{field.name: getattr(rows, field.name).cuda() for field in dataclasses.fields(Transitions)}
+    )
 
 
-def put(inputs: LaunchInputs, batches: list[Batch]) -> None:
+def put(inputs: LaunchInputs, batches: list[Transitions]) -> None:
     for places, rows in zip(inputs.tensors, batches, strict=True):
-        for place, field in zip(places, dataclasses.fields(Batch), strict=True):
+        for place, field in zip(places, dataclasses.fields(Transitions), strict=True):
             place.copy_(getattr(rows, field.name))
     torch.cuda.synchronize()
 
@@ -78,7 +80,7 @@ class Uncaptured(CudaBackend):
 
 
 def device_inputs() -> LaunchInputs:
-    return LaunchInputs([tuple(vars(on_device(batch(0))).values())], Batch)
+    return LaunchInputs([tuple(vars(on_device(batch(0))).values())], Transitions)
 
 
 def run(one: Learner, updates: int) -> list[torch.Tensor]:

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from fastdqn.algorithm.heads import PRIORITY_FLOOR
-from fastdqn.algorithm.update import Batch
+from fastdqn.algorithm.update import Transitions
 from fastdqn.engine.device import CpuBackend
 from fastdqn.engine.feed import HostFeed
 from fastdqn.engine.learner import LaunchResults
@@ -38,7 +38,7 @@ def host_feed(replay: ReplayBuffer, size: int) -> HostFeed:
     return HostFeed(replay, size, CpuBackend())
 
 
-def sampled(feed: HostFeed, beta: float) -> Batch:
+def sampled(feed: HostFeed, beta: float) -> Transitions:
     """The next batch, as the learner sees it."""
     feed.stage(beta)
     return feed.inputs.batch(*feed.inputs.tensors[0])
@@ -46,7 +46,7 @@ def sampled(feed: HostFeed, beta: float) -> Batch:
 
 def test_a_batch_is_what_the_replay_samples():
     batch, wanted = sampled(host_feed(filled(0.0), 8), 1.0), filled(0.0).sample(8)
-    for name in Batch.__annotations__:
+    for name in Transitions.__annotations__:
         assert np.array_equal(getattr(batch, name).numpy(), getattr(wanted, name)), name
 
 

@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("envpool")
 
-from fastdqn.algorithm.update import Batch
+from fastdqn.algorithm.update import Transitions
 from fastdqn.engine import device as devices
 from fastdqn.engine.acting import ActingNetwork
 from fastdqn.engine.device import CpuBackend
@@ -49,14 +49,14 @@ def twin_of(plain: Learner) -> Learner:
     return Learner(plain._config, ACTIONS, seed=0, backend=StrictTwin(), accelerate="graph")
 
 
-def put(inputs: LaunchInputs, batches: list[Batch]) -> None:
+def put(inputs: LaunchInputs, batches: list[Transitions]) -> None:
     for places, rows_ in zip(inputs.tensors, batches, strict=True):
         for place, tensor in zip(places, fields(rows_), strict=True):
             place.copy_(tensor)
 
 
 def blank(updates: int) -> LaunchInputs:
-    return LaunchInputs([fields(batch(99)) for _ in range(updates)], Batch)
+    return LaunchInputs([fields(batch(99)) for _ in range(updates)], Transitions)
 
 
 @pytest.mark.parametrize("rules", FEW + ALL, ids=str)

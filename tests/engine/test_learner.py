@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from fastdqn.algorithm.heads import PRIORITY_FLOOR
 from fastdqn.algorithm.losses import LOSSES
-from fastdqn.algorithm.update import Batch
+from fastdqn.algorithm.update import Transitions
 from fastdqn.config import Config, LearnerConfig, NetworkConfig, OptimizerConfig
 from fastdqn.engine.acting import ActingNetwork
 from fastdqn.engine.compiling import resolve_accelerate
@@ -47,7 +47,7 @@ def _fresh_compiler() -> None:
     torch.compiler.reset()
 
 
-def batch(seed: int, rows: int = ROWS, *, window: bool = False) -> Batch:
+def batch(seed: int, rows: int = ROWS, *, window: bool = False) -> Transitions:
     """Random transitions, a quarter of them terminal, with weights."""
     generator = torch.Generator().manual_seed(seed)
     frames = torch.randint(0, 256, (rows, 8, 84, 84), dtype=torch.uint8, generator=generator)
@@ -55,7 +55,7 @@ def batch(seed: int, rows: int = ROWS, *, window: bool = False) -> Batch:
     if not window:
         obs, next_obs = obs.contiguous(), next_obs.contiguous()
     going = torch.rand(rows, generator=generator) < 0.75
-    return Batch(
+    return Transitions(
         obs=obs,
         action=torch.randint(0, ACTIONS, (rows,), generator=generator),
         reward=3 * torch.randn(rows, generator=generator),
@@ -65,9 +65,9 @@ def batch(seed: int, rows: int = ROWS, *, window: bool = False) -> Batch:
     )
 
 
-def fields(rows: Batch) -> tuple[torch.Tensor, ...]:
+def fields(rows: Transitions) -> tuple[torch.Tensor, ...]:
     """The batch as a source of whole batches gives it, in memory of its own."""
-    return tuple(getattr(rows, field.name).clone() for field in dataclasses.fields(Batch))
+    return tuple(getattr(rows, field.name).clone() for field in dataclasses.fields(Transitions))
 
 
 def learner(
@@ -101,13 +101,13 @@ def learner(
 _PREPARED: weakref.WeakKeyDictionary[Learner, LaunchInputs] = weakref.WeakKeyDictionary()
 
 
-def update(one: Learner, rows: Batch, rate: float | None = None) -> dict[str, torch.Tensor]:
+def update(one: Learner, rows: Transitions, rate: float | None = None) -> dict[str, torch.Tensor]:
     """One launch of one update on a batch of one's own: its metrics, and the priorities."""
     if one not in _PREPARED:
         places = tuple(
             torch.empty_strided(t.shape, t.stride(), dtype=t.dtype).zero_() for t in vars(rows).values()
         )
-        _PREPARED[one] = LaunchInputs([places], Batch)
+        _PREPARED[one] = LaunchInputs([places], Transitions)
         one.prepare(_PREPARED[one])
     one.backend.synchronize()  # the last batch's readers
     for place, tensor in zip(_PREPARED[one].tensors[0], vars(rows).values(), strict=True):
@@ -168,7 +168,7 @@ class PlainLearner:
     def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
         return {n.removeprefix(prefix): v.double() for n, v in state.items() if n.startswith(prefix)}
 
-    def update(self, rows: Batch, rate: float) -> tuple[float, float, float, list[float]]:
+    def update(self, rows: Transitions, rate: float) -> tuple[float, float, float, list[float]]:
         weights = {name: value.clone().requires_grad_() for name, value in self.online.items()}
         values = reference.torch_q_values(weights, rows.obs)
         targets = [
@@ -326,7 +326,7 @@ def test_preparing_leaves_all_state_as_it_was() -> None:
     one = learner()
     update(one, batch(0))
     before = copy_of(one.state_tensors())
-    one.prepare(LaunchInputs([fields(batch(1))], Batch))
+    one.prepare(LaunchInputs([fields(batch(1))], Transitions))
     assert_same_bits(before, one.state_tensors())
     assert one.updates == 1
 
