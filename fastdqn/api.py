@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from fastdqn.config import PARTS, Config, Protocol, TrackerName
+from fastdqn.config import HEAD_NAMES, RULE_NAMES, TORSO_NAMES, Config, Protocol, TrackerName
 from fastdqn.openmp import shorten_waits
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastdqn.algorithm.targets import Rule
     from fastdqn.algorithm.torsos import Torso
     from fastdqn.config import LearnerConfig, NetworkConfig
+    from fastdqn.limits import Names
     from fastdqn.runs.checkpoint import Policy as Weights
     from fastdqn.runs.evaluation import Evaluation
     from fastdqn.runs.metrics import Snapshot
@@ -173,7 +174,7 @@ def register_torso(name: str, torso: Callable[[NetworkConfig, int], Torso]) -> N
     """
     from fastdqn.algorithm.torsos import TORSOS
 
-    _register("network.torso", name, torso, TORSOS)
+    _register("network.torso", TORSO_NAMES, name, torso, TORSOS)
 
 
 def register_head(name: str, head: Callable[[NetworkConfig, int, int], Head]) -> None:
@@ -189,7 +190,7 @@ def register_head(name: str, head: Callable[[NetworkConfig, int, int], Head]) ->
     """
     from fastdqn.algorithm.heads import HEADS
 
-    _register("network.head", name, head, HEADS)
+    _register("network.head", HEAD_NAMES, name, head, HEADS)
 
 
 def register_rule(name: str, rule: Callable[[LearnerConfig], Rule]) -> None:
@@ -205,17 +206,17 @@ def register_rule(name: str, rule: Callable[[LearnerConfig], Rule]) -> None:
     """
     from fastdqn.algorithm.targets import RULES
 
-    _register("learner.rule", name, rule, RULES)
+    _register("learner.rule", RULE_NAMES, name, rule, RULES)
 
 
 T = TypeVar("T")
 
 
-def _register(setting: str, name: str, part: T, known: dict[str, T]) -> None:
+def _register(setting: str, names: Names, name: str, part: T, known: dict[str, T]) -> None:
     if known.setdefault(name, part) is not part:
         raise ValueError(f"name: {setting} = {name!r} is another part's; give yours a name of its own")
-    if name not in PARTS[setting]:
-        PARTS[setting].append(name)
+    if name not in names.known:
+        names.known.append(name)
 
 
 def load_policy(path: PathLike) -> Policy:

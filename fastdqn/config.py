@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import re
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastdqn.json_files import checked, parse_object, shown
+from fastdqn.limits import (
+    Count,
+    Fraction,
+    Name,
+    Names,
+    Natural,
+    NotNegative,
+    Positive,
+    Probability,
+    Range,
+    limit_of,
+)
 
 Accelerate = Literal["auto", "eager", "compile", "graph"]
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -27,34 +37,41 @@ KeepReplay = Literal["auto", "on", "off"]
 Protocol = Literal["nature", "machado", "own"]
 TrackerName = Literal["wandb", "mlflow"]
 
+TORSO_NAMES = Names(["nature"])
+HEAD_NAMES = Names(["scalar"])
+RULE_NAMES = Names(["max", "double"])
+
+NoopFrames = Annotated[int, Range(1, 10_000)]
+GameFrames = Annotated[int, Range(1, 2**31 - 1)]  # EnvPool counts in 32 bits
+
 
 @dataclass(frozen=True)
 class EnvConfig:
     """The batched Atari emulator and its preprocessing (84x84 grey frames, stacks of 4, maximum of two frames)."""
 
-    num_envs: int = 8
+    num_envs: Annotated[int, Range(1, 4096)] = 8
     """Games played side by side, one action each per pass of the loop."""
-    threads: int = 0
+    threads: Annotated[int, Range(0, 512)] = 0
     """Emulator threads; 0 takes one per CPU core, at most one per game."""
-    frame_skip: int = 4
+    frame_skip: Annotated[int, Range(1, 60)] = 4
     """Emulator frames per action."""
     episodic_life: bool = True
     """End an episode for the learner when a life is lost (the game itself goes on, after no-ops)."""
     clip_rewards: bool = True
     """Learn from the sign of each reward. Reported returns are never clipped."""
-    noop_max: int = 30
+    noop_max: NoopFrames = 30
     """At most this many frames without action, 1 or more, begin a game and follow a lost life. They are counted
     nowhere, and points won in them are in no score."""
     fire_reset: bool = True
     """Make the last of noop_max's frames FIRE where the action set has it: in 91 of 104 games, in 102 with all
     actions."""
-    sticky_actions: float = 0.0
+    sticky_actions: Probability = 0.0
     """Probability that the emulator repeats the previous action (Machado et al. 2018 use 0.25)."""
     full_action_set: bool = False
     """All 18 actions instead of those that the game uses."""
-    max_episode_frames: int = 108_000
+    max_episode_frames: GameFrames = 108_000
     """A game is cut (a truncation, not an end) after this many frames: half an hour of play."""
-    renew_steps: int = 1_000_000
+    renew_steps: Count = 1_000_000
     """Make all games anew after this many actions, cutting those under way: resuming plays these actions again."""
 
 
@@ -62,13 +79,13 @@ class EnvConfig:
 class ReplayConfig:
     """Experience replay: every frame is kept once."""
 
-    capacity: int = 1_000_000
+    capacity: Count = 1_000_000
     """Frame slots, divided evenly over the environments; about 7.1 kB each."""
-    warmup_steps: int = 50_000
+    warmup_steps: Count = 50_000
     """Steps before the first update."""
-    alpha: float = 0.0
+    alpha: Probability = 0.0
     """Exponent of the priorities (Schaul et al. 2016); 0 samples uniformly."""
-    beta: float = 0.4
+    beta: Probability = 0.4
     """Exponent of the importance weights at the start; it grows linearly to 1 over the run. Without effect
     where alpha is 0."""
 
@@ -77,11 +94,11 @@ class ReplayConfig:
 class NetworkConfig:
     """The Q-network, by default that of Mnih et al. 2015: three convolutions, two fully connected layers."""
 
-    torso: str = "nature"
+    torso: Annotated[str, TORSO_NAMES] = "nature"
     """What makes features of frames. nature: the paper's three convolutions."""
-    head: str = "scalar"
+    head: Annotated[str, HEAD_NAMES] = "scalar"
     """What the network says of each action. scalar: its value."""
-    width: float = 1.0
+    width: Annotated[float, Range(1 / 32, 16.0)] = 1.0
     """Multiplies the paper's 32, 64, 64 channels and 512 hidden units."""
     dueling: bool = False
     """Two streams, state value and advantages (Wang et al. 2016)."""
@@ -94,22 +111,22 @@ class NetworkConfig:
 class LearnerConfig:
     """What an update learns from: how often, which batch, which targets, which loss."""
 
-    batch_size: int = 32
+    batch_size: Annotated[int, Range(1, 65_536)] = 32
     """Transitions per update."""
-    steps_per_update: int = 4
+    steps_per_update: Count = 4
     """Steps of the environments, all together, per update."""
-    gamma: float = 0.99
+    gamma: Annotated[float, Range(0.0, 1.0)] = 0.99
     """Discount per step."""
-    n_step: int = 1
+    n_step: Annotated[int, Range(1, 100)] = 1
     """Steps of reward before the target network takes over."""
-    rule: str = "max"
+    rule: Annotated[str, RULE_NAMES] = "max"
     """max: the target network chooses and values the next action; double: the online network chooses."""
     loss: Loss = "huber"
     """huber clips the gradient of the TD error to [-1, 1]."""
     reduction: Reduction = "mean"
     """Whether epsilon and max_grad_norm are given for the mean of a batch's losses or, as in DeepMind's code and
     papers, for their sum; with sum they fit every batch size. Loss and gradient are reported as the mean's."""
-    target_period_updates: int = 10_000
+    target_period_updates: Count = 10_000
     """Updates between copies of the online network to the target network. Papers and code often count steps:
     divide by steps_per_update."""
 
@@ -120,30 +137,27 @@ class OptimizerConfig:
 
     name: OptimizerName = "rmsprop"
     """adam, rmsprop (centred, epsilon inside the root, as in the paper), adagrad."""
-    learning_rate: float = 2.5e-4
+    learning_rate: Positive = 2.5e-4
     """Step size at frame 0."""
-    learning_rate_final: float | None = None
+    learning_rate_final: NotNegative | None = None
     """Step size at the end of the run, reached linearly from frame 0, so that it has fallen a little when learning
     starts; none keeps it constant."""
-    epsilon: float = 0.01 / 32**2
+    epsilon: Positive = 0.01 / 32**2
     """The optimizer's epsilon (not the exploration's), in units of the gradient, rmsprop's of its square. The
     default is what Mnih et al. 2015's 0.01, which is for a sum, becomes for a mean over 32."""
-    beta1: float = 0.9
+    beta1: Fraction = 0.9
     """Adam: decay of the gradient's mean."""
-    beta2: float = 0.999
+    beta2: Fraction = 0.999
     """Adam: decay of the squared gradient's mean."""
-    decay: float = 0.95
+    decay: Fraction = 0.95
     """RMSProp: decay of the gradient's mean and of the squared gradient's mean."""
-    max_grad_norm: float | None = None
+    max_grad_norm: Positive | None = None
     """Scale the gradient down to this global norm; none never does."""
 
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """How updates are computed and queued: speed, and what is paid for it.
-
-    The two lags are the price in updates: how many of them what a run acts on, or samples by, may be behind.
-    """
+    """How updates are computed and queued; a lag is what that costs, in updates that acting and sampling miss."""
 
     accelerate: Accelerate = "auto"
     """eager, compile (torch.compile), graph (compiled and captured in a CUDA graph), or auto: eager for a run too
@@ -153,13 +167,13 @@ class PipelineConfig:
     frames_on: FramesOn = "auto"
     """Where the learner reads frames: host sends whole batches; cuda keeps a copy of all frames in the GPU's
     memory and sends frame numbers; auto takes cuda where it fits in half of the memory that is free."""
-    updates_per_launch: int = 1
+    updates_per_launch: Annotated[int, Range(1, 1024)] = 1
     """Updates that one CUDA graph does, and the granularity in which they are done everywhere else. 1 is the
     faithful mode; more matters only under priorities, which are then that many updates old."""
-    acting_lag_updates: int = 0
+    acting_lag_updates: Natural = 0
     """Actions may come from weights this many updates old, so that a GPU can act and learn at once. 0: the
     newest, and acting waits for them."""
-    priority_lag_updates: int = 0
+    priority_lag_updates: Annotated[int, Range(0, 1024)] = 0
     """Updates that may be queued before the priorities of a launch are back, a multiple of updates_per_launch. 0
     waits for each launch; without effect where replay.alpha is 0."""
 
@@ -168,11 +182,11 @@ class PipelineConfig:
 class ExplorationConfig:
     """Epsilon-greedy: max during warm-up, then falling linearly to min."""
 
-    max: float = 1.0
+    max: Probability = 1.0
     """Probability of a random action at the start."""
-    min: float = 0.1
+    min: Probability = 0.1
     """Probability of a random action at the end."""
-    decay_frames: int = 4_000_000
+    decay_frames: Count = 4_000_000
     """Frames after warm-up over which epsilon falls."""
 
 
@@ -180,9 +194,9 @@ class ExplorationConfig:
 class CheckpointConfig:
     """What is kept on disk while training."""
 
-    every_frames: int = 1_000_000
+    every_frames: Count = 1_000_000
     """Frames between checkpoints; the last frame always has one."""
-    keep: int = 3
+    keep: Count = 3
     """The newest checkpoints that are kept, beside the best by evaluation."""
     replay: KeepReplay = "auto"
     """Save the replay, too (the newest checkpoint has it), so that resuming is exact; auto: up to 2 GB."""
@@ -192,19 +206,19 @@ class CheckpointConfig:
 class EvaluationConfig:
     """Whole games, scores unclipped, on environments of their own. What is none is the protocol's."""
 
-    every_frames: int | None = None
+    every_frames: Count | None = None
     """Frames of training between evaluations; none evaluates never."""
     protocol: Protocol = "nature"
     """nature: Mnih et al. 2015; machado: Machado et al. 2018; own: the run's own settings."""
-    episodes: int | None = None
+    episodes: Annotated[int, Range(1, 100_000)] | None = None
     """Games of an evaluation."""
-    epsilon: float | None = None
+    epsilon: Probability | None = None
     """Probability of a random action."""
-    max_episode_frames: int | None = None
+    max_episode_frames: GameFrames | None = None
     """A game is cut after this many frames; its score counts."""
-    noop_max: int | None = None
+    noop_max: NoopFrames | None = None
     """As env.noop-max."""
-    sticky_actions: float | None = None
+    sticky_actions: Probability | None = None
     """Probability that the emulator repeats the previous action."""
 
 
@@ -212,15 +226,15 @@ class EvaluationConfig:
 class Config:
     """Everything that decides what a run computes."""
 
-    game: str = "Pong-v5"
+    game: Name = "Pong-v5"
     """An Atari game under EnvPool's name."""
-    preset: str = "quick"
+    preset: Name = "quick"
     """The preset that the values started from."""
-    total_frames: int = 200_000_000
+    total_frames: Count = 200_000_000
     """Length of the run in emulator frames."""
-    seed: int = 1
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 1
     """Decides network weights, games, exploration and sampling."""
-    log_every_frames: int = 20_000
+    log_every_frames: Count = 20_000
     """Frames between rows of metrics."""
     env: EnvConfig = field(default_factory=EnvConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
@@ -237,28 +251,8 @@ class Config:
 
         Whether the game exists and whether the memory suffices is asked where it is known, in `runs/checks.py`.
         """
-        problems: list[str] = []
-        for name, hint in _leaves(Config).items():
-            value = _lookup(self, name)
-            try:
-                checked(value, hint, name)
-            except ValueError as error:
-                problems.append(str(error))
-                continue
-            low, high, wanted = _RANGES.get(name, _ANY)
-            if isinstance(value, int | float) and not low <= value <= high:  # nan is in no range
-                problems.append(f"{name} = {shown(value)}: must be {wanted}")
-        for name in ("game", "preset"):  # they stand in titles and in the run's folder
-            value = _lookup(self, name)
-            if isinstance(value, str) and not _NAME.fullmatch(value):
-                problems.append(f"{name} = {shown(value)}: must be at most 64 letters, digits and . _ + -")
-        for name, known in PARTS.items():
-            value = _lookup(self, name)
-            if isinstance(value, str) and value not in known:
-                problems.append(
-                    f"{name} = {shown(value)}: must be one of {', '.join(known)}; "
-                    "a part of your own is registered before it is named"
-                )
+        found = (_problem(name, _lookup(self, name), hint) for name, hint in leaves(Config).items())
+        problems = [problem for problem in found if problem]
         return problems or self._conflicts()
 
     def _conflicts(self) -> list[str]:
@@ -308,13 +302,6 @@ class Config:
         return result
 
 
-PARTS: dict[str, list[str]] = {
-    "network.torso": ["nature"],
-    "network.head": ["scalar"],
-    "learner.rule": ["max", "double"],
-}
-"""The names that these settings know; registering a part of one's own adds to them."""
-
 MOVED: dict[str, tuple[str, str]] = {
     "learner.optimizer": ("optimizer.name", ""),
     **{
@@ -349,71 +336,25 @@ def moved(names: Iterable[str]) -> list[str]:
     return [f"{old} is {new} now" + (f", and {note}" if note else "") for old, new, note in found]
 
 
-_COUNT = (1, 2**62, "a whole number above 0, and at most 2^62")
-_NATURAL = (0, 2**62, "0 or a whole number above it, and at most 2^62")
-_PROBABILITY = (0.0, 1.0, "from 0 to 1")
-_NOOPS = (1, 10_000, "a whole number from 1 to 10000")
-_GAME_FRAMES = (1, 2**31 - 1, "a whole number from 1 to 2147483647")  # EnvPool counts in 32 bits
-# The learner computes in float32, which takes less for 0 (or slows down) and more for infinity.
-_LARGEST = (2 - 2**-23) * 2.0**127
-_POSITIVE = (2.0**-126, _LARGEST, "above 0 in float32, from 1.2e-38 to 3.4e38")
-_FRACTION = (0.0, 1.0 - 2**-24, "at least 0, and below 1 in float32")
-_ANY = (-math.inf, math.inf, "")
-
-_NAME = re.compile(r"[\w .+-]{1,64}")
-
-_RANGES: dict[str, tuple[float, float, str]] = {
-    "total_frames": _COUNT,
-    "seed": (0, 2**31 - 1, "a whole number from 0 to 2147483647"),
-    "log_every_frames": _COUNT,
-    "env.num_envs": (1, 4096, "a whole number from 1 to 4096"),
-    "env.threads": (0, 512, "a whole number from 0 to 512"),
-    "env.frame_skip": (1, 60, "a whole number from 1 to 60"),
-    "env.noop_max": _NOOPS,
-    "env.sticky_actions": _PROBABILITY,
-    "env.max_episode_frames": _GAME_FRAMES,
-    "env.renew_steps": _COUNT,
-    "replay.capacity": _COUNT,
-    "replay.warmup_steps": _COUNT,
-    "replay.alpha": _PROBABILITY,
-    "replay.beta": _PROBABILITY,
-    "network.width": (1 / 32, 16, "from 0.03125 to 16"),
-    "learner.batch_size": (1, 65_536, "a whole number from 1 to 65536"),
-    "learner.steps_per_update": _COUNT,
-    "learner.gamma": (0.0, 1.0, "from 0 to 1"),
-    "learner.n_step": (1, 100, "a whole number from 1 to 100"),
-    "optimizer.learning_rate": _POSITIVE,
-    "optimizer.learning_rate_final": (0.0, _LARGEST, "from 0 to 3.4e38"),
-    "optimizer.epsilon": _POSITIVE,
-    "optimizer.beta1": _FRACTION,
-    "optimizer.beta2": _FRACTION,
-    "optimizer.decay": _FRACTION,
-    "optimizer.max_grad_norm": _POSITIVE,
-    "learner.target_period_updates": _COUNT,
-    "pipeline.updates_per_launch": (1, 1024, "a whole number from 1 to 1024"),
-    "pipeline.acting_lag_updates": _NATURAL,
-    "pipeline.priority_lag_updates": (0, 1024, "a whole number from 0 to 1024"),
-    "exploration.max": _PROBABILITY,
-    "exploration.min": _PROBABILITY,
-    "exploration.decay_frames": _COUNT,
-    "checkpoint.every_frames": _COUNT,
-    "checkpoint.keep": _COUNT,
-    "evaluation.every_frames": _COUNT,
-    "evaluation.episodes": (1, 100_000, "a whole number from 1 to 100000"),
-    "evaluation.epsilon": _PROBABILITY,
-    "evaluation.max_episode_frames": _GAME_FRAMES,
-    "evaluation.noop_max": _NOOPS,
-    "evaluation.sticky_actions": _PROBABILITY,
-}
-
-
-def _leaves(cls: type[Any], prefix: str = "") -> dict[str, Any]:
-    """Return the names of a dataclass' values, those inside it included, each with its type."""
-    leaves: dict[str, Any] = {}
-    for name, hint in typing.get_type_hints(cls).items():
+def leaves(cls: type[Any], prefix: str = "") -> dict[str, Any]:
+    """Return the dotted names of a dataclass' values, those inside it included, each with its type and limit."""
+    found: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         inner = dataclasses.is_dataclass(hint)
-        leaves |= _leaves(hint, f"{prefix}{name}.") if inner else {prefix + name: hint}
-    return leaves
+        found |= leaves(hint, f"{prefix}{name}.") if inner else {prefix + name: hint}
+    return found
+
+
+def _problem(name: str, value: Any, hint: Any) -> str | None:
+    """Return what is wrong with a value, none if nothing is."""
+    limit = limit_of(hint)
+    try:
+        checked(value, hint, name)
+    except ValueError as error:
+        return str(error)
+    if limit is None or value is None or limit.allows(value):
+        return None
+    return f"{name} = {shown(value)}: must be {limit.wanted}"
 
 
 def _lookup(config: Config, name: str) -> Any:

@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 LARGEST_BYTES = 64 * 2**20
 """Of a file of one object; ours are a few kilobytes. A larger one is not ours, and not read."""
@@ -90,6 +90,8 @@ def checked(value: object, hint: Any, name: str) -> Any:
     if hint is Any:
         return value
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:  # what stands beside the type is not asked here
+        return checked(value, inner[0], name)
     if origin is Literal:
         if value not in inner:
             raise ValueError(f"{name} = {shown(value)}: must be one of {', '.join(inner)}")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
+import typing
 from dataclasses import replace
+from typing import Annotated
 
 import pytest
 
-from fastdqn.config import Config, EnvConfig, LearnerConfig, OptimizerConfig
+from fastdqn.config import Config, EnvConfig, LearnerConfig, OptimizerConfig, leaves
+from fastdqn.limits import Names, Pattern, Range, limit_of
 from fastdqn.presets import PRESETS
 
 
@@ -31,6 +35,47 @@ def test_validate_tells_every_problem_at_once():
     for name in ("total_frames", "env.num_envs", "learner.gamma", "optimizer.name", "learner.batch_size"):
         assert any(problem.startswith(name + " = ") for problem in problems), name
     assert len(problems) == 5
+
+
+def unlimited(cls) -> list[str]:
+    """The values that something could be wrong with and nothing says what."""
+    return [name for name, hint in leaves(cls).items() if not limited(limit_of(hint), types_in(hint))]
+
+
+def limited(limit, types: set) -> bool:
+    if isinstance(limit, Range):
+        return {type(limit.low), type(limit.high)} <= types
+    return isinstance(limit, Names | Pattern) if str in types else not types & {int, float}
+
+
+def types_in(hint) -> set:
+    """The types that a value may have, choices of words aside."""
+    if typing.get_origin(hint) is typing.Literal:
+        return set()
+    return {hint}.union(*(types_in(part) for part in typing.get_args(hint)))
+
+
+def test_every_number_has_a_range_and_every_text_choices_or_a_pattern():
+    assert len(leaves(Config)) > 50
+    assert unlimited(Config) == []
+
+
+@dataclasses.dataclass
+class Careless:
+    """Two good fields and one choice, then every way to forget a limit."""
+
+    good: Annotated[int, Range(1, 2)] | None = None
+    switch: bool = False
+    choice: typing.Literal["a", "b"] | None = None
+    count: int = 1
+    rate: float | None = None
+    word: str = ""
+    swapped: Annotated[str, Range(0, 1)] = ""
+    fraction_of_a_count: Annotated[int, Range(0.5, 2)] = 1
+
+
+def test_a_field_without_its_limit_is_found():
+    assert unlimited(Careless) == ["count", "rate", "word", "swapped", "fraction_of_a_count"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, -1e-4])

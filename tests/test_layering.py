@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "fastdqn"
-BELOW = {f"fastdqn.{name}" for name in ("config", "errors", "json_files", "openmp", "outputs")}
+BELOW = {f"fastdqn.{name}" for name in ("config", "errors", "json_files", "limits", "openmp", "outputs")}
 ALLOWED = {
     "algorithm": {"fastdqn.algorithm", *BELOW},
     "engine": {"fastdqn.engine", "fastdqn.algorithm", "fastdqn.replay", *BELOW},

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from fastdqn.cli import mistakes
 from fastdqn.cli.counts import format_count, parse_count
 from fastdqn.errors import UserError
+from fastdqn.limits import Names, limit_of
 
 if TYPE_CHECKING:
     from tyro.constructors import (
@@ -54,17 +55,30 @@ class Given:
 def flags_of(cls: type[Any], prefix: str = "") -> dict[str, Any]:
     """Return the flags of a dataclass, those inside it included, each with its type."""
     flags: dict[str, Any] = {}
+    limited = typing.get_type_hints(cls, include_extras=True)
     for name, hint in typing.get_type_hints(cls).items():
         flag = prefix + name.replace("_", "-")
         if dataclasses.is_dataclass(hint):
             flags |= flags_of(typing.cast("type[Any]", hint), f"{flag}.")
             continue
-        flags[f"--{flag}"] = hint
+        flags[f"--{flag}"] = _choice(limited[name], hint)
         if (
             hint is bool and prefix
         ):  # switches of a command itself (--overwrite) are off, and only switched on
             flags[f"--{prefix}no-{name.replace('_', '-')}"] = hint
     return flags
+
+
+def _choice(hint: Any, otherwise: Any) -> Any:
+    """Return the choice among the names that a hint allows, `otherwise` where it allows other things."""
+    limit = limit_of(hint)
+    return Literal[tuple(limit.known)] if isinstance(limit, Names) else otherwise
+
+
+def _text(description: str | None, hint: Any) -> str | None:
+    """Return what the help says of a field: its description, and what limits it. Groups have their own."""
+    limit = limit_of(hint)
+    return f"{description} [{limit.short}]" if limit and limit.short else description
 
 
 def scan(cls: type[Any], words: Sequence[str], positional: str, *, many: bool = False) -> Given:
@@ -261,7 +275,10 @@ def _registry() -> ConstructorRegistry:
         defaults = info.default if isinstance(info.default, info.type) else info.type()
         fields = tuple(
             StructFieldSpec(
-                field.name, hints[field.name], getattr(defaults, field.name), texts.get(field.name)
+                field.name,
+                _choice(hints[field.name], hints[field.name]),
+                getattr(defaults, field.name),
+                _text(texts.get(field.name), hints[field.name]),
             )
             for field in dataclasses.fields(info.type)
         )

@@ -109,8 +109,8 @@ def _registered(monkeypatch):
     monkeypatch.setattr("fastdqn.algorithm.networks.HEADS", heads.HEADS)
     monkeypatch.setattr(targets, "RULES", dict(targets.RULES))
     monkeypatch.setattr("fastdqn.algorithm.update.RULES", targets.RULES)
-    for setting in list(config.PARTS):
-        monkeypatch.setitem(config.PARTS, setting, list(config.PARTS[setting]))
+    for names in (config.TORSO_NAMES, config.HEAD_NAMES, config.RULE_NAMES):
+        monkeypatch.setattr(names, "known", list(names.known))
     api.register_torso("restless", RestlessTorso)
     api.register_head("three-values", ThreeValues)
     api.register_rule("soft", lambda config: soft)
@@ -279,9 +279,9 @@ def test_the_examples_parts_train_and_go_on(tmp_path, monkeypatch):
     assert any(after[name] != before[name] for name in after if name.startswith("online.torso.conv2"))
 
 
-def test_a_part_that_nobody_registered_is_named(tmp_path, monkeypatch):
+def test_a_part_that_nobody_registered_is_named(tmp_path):
     run = RunFolder.create(tmp_path / "run", own_run())
-    monkeypatch.setitem(config.PARTS, "network.torso", ["nature"])
+    config.TORSO_NAMES.known.remove("restless")
     with pytest.raises(
         UserError, match=r"network\.torso = 'restless': must be one of nature; a part of your own"
     ):
