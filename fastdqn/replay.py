@@ -68,7 +68,7 @@ class Batch:
         discount: float32 [B], gamma^m * (1 - terminated); m <= n is the window's true length in steps.
         weight: float32 [B], importance weights, the largest of the batch 1; all 1 under uniform sampling.
         row: int64 [B], the rows' names.
-        window: uint8 [B, stack + 1, *frame_shape], of which `obs` and `next_obs` are views; None under
+        window: uint8 [B, stack + 1, *frame_shape], of which `obs` and `next_obs` are views; `None` under
             ``layout="separate"``.
     """
 
@@ -131,7 +131,7 @@ class ReplayStats(NamedTuple):
 
     Attributes:
         capacity: frame slots that were asked for.
-        slots: frame slots there are: ring * num_envs.
+        slots: frame slots in all: ring * num_envs.
         frames: slots that are filled.
         frames_written: frames ever stored.
         episode_frames: of those, the ones that first observations of episodes cost.
@@ -250,11 +250,11 @@ class ReplayBuffer:
     def begin(self, observation: Bytes, env_id: npt.NDArray[Any] | None = None) -> Added:
         """Begin an episode in each row's environment: store what ``reset()`` gave.
 
-        An episode that is still open ends there, truncated at its last observation.
+        An episode that is still open ends here, truncated at its last observation.
 
         Args:
             observation: uint8 [R, stack, *frame_shape].
-            env_id: int32 or int64 [R] without repetition; None means all environments in order, R = num_envs.
+            env_id: int32 or int64 [R] without repetition; `None` means all environments in order, R = num_envs.
 
         Returns:
             The frames that were stored.
@@ -285,7 +285,7 @@ class ReplayBuffer:
             truncated: bool [R], it was cut off: the value of its last observation still counts.
             env_id: As in `begin`.
             final_observation: As `observation`, or R arrays [stack, *frame_shape] as a list or as the object array
-                of Gymnasium's ``info.get("final_obs")``, with None where nothing ended. Read in the done rows
+                of Gymnasium's ``info.get("final_obs")``, with `None` where nothing ended. Read in the done rows
                 alone; for ``autoreset="same_step"`` only, which needs it in any call with a done row.
 
         Returns:
@@ -402,7 +402,7 @@ class ReplayBuffer:
         return self._core.update_priorities(row, priority)
 
     def make_batch(self, batch_size: int) -> Batch:
-        """Allocate a batch for `out`, zeroed so that its pages are there before they are timed.
+        """Allocate a batch for `out`, zeroed so that its pages are mapped before they are timed.
 
         Args:
             batch_size: Number of transitions, B.
@@ -429,7 +429,7 @@ class ReplayBuffer:
                 one, with 16 digits and `.partial` at its end, which only a killed process leaves behind.
 
         Raises:
-            ValueError: There is something else than a regular file: a link is not followed and not replaced.
+            ValueError: The path is something else than a regular file: a link is not followed and not replaced.
             OSError: What the system reports.
         """
         self._core.save(os.fsencode(path))
@@ -476,7 +476,7 @@ class ReplayBuffer:
         """Return the attributes and, as bytes, the file that `save` would write: for pickle and copies.
 
         It costs that file in the folder for temporary files and once more in memory; `save` costs neither.
-        ``copy.copy`` and ``copy.deepcopy`` both give a buffer of its own.
+        ``copy.copy`` and ``copy.deepcopy`` both give a buffer that shares nothing with this one.
         """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "replay"
@@ -530,7 +530,7 @@ class ReplayBuffer:
             warnings.warn(
                 f"{whole} observation(s) did not continue the one before and are stored whole, {self.stack} "
                 "frames each. What is sampled is right all the same, but if it happens often (see "
-                "stats().whole_stacks) memory holds less: look for a wrapper that changes frames "
+                "stats().whole_stacks) memory holds less: find the wrapper that changes frames "
                 "after stacking them.",
                 RuntimeWarning,
                 stacklevel=3,

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Args:
-        argv: What stands after `fastdqn`; that of the process if none.
+        argv: The words after `fastdqn`; `None` takes those of the process.
 
     Returns:
         0, or 1 if it failed while running, 2 if the user can mend it, 128 + n after signal n.

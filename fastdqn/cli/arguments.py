@@ -1,7 +1,7 @@
 """From words on the command line to a dataclass.
 
-tyro reads them; but first `scan` looks for mistakes, to answer them in our own words. It uses only what tyro
-documents, so whatever slips through gets tyro's own message and the same exit code. The commands that only list
+tyro reads them; but first `scan` looks for mistakes, to report them in the project's words. It uses only what tyro
+documents, so whatever it misses gets tyro's message and the same exit code. The commands that only list
 something do without tyro: they work where numpy alone is installed.
 """
 
@@ -42,7 +42,7 @@ class Given:
     """What stands on a command line.
 
     Attributes:
-        values: Value of each flag that was given, none for a switch. Flags have hyphens, never underscores.
+        values: Value of each flag that was given, `None` for a switch. Flags have hyphens, never underscores.
         words: What stands without a flag.
         wants_help: --help is among them.
     """
@@ -98,7 +98,7 @@ def scan(cls: type[Any], words: Sequence[str], positional: str, *, many: bool = 
     try:
         _scan(cls, [word for word in words if word not in _HELP], positional, given)
     except UserError:
-        if not wants_help:  # who asks for help gets help
+        if not wants_help:  # --help helps with a mistaken line, too
             raise
     allowed = len(given.words) if many else int(bool(positional))
     if len(given.words) > allowed and not wants_help:
@@ -107,7 +107,7 @@ def scan(cls: type[Any], words: Sequence[str], positional: str, *, many: bool = 
 
 
 def parse(cls: type[T], words: Sequence[str], *, prog: str, about: str, default: T | None = None) -> T:
-    """Build `cls` from words that `scan` let pass; if they ask for help, print it and exit with 0.
+    """Build `cls` from words that `scan` let pass; with --help among them, print it and exit with 0.
 
     Tyro does that. A dataclass of nothing but switches does without it.
 
@@ -116,7 +116,7 @@ def parse(cls: type[T], words: Sequence[str], *, prog: str, about: str, default:
         words: The command line after the command.
         prog: What the help calls the command.
         about: Stands above the help.
-        default: The values where no flag is given; those of the fields if none.
+        default: The values where no flag is given; `None` takes those of the fields.
     """
     wants_help = any(word in _HELP for word in words)
     if wants_help:

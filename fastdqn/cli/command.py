@@ -34,7 +34,7 @@ class Command(Generic[T]):
         name: What stands after `fastdqn`.
         takes: Dataclass of its arguments.
         about: Stands above its help.
-        example: What to type, told where the word without a flag is missing.
+        example: What to type, for the message where the word without a flag is missing.
         positional: Name of the field that stands without a flag, empty where there is none.
         many: Whether that field takes several words.
         needs: The extras that have to be installed.
@@ -49,7 +49,7 @@ class Command(Generic[T]):
     needs: tuple[str, ...] = ()
 
     def read(self, words: Sequence[str]) -> T:
-        """Return the arguments, once all is there that the command needs; help that is asked for ends the process.
+        """Return the arguments, once all that the command needs is installed; --help prints and ends the process.
 
         Args:
             words: The command line after the command.
@@ -86,7 +86,7 @@ def load(*modules: str) -> None:
 
 
 def open_run(path: str, *modules: str) -> RunFolder:
-    """Open a run, then import what is to be done with it: a mistaken path is told at once.
+    """Open a run, then import what is to be done with it: a mistaken path is reported at once.
 
     Raises:
         UserError: It is not a run.

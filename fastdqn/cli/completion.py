@@ -22,7 +22,7 @@ and files. To have it in each new shell, type one of:
 
 usage: fastdqn completion [-h] {bash,zsh}"""
 
-# zsh reads bash's completions once it is told to.
+# zsh reads bash's completions after this line.
 _ZSH = "autoload -Uz compinit && compinit -u\nautoload -Uz bashcompinit && bashcompinit\n"
 
 _SCRIPT = """\
@@ -90,7 +90,7 @@ def _flags(command: str) -> dict[str, Sequence[str]]:
 
 
 def _choices(hint: Any) -> Sequence[str]:
-    """Return the strings of a Literal, also of one that may be none."""
+    """Return the strings of a Literal, also of `Literal | None`."""
     if typing.get_origin(hint) is Literal:
         return typing.get_args(hint)
     return [choice for part in typing.get_args(hint) for choice in _choices(part)]

@@ -22,7 +22,7 @@ def base_config(file: str | None, preset: str | None) -> Config:
     Args:
         file: A .json or .toml file, such as a run's config.json. Values lie in sections as in config.json, or
             under dotted names (`learner.batch_size`). TOML has no null: "none" stands for it.
-        preset: The one that a flag names; the file's if none, and `quick` if it names none either.
+        preset: The one that a flag names; `None` takes the file's, and `quick` where it names none either.
 
     Raises:
         UserError: The file cannot be read, has a field that is not known or a value of another type, or names

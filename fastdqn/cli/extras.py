@@ -34,13 +34,13 @@ def require(extra: str = "train") -> None:
 
 
 def what_is_missing(extra: str = "train") -> str | None:
-    """Return which packages of an extra are not installed and the line that installs them; none if all are."""
+    """Return which packages of an extra are not installed and the line that installs them; `None` if all are."""
     missing = _missing(extra)
     return _message(extra, missing) if missing else None
 
 
 def explain(error: ImportError) -> str | None:
-    """Return what to type about an import that failed, none where the failure is a bug of ours."""
+    """Return what to type about an import that failed, `None` where the failure is a bug of ours."""
     name = error.name or ""
     package = name.partition(".")[0]
     for extra, (_, packages) in _EXTRAS.items():

@@ -52,7 +52,7 @@ def _games() -> dict[str, dict[str, list[str]]]:
 
 
 def _actions(game: str) -> dict[str, list[str]]:
-    used = minimal_actions(game)  # asking EnvPool takes a fifth of a second for each game
+    used = minimal_actions(game)  # a query of EnvPool takes a fifth of a second for each game
     if used is None:
         from fastdqn.games.envs import num_actions
 

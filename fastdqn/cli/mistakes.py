@@ -85,7 +85,7 @@ _FOREIGN: dict[str, tuple[str, str]] = {
     **dict.fromkeys(("continue", "continue-from"), ("fastdqn train --resume {value}", "")),
     **dict.fromkeys(
         ("device", "cuda", "gpu", "no-cuda"),
-        ("nothing", "The device is found, not chosen; `fastdqn info` tells which it is."),
+        ("nothing", "The device is found, not chosen; `fastdqn info` names it."),
     ),
     **dict.fromkeys(("algo", "algorithm", "agent"), ("--preset {value}", "`fastdqn presets` lists them.")),
     "quiet": ("--progress none", ""),
@@ -112,7 +112,7 @@ _OTHER_NAMES = re.compile(r"^ALE/|(NoFrameskip|Deterministic)?-v\d$")
 
 
 def nearest(word: str, words: Collection[str]) -> str | None:
-    """Return the one of `words` that `word` was most likely meant to be, none if nothing is near."""
+    """Return the one of `words` that `word` was most likely meant to be, `None` if nothing is near."""
     by_lower = {known.lower(): known for known in words}
     found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[found[0]] if found else None

@@ -146,10 +146,10 @@ def open_progress(mode: Mode, title: str, past: Path | None = None, stream: Text
     """Return the view that a mode stands for.
 
     Args:
-        mode: `auto` draws where there is a terminal, and writes lines where there is none.
+        mode: `auto` draws on a terminal, and writes lines elsewhere.
         title: What is being run.
         past: A metrics.jsonl whose curve the dashboard goes on with.
-        stream: Where it goes; stderr if none.
+        stream: Where it goes; `None` is stderr.
     """
     stream = stream or sys.stderr
     if mode == "none":

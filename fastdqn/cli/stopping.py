@@ -1,4 +1,4 @@
-"""Signals: the first asks a run to stop and save, the second stops it at once."""
+"""Signals: the first has a run stop and save, the second stops it at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequest:
-    """Turns SIGINT, SIGTERM and SIGHUP (a closed terminal) into a question that the loop asks.
+    """Turns SIGINT, SIGTERM and SIGHUP (a closed terminal) into a flag that the loop checks.
 
     A signal that is ignored when the block is entered stays so: nohup and `&` in scripts rely on it.
 
@@ -22,7 +22,7 @@ class StopRequest:
     def __init__(self, say: Callable[[str], None]) -> None:
         self.signal: signal.Signals | None = None
         self._say = say
-        self._told = False
+        self._announced = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -37,8 +37,8 @@ class StopRequest:
 
     def requested(self) -> bool:
         """Whether a signal has come."""
-        if self.signal and not self._told:
-            self._told = True
+        if self.signal and not self._announced:
+            self._announced = True
             self._say(f"{self.signal.name}: saving, then stopping; once more stops at once, without saving")
         return self.signal is not None
 

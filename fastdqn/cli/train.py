@@ -103,7 +103,7 @@ def _renamed(word: str) -> str:
 
 
 def _new(arguments: TrainArguments) -> tuple[RunFolder, Checked]:
-    """Make the folder of a new run, after everything that can be wrong was looked at."""
+    """Make the folder of a new run, after everything that can be wrong was checked."""
     if arguments.inexact:
         raise UserError("--inexact is for a run that goes on.\n  Type: fastdqn train --resume RUN --inexact")
     if not arguments.game:

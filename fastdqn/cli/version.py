@@ -7,7 +7,7 @@ from importlib import metadata
 
 
 def version() -> str | None:
-    """Return the version of fastdqn, none where it is neither built nor installed."""
+    """Return the version of fastdqn, `None` where it is neither built nor installed."""
     try:
         return str(importlib.import_module("fastdqn._core").__version__)
     except ImportError:
@@ -15,7 +15,7 @@ def version() -> str | None:
 
 
 def version_of(package: str) -> str | None:
-    """Return the version of an installed package, none where there is none."""
+    """Return the version of an installed package, `None` where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
