@@ -370,3 +370,15 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
+
+
+def differences(one: Any, other: Any) -> dict[str, tuple[Any, Any]]:
+    """Return where two of one of these dataclasses differ: under each dotted name both values."""
+    ours, theirs = (flatten(dataclasses.asdict(values)) for values in (one, other))
+    return {name: (value, theirs[name]) for name, value in ours.items() if value != theirs[name]}
+
+
+def told(found: dict[str, tuple[Any, Any]]) -> str:
+    """Return differences for people, the first five of them."""
+    parts = [f"{name} {one} instead of {other}" for name, (one, other) in found.items()]
+    return ", ".join(parts[:5]) + (f", and {len(parts) - 5} more" if parts[5:] else "")

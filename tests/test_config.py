@@ -11,7 +11,7 @@ from typing import Annotated
 
 import pytest
 
-from fastdqn.config import Config, EnvConfig, LearnerConfig, OptimizerConfig, leaves
+from fastdqn.config import Config, EnvConfig, LearnerConfig, OptimizerConfig, differences, leaves, told
 from fastdqn.limits import Names, Pattern, Range, limit_of
 from fastdqn.presets import PRESETS
 
@@ -213,3 +213,13 @@ def test_per_is_the_proportional_variant():
 def test_constants_are_for_a_mean_where_nothing_is_said():
     config = Config.from_json('{"learner": {"batch_size": 32}, "optimizer": {"epsilon": 9.765625e-06}}')
     assert (config.learner.reduction, config.optimizer.epsilon) == ("mean", 0.01 / 32**2)
+
+
+def test_two_configurations_are_told_apart_by_their_fields():
+    quick = PRESETS["quick"].config
+    assert differences(quick, quick) == {}
+    changed = replace(quick, seed=2, optimizer=replace(quick.optimizer, max_grad_norm=10.0))
+    found = differences(changed, quick)
+    assert found == {"seed": (2, 1), "optimizer.max_grad_norm": (10.0, None)}
+    assert told(found) == "seed 2 instead of 1, optimizer.max_grad_norm 10.0 instead of None"
+    assert told(differences(PRESETS["nature"].config, quick)).endswith(" more")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastdqn.algorithm.networks import STACK
-from fastdqn.config import Config, NetworkConfig
+from fastdqn.config import Config, differences, told
 from fastdqn.engine import device as devices
 from fastdqn.errors import UserError
 from fastdqn.games.envs import game_names, num_actions
@@ -72,10 +72,11 @@ def check_played(policy: checkpoint.Policy, config: Config) -> None:
     problems = _game_problems(config.game)
     if problems:
         raise UserError("\n".join(problems))
-    if policy.network != config.network:
+    differing = differences(policy.network, config.network)
+    if differing:
         raise UserError(
-            f"{policy.source} is of another network than config.json names: "
-            f"{_told(policy.network, config.network)}; one of the two was changed."
+            f"{policy.source} is of another network than config.json names: {told(differing)}; one of the two was "
+            "changed."
         )
     check_policy(policy, config, num_actions(config.game, config.env))
 
@@ -86,13 +87,11 @@ def check_policy(policy: checkpoint.Policy, config: Config, num_actions: int) ->
     Raises:
         UserError: The shape or the number of actions differs.
     """
-    if policy.network != config.network:
-        theirs = asdict(policy.network)
-        flags = " ".join(
-            _flag("network", name, theirs[name]) for name in _differing(policy.network, config.network)
-        )
+    differing = differences(policy.network, config.network)
+    if differing:
+        flags = " ".join(_flag("network", name, theirs) for name, (theirs, _) in differing.items())
         raise UserError(
-            f"{policy.source} is of another network than this run's: {_told(policy.network, config.network)}.\n"
+            f"{policy.source} is of another network than this run's: {told(differing)}.\n"
             f"Add {flags}, or name the preset it was trained with."
         )
     if policy.num_actions != num_actions:
@@ -100,17 +99,6 @@ def check_policy(policy: checkpoint.Policy, config: Config, num_actions: int) ->
             f"{policy.source} knows {policy.num_actions} actions, {config.game} has {num_actions}: it was "
             "trained on another game or action set."
         )
-
-
-def _differing(one: NetworkConfig, other: NetworkConfig) -> list[str]:
-    return [name for name, value in asdict(one).items() if value != getattr(other, name)]
-
-
-def _told(one: NetworkConfig, other: NetworkConfig) -> str:
-    """Return the fields in which two networks differ, for people."""
-    return ", ".join(
-        f"{name} {getattr(one, name)} instead of {getattr(other, name)}" for name in _differing(one, other)
-    )
 
 
 def _flag(group: str, name: str, value: object) -> str:

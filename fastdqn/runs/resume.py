@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastdqn.config import CheckpointConfig, Config, EvaluationConfig
+from fastdqn.config import CheckpointConfig, Config, EvaluationConfig, differences, told
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.json_files import checked, shown
 from fastdqn.runs import checkpoint
@@ -106,9 +106,11 @@ def load(run: RunFolder, *, inexact: bool = False) -> Checkpoint:
         of = _check_state(saved.state)
     except ValueError as error:
         raise UserError(f"{saved.path / 'state.json'} cannot be read: {error}") from None
-    if _essence(of) != _essence(run.config):
+    differing = differences(_essence(of), _essence(run.config))
+    if differing:
         raise UserError(
-            f"{saved.path} is of a run with another configuration than {run.path / 'config.json'}.\n"
+            f"{saved.path} is of a run with another configuration than {run.path / 'config.json'}: "
+            f"{told(differing)}.\n"
             "Start a new run from its weights: fastdqn train GAME --weights " + str(saved.path)
         )
     if saved.state["frames"] >= run.config.total_frames:

@@ -194,7 +194,9 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
     run = RunFolder.create(tmp_path / "r", config)
     train(run)
     run.config = replace(config, total_frames=800, seed=2)
-    with pytest.raises(UserError, match="another configuration"):
+    with pytest.raises(
+        UserError, match=r"another configuration than .*config\.json: seed 1 instead of 2\.\n"
+    ):
         train(run, resume=True)
     run.config = replace(config, total_frames=800)
     train(run, resume=True)
