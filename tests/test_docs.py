@@ -33,13 +33,14 @@ BUDGETS = {  # added to a command, after its own flags
     "train": TINY,
     "train --resume": "--total-frames 800",
     "evaluate": "--episodes 1 --max-episode-frames 400",
-    "record": "--max-seconds 2",
+    "record": "--max-seconds 6",
 }
 SHORTER = {"1_000_000": "10_000", "10_000_000": "800", "1'000'000": "1'000", '"cuda"': '"cpu"'}
 NOT_RUN = {  # the beginning of a command: why it is not run here
     "python benchmarks/": "minutes and a quiet machine; tests/test_benchmarks.py runs them short",
     "python -m pytest tests/engine/test_cuda.py": "needs a GPU",
     "python -m pip install --no-index": "for a machine that reaches no registry, set up by hand",
+    "python tests/golden/make.py": "ten minutes; tests/golden/test_golden.py runs it, a preset at a time",
     "python tests/pythons.py": "minutes and gigabytes for each Python; .ci/run runs it",
     "fastdqn train Pong-v5 --trackers": "needs packages that are not set up; tests/runs/test_trackers.py does it",
     "reliability.py": "minutes to an hour; tests/runs/test_reliability.py runs it short",
@@ -184,7 +185,9 @@ def runs(checkout: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [one for one in COMMANDS if not one.startswith(FAST)])
 def test_a_command_runs(runs, command):
-    check_command(runs, command.replace("sha256sum", "cd RUN/checkpoints/frame-*/ && sha256sum"))
+    check_command(
+        runs, command.replace("sha256sum", 'cd "$(ls -d RUN/checkpoints/frame-* | tail -1)" && sha256sum')
+    )
 
 
 STEPS = 210  # the last ends no game, so that a page can go on where its loop was ended
