@@ -1,4 +1,4 @@
-"""What the command line does, from Python: train, evaluate, load a policy.
+"""What can be done, a function each: train, evaluate, film, draw, export, load a policy. The commands call them.
 
 These are the names that `fastdqn` itself has; nothing heavy is imported before one of them is called. Importing
 them sets GOMP_SPINCOUNT in the environment, as the command line does (`openmp.py` says why).
@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from fastdqn.config import HEAD_NAMES, RULE_NAMES, TORSO_NAMES, Config, Protocol, TrackerName
+from fastdqn.config import HEAD_NAMES, RULE_NAMES, TORSO_NAMES, Config, PolicyFormat, Protocol, TrackerName
+from fastdqn.errors import UserError
 from fastdqn.openmp import shorten_waits
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from fastdqn.runs.evaluation import Evaluation
     from fastdqn.runs.metrics import Snapshot
     from fastdqn.runs.trainer import Summary
+    from fastdqn.views.export import Exported
+    from fastdqn.views.plot import Picture
+    from fastdqn.views.record import Recording
 
 PathLike = str | os.PathLike[str]
 
@@ -71,12 +75,14 @@ def train(
         fastdqn.errors.UserError: The configuration, the folder or the weights cannot be used.
         fastdqn.errors.RunFailedError: The run had begun and cannot go on.
     """
+    source = None if weights is None else Path(weights)
+    if source is not None and not source.exists():
+        raise UserError(f"weights = {source}: there is no such run or file.")
     from fastdqn.runs import trainer
     from fastdqn.runs.checks import check
     from fastdqn.runs.folder import RunFolder, default_run_path
     from fastdqn.runs.trackers import check as check_trackers
 
-    source = None if weights is None else Path(weights)
     checked = check(config, source)  # all of it before a run that `overwrite` replaces is gone
     check_trackers(trackers)
     path = default_run_path(config) if run_dir is None else Path(run_dir)
@@ -127,7 +133,11 @@ def evaluate(
     protocol: Protocol | None = None,
     episodes: int | None = None,
     epsilon: float | None = None,
+    max_episode_frames: int | None = None,
+    noop_max: int | None = None,
+    sticky_actions: float | None = None,
     seed: int = 0,
+    on_episode: Callable[[int, float], None] = lambda games, score: None,
 ) -> Evaluation:
     """Play whole games with a checkpoint of a run; `fastdqn evaluate`.
 
@@ -137,7 +147,11 @@ def evaluate(
         protocol: `nature`, `machado` or `own`: where the values come from that are none; the run's if none.
         episodes: Games to play.
         epsilon: Probability of a random action.
+        max_episode_frames: A game is cut after this many frames; its score counts.
+        noop_max: At most this many frames without action at the start of a game; 1 is the least.
+        sticky_actions: Probability that the emulator repeats the previous action.
         seed: Decides the games and the random actions, together with the weights.
+        on_episode: Called with the number of games that have ended and the last one's score.
 
     Returns:
         The scores, unclipped; `row()` has the usual statistics.
@@ -145,17 +159,130 @@ def evaluate(
     Raises:
         fastdqn.errors.UserError: An argument is out of range, or the run has no checkpoint that can be read.
     """
-    from fastdqn.runs import evaluation
     from fastdqn.runs.folder import RunFolder
 
+    folder = RunFolder.open(Path(run))
+    from fastdqn.runs import evaluation
+
     return evaluation.evaluate(
-        RunFolder.open(Path(run)),
+        folder,
         which=checkpoint,
         protocol=protocol,
         episodes=episodes,
         epsilon=epsilon,
+        max_episode_frames=max_episode_frames,
+        noop_max=noop_max,
+        sticky_actions=sticky_actions,
         seed=seed,
+        on_episode=on_episode,
     )
+
+
+def record(
+    run: PathLike,
+    out: PathLike | None = None,
+    *,
+    checkpoint: str | int = "last",
+    epsilon: float = 0.05,
+    seed: int = 0,
+    max_seconds: float = 300.0,
+    gif_start: float = 0.0,
+    gif_seconds: float = 10.0,
+    scale: int = 3,
+    on_second: Callable[[int, int], None] = lambda second, seconds: None,
+) -> Recording:
+    """Film the game that `evaluate(run, episodes=1)` plays with the same epsilon and seed; `fastdqn record`.
+
+    Needs the extra `video`.
+
+    Args:
+        run: Its folder.
+        out: Folder of the films; `video` in the run's if none.
+        checkpoint: As in `evaluate`.
+        epsilon: Probability of a random action.
+        seed: Decides the game and the random actions, together with the weights.
+        max_seconds: Longest film, in seconds of play; a game that lasts longer is cut.
+        gif_start: Second of the game with which the GIF begins.
+        gif_seconds: Length of the GIF.
+        scale: Pixels of the mp4 per pixel of the console (160 x 210); the GIF gets one less, at least 2.
+        on_second: Called with the second that was filmed and how many there will be.
+
+    Returns:
+        The films' names, and the score.
+
+    Raises:
+        fastdqn.errors.UserError: An argument is out of range, or the run has no checkpoint that can be read.
+        fastdqn.errors.RunFailedError: The two emulators do not play the same game.
+    """
+    from fastdqn.runs.folder import RunFolder
+
+    folder = RunFolder.open(Path(run))
+    from fastdqn.views import record as films
+
+    return films.record(
+        folder,
+        which=checkpoint,
+        out=None if out is None else Path(out),
+        epsilon=epsilon,
+        seed=seed,
+        max_seconds=max_seconds,
+        gif_start=gif_start,
+        gif_seconds=gif_seconds,
+        scale=scale,
+        on_second=on_second,
+    )
+
+
+def plot(runs: PathLike | Sequence[PathLike], out: PathLike | None = None) -> Picture:
+    """Draw the curves of one run or of several; `fastdqn plot`.
+
+    Runs that differ in nothing but the seed become one line with a band. Needs the extra `plot`.
+
+    Args:
+        runs: Their folders.
+        out: The picture, .png, .svg or .pdf; curves.png if none, in the run's folder where there is but one.
+
+    Returns:
+        The picture's name, and a line for each curve.
+
+    Raises:
+        fastdqn.errors.UserError: A folder is no run or has logged nothing yet, or the picture cannot be written.
+    """
+    from fastdqn.views import plot as pictures
+
+    paths = [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(run) for run in runs]
+    return pictures.plot(paths, None if out is None else Path(out))
+
+
+def export(
+    run: PathLike,
+    format: PolicyFormat = "safetensors",
+    out: PathLike | None = None,
+    *,
+    checkpoint: str | int = "last",
+) -> Exported:
+    """Write the policy of a checkpoint to one file, once it was seen to give the same values; `fastdqn export`.
+
+    Args:
+        run: Its folder.
+        format: `safetensors` (read it with `load_policy`), `pt2` (`torch.export.load(path).module()`) or
+            `torchscript` (`torch.jit.load(path)`).
+        out: The file; `policy` in the run's folder, with the format's usual ending, if none.
+        checkpoint: As in `evaluate`.
+
+    Returns:
+        The file's name, and by how much it differs from the run's network.
+
+    Raises:
+        fastdqn.errors.UserError: The format is unknown, the run has no checkpoint, or the file cannot be written.
+        fastdqn.errors.RunFailedError: The file's values differ from those of the run's network.
+    """
+    from fastdqn.runs.folder import RunFolder
+
+    folder = RunFolder.open(Path(run))
+    from fastdqn.views import export as policies
+
+    return policies.export(folder, format, None if out is None else Path(out), which=checkpoint)
 
 
 def register_torso(name: str, torso: Callable[[NetworkConfig, int], Torso]) -> None:

@@ -36,6 +36,7 @@ Reduction = Literal["mean", "sum"]
 KeepReplay = Literal["auto", "on", "off"]
 Protocol = Literal["nature", "machado", "own"]
 TrackerName = Literal["wandb", "mlflow"]
+PolicyFormat = Literal["safetensors", "pt2", "torchscript"]
 
 TORSO_NAMES = Names(["nature"])
 HEAD_NAMES = Names(["scalar"])

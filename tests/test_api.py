@@ -56,16 +56,24 @@ import fastdqn
         "fastdqn.train(fastdqn.PRESETS['quick'].config)",
         "fastdqn.resume_training('run')",
         "fastdqn.evaluate('run')",
+        "fastdqn.export('run')",
         "fastdqn.load_policy('run')",
         "from fastdqn import evaluate; import torch",
     ],
 )
 @pytest.mark.parametrize(("users", "read"), [(None, "5000"), ("7", "7")])
-def test_every_function_shortens_openmps_waits_before_torch_is_loaded(call, users, read):
+def test_every_function_shortens_openmps_waits_before_torch_is_loaded(call, users, read, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(fastdqn.Config().to_json())
     env = {name: value for name, value in os.environ.items() if name not in _WAITS}
     env |= {} if users is None else {"GOMP_SPINCOUNT": users}
     done = subprocess.run(
-        [sys.executable, "-c", _WATCH_TORCH + call], capture_output=True, text=True, timeout=60, env=env
+        [sys.executable, "-c", _WATCH_TORCH + call],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=env,
+        cwd=tmp_path,
     )
     assert done.stderr.strip() == f"torch is loaded with {read}"
 
@@ -99,7 +107,10 @@ def test_the_help_of_every_command_is_light():
 def test_every_name_is_there_typed_and_explained():
     for name in fastdqn.__all__:
         assert getattr(fastdqn, name) is not None
-    for function in (fastdqn.train, fastdqn.resume_training, fastdqn.evaluate, fastdqn.load_policy):
+    for function in (
+        *(fastdqn.train, fastdqn.resume_training, fastdqn.evaluate, fastdqn.load_policy),
+        *(fastdqn.record, fastdqn.plot, fastdqn.export),
+    ):
         assert "Args:" in function.__doc__
         signature = inspect.signature(function)
         assert signature.return_annotation is not inspect.Signature.empty
@@ -150,8 +161,23 @@ def test_a_run_goes_on_and_grows(tiny_run, tmp_path):
 def test_evaluation_is_the_commands(tiny_run):
     result = fastdqn.evaluate(str(tiny_run.path), episodes=2, epsilon=0.5, seed=3)
     assert result == evaluation.evaluate(tiny_run, episodes=2, epsilon=0.5, seed=3)
-    with pytest.raises(UserError, match="is not a run"):
-        fastdqn.evaluate("nowhere")
+    for function in (fastdqn.evaluate, fastdqn.record, fastdqn.plot, fastdqn.export):
+        with pytest.raises(UserError, match="nowhere is not a run"):
+            function("nowhere")
+
+
+def test_films_curves_and_exports_are_the_commands(tiny_run, tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("imageio_ffmpeg")
+    film = fastdqn.record(tiny_run.path, tmp_path / "video", max_seconds=1, gif_seconds=0.5, scale=2)
+    assert Path(film.mp4).parent == tmp_path / "video"
+    assert film.seconds == 1.0
+    one = fastdqn.plot(str(tiny_run.path), tmp_path / "one.png")
+    assert one == fastdqn.plot([tiny_run.path], tmp_path / "one.png")
+    assert Path(one.path).exists()
+    assert len(one.curves) == 1
+    exported = fastdqn.export(tiny_run.path, out=str(tmp_path / "policy"))
+    assert fastdqn.load_policy(exported.path).num_actions == exported.num_actions == 6
 
 
 def test_a_policy_gives_the_networks_values(tiny_run):

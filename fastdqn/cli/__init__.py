@@ -170,6 +170,9 @@ def _shortened(line: str) -> str:
 
 def _fail(words: Sequence[str], message: str, code: int) -> int:
     """Write a message to stderr, if anyone is there to read it."""
+    from fastdqn.cli.flags import in_flags
+
+    message = in_flags(message, words)
     first, *more = [_shortened(line) for line in message.splitlines()]
     message = "\n".join([first, *(f"  {line.strip()}" for line in more)])
     command = f" {words[0]}" if words and words[0] in COMMANDS else ""

@@ -33,7 +33,7 @@ def base_config(file: str | None, preset: str | None) -> Config:
     if preset is not None and named != preset:
         raise UserError(
             f"--preset {preset}: {file} says preset = {shown(named)}.\n"
-            "  Leave --preset away, or take `preset` out of the file."
+            "  Leave --preset away, or take the preset out of the file."
         )
     name = named if named is not None else DEFAULT_PRESET
     if not isinstance(name, str) or name not in PRESETS:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from fastdqn import api
 from fastdqn.cli.command import Command, answer, open_run
 from fastdqn.cli.counts import which_of
 from fastdqn.config import Protocol
@@ -71,12 +72,10 @@ def main(words: Sequence[str]) -> int:
     """Run the command; return the exit code."""
     arguments = COMMAND.read(words)
     which = which_of(arguments.checkpoint)
-    run = open_run(arguments.run, "fastdqn.runs.evaluation")
-    from fastdqn.runs.evaluation import evaluate
-
-    result = evaluate(
-        run,
-        which=which,
+    open_run(arguments.run, "fastdqn.runs.evaluation")
+    result = api.evaluate(
+        arguments.run,
+        checkpoint=which,
         protocol=arguments.protocol,
         episodes=arguments.episodes,
         epsilon=arguments.epsilon,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from fastdqn import api
 from fastdqn.cli.command import Command, answer, open_run
 from fastdqn.cli.counts import which_of
+from fastdqn.config import PolicyFormat
 
 _ABOUT = """Write the policy of a checkpoint to one file. What is written takes
 uint8 [N, 4, 84, 84], N from 1, and gives float32 [N, actions]; another dtype or
@@ -38,7 +39,7 @@ class ExportArguments:
 
     run: Annotated[str, Positional, arg(metavar="RUN", help_behavior_hint="")] = ""
     """Folder of the run; nothing else is needed."""
-    format: Literal["safetensors", "pt2", "torchscript"] = "safetensors"
+    format: PolicyFormat = "safetensors"
     """What to write (PyTorch has deprecated TorchScript)."""
     checkpoint: Annotated[str, arg(metavar="{last,best,FRAMES}")] = "last"
     """last; best: the best by the evaluations while it trained; or the frames of one."""
@@ -59,13 +60,8 @@ def main(words: Sequence[str]) -> int:
     """Run the command; return the exit code."""
     arguments = COMMAND.read(words)
     run = open_run(arguments.run, "fastdqn.views.export")
-    from fastdqn.views.export import export
-
-    result = export(
-        run,
-        arguments.format,
-        Path(arguments.out) if arguments.out else None,
-        which=which_of(arguments.checkpoint),
+    result = api.export(
+        arguments.run, arguments.format, arguments.out or None, checkpoint=which_of(arguments.checkpoint)
     )
     lines = [
         str(result.path),

@@ -71,4 +71,4 @@ def _message(extra: str, missing: list[str]) -> str:
     names = ", ".join(_PIP_NAMES.get(package, package) for package in missing)
     are = "is" if len(missing) == 1 else "are"
     purpose = _EXTRAS[extra][0]
-    return f"{names} {are} not installed; {purpose} needs the `{extra}` extra.\n  Type: {_pip_line(extra)}"
+    return f"{names} {are} not installed; {purpose} needs the extra {extra}.\n  Type: {_pip_line(extra)}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from fastdqn import api
 from fastdqn.cli.command import Command, answer
 
 _ABOUT = """Draw returns, evaluations, values, loss and speed over the frames played.
@@ -32,6 +32,8 @@ class PlotArguments:
         arg(metavar="FILE", help_behavior_hint="(default: curves.png, in the run if there is but one)"),
     ] = ""
     """The picture: .png, .svg or .pdf; one that exists is replaced."""
+    json: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
+    """Write one JSON object to stdout instead of sentences."""
 
 
 COMMAND = Command(
@@ -42,8 +44,5 @@ COMMAND = Command(
 def main(words: Sequence[str]) -> int:
     """Run the command; return the exit code."""
     arguments = COMMAND.read(words)
-    from fastdqn.views.plot import plot
-
-    runs = [Path(run) for run in arguments.runs]
-    out = Path(arguments.out) if arguments.out else (runs[0] if len(runs) == 1 else Path()) / "curves.png"
-    return answer(None, [*plot(runs, out), f"  {out}"], as_json=False)
+    result = api.plot(arguments.runs, arguments.out or None)
+    return answer(result.row(), [*result.curves, f"  {result.path}"], as_json=arguments.json)

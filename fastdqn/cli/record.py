@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from fastdqn import api
 from fastdqn.cli.command import Command, answer, open_run
 from fastdqn.cli.counts import which_of
 
@@ -59,20 +59,19 @@ COMMAND = Command(
 def main(words: Sequence[str]) -> int:
     """Run the command; return the exit code."""
     arguments = COMMAND.read(words)
-    run = open_run(arguments.run, "fastdqn.views.record")
-    from fastdqn.views.record import record
-
-    result = record(
-        run,
-        which=which_of(arguments.checkpoint),
-        out=Path(arguments.out) if arguments.out else None,
+    which = which_of(arguments.checkpoint)
+    open_run(arguments.run, "fastdqn.views.record")
+    result = api.record(
+        arguments.run,
+        arguments.out or None,
+        checkpoint=which,
         epsilon=arguments.epsilon,
         seed=arguments.seed,
         max_seconds=arguments.max_seconds,
         gif_start=arguments.gif_start,
         gif_seconds=arguments.gif_seconds,
         scale=arguments.scale,
-        on_second=_tell if sys.stderr.isatty() else None,
+        on_second=_report if sys.stderr.isatty() else lambda second, seconds: None,
     )
     end = "game over" if result.game_over else "cut there by --max-seconds"
     lines = [
@@ -83,7 +82,7 @@ def main(words: Sequence[str]) -> int:
     return answer(result.row(), lines, as_json=arguments.json)
 
 
-def _tell(second: int, seconds: int) -> None:
+def _report(second: int, seconds: int) -> None:
     end = "\n" if second >= seconds else ""
     with suppress(OSError):
         print(f"\rfilmed {second} of {seconds} s", end=end, file=sys.stderr, flush=True)

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from fastdqn import api
 from fastdqn.cli import extras
 from fastdqn.cli.arguments import Given
-from fastdqn.cli.command import Command, load
+from fastdqn.cli.command import Command, load, open_run
 from fastdqn.cli.config_file import DEFAULT_PRESET, base_config
+from fastdqn.cli.flags import ALIASES, in_flags
 from fastdqn.cli.progress import Mode, check_mode, open_progress
 from fastdqn.cli.stopping import StopRequest
-from fastdqn.config import Config
+from fastdqn.config import Config, TrackerName
 from fastdqn.errors import UserError
 from fastdqn.presets import PRESETS
 
 if TYPE_CHECKING:
-    from fastdqn.runs.checks import Checked
-    from fastdqn.runs.folder import RunFolder
     from fastdqn.runs.trainer import Summary
 
 _ABOUT = """Train a Deep Q-Network on an Atari game.
@@ -45,11 +46,6 @@ Progress goes to stderr; when the run ends, stdout gets one line of JSON.
 The first Ctrl-C saves a checkpoint and names the command that resumes; a
 second one stops at once."""
 
-_ALIASES = {
-    "--exploration-max": "--exploration.max",
-    "--exploration-min": "--exploration.min",
-    "--evaluate-every-frames": "--evaluation.every-frames",
-}
 _WITH_RESUME = {"--resume", "--progress", "--total-frames", "--inexact"}
 
 
@@ -90,46 +86,35 @@ def main(words: Sequence[str]) -> int:
     arguments = COMMAND.parse(words, TrainArguments(**vars(base)))
     check_mode(arguments.progress)
     extras.require()
-    run, checked = _resumed(arguments, given) if arguments.resume else _new(arguments)
-    try:
-        return _train(run, checked, arguments)
-    finally:
-        run.unlock()
+    return _go_on(arguments, given) if arguments.resume else _begin(arguments)
 
 
 def _renamed(word: str) -> str:
     flag, equals, value = word.partition("=")
-    return _ALIASES.get(flag.replace("_", "-"), flag) + equals + value
+    return ALIASES.get(flag.replace("_", "-"), flag) + equals + value
 
 
-def _new(arguments: TrainArguments) -> tuple[RunFolder, Checked]:
-    """Make the folder of a new run, after everything that can be wrong was checked."""
+def _begin(arguments: TrainArguments) -> int:
+    """Train a new run."""
     if arguments.inexact:
         raise UserError("--inexact is for a run that goes on.\n  Type: fastdqn train --resume RUN --inexact")
     if not arguments.game:
         raise UserError("train needs a game.\n  Type: fastdqn train Pong-v5, or fastdqn train --resume RUN")
-    weights = Path(arguments.weights) if arguments.weights else None
-    if weights and not weights.exists():
-        raise UserError(f"--weights {arguments.weights}: there is no such run or file.")
-    from fastdqn.runs.folder import RunFolder, default_run_path
-
-    load("fastdqn.runs.trainer")
-    from fastdqn.runs.checks import check
-    from fastdqn.runs.trackers import check as check_trackers
-
     config = Config(**{field.name: getattr(arguments, field.name) for field in fields(Config)})
-    checked = check(config, weights)  # all of it before a run that --overwrite replaces is gone
-    check_trackers(_names(arguments.trackers))
-    path = Path(arguments.run_dir) if arguments.run_dir else default_run_path(config)
-    return RunFolder.create(path, config, overwrite=arguments.overwrite, weights=weights), checked
+    load("fastdqn.runs.trainer")
+    train = partial(
+        api.train,
+        config,
+        arguments.run_dir or None,
+        weights=arguments.weights or None,
+        overwrite=arguments.overwrite,
+        trackers=cast("list[TrackerName]", arguments.trackers.split(",") if arguments.trackers else []),
+    )
+    return _show(train, arguments.progress, config)
 
 
-def _names(trackers: str) -> list[str]:
-    return trackers.split(",") if trackers else []
-
-
-def _resumed(arguments: TrainArguments, given: Given) -> tuple[RunFolder, Checked]:
-    """Open the folder of a run that goes on, for longer if --total-frames says so."""
+def _go_on(arguments: TrainArguments, given: Given) -> int:
+    """Train a run that was stopped, for longer if --total-frames says so."""
     refused = [*given.words, *(flag for flag in given.values if flag not in _WITH_RESUME)]
     if refused:
         raise UserError(
@@ -137,39 +122,31 @@ def _resumed(arguments: TrainArguments, given: Given) -> tuple[RunFolder, Checke
             f"  Type: fastdqn train --resume {arguments.resume}\n"
             f"  Or start a new run from its weights: fastdqn train GAME --weights {arguments.resume} ..."
         )
-    from fastdqn.runs.folder import RunFolder
-
-    load("fastdqn.runs.trainer")
-    from fastdqn.runs.checks import check
-
+    run = open_run(arguments.resume, "fastdqn.runs.trainer")
     longer = arguments.total_frames if "--total-frames" in given.values else None
-    return RunFolder.reopen(Path(arguments.resume), longer, check)
+    train = partial(api.resume_training, run.path, total_frames=longer, inexact=arguments.inexact)
+    return _show(train, arguments.progress, run.config, run.metrics)
 
 
-def _train(run: RunFolder, checked: Checked, arguments: TrainArguments) -> int:
-    from fastdqn.runs import trainer
+def _show(train: Callable[..., Summary], mode: Mode, config: Config, past: Path | None = None) -> int:
+    """Train in sight of people, until the end or a signal; return the exit code.
 
-    config, resume = run.config, bool(arguments.resume)
+    Args:
+        train: Trains; takes what `api.train` calls while it does.
+        mode: How the run is shown.
+        config: The run's.
+        past: The metrics.jsonl of a run that goes on.
+    """
     title = f"{config.game} {config.preset}, seed {config.seed}"
-    with (
-        open_progress(arguments.progress, title, run.metrics if resume else None) as view,
-        StopRequest(view.say) as stop,
-    ):
-        summary = trainer.train(
-            run,
-            checked,
-            resume=resume,
-            inexact=arguments.inexact,
-            track=_names(arguments.trackers),
-            report=view.report,
-            say=view.say,
-            stop_requested=stop.requested,
+    with open_progress(mode, title, past) as view, StopRequest(view.say) as stop:
+        summary = train(
+            report=view.report, say=lambda line: view.say(in_flags(line)), stop_requested=stop.requested
         )
     print(json.dumps(summary.row()), flush=True)
     lines = _closing_lines(summary, config)
-    if arguments.progress == "json":
+    if mode == "json":
         lines = [json.dumps({"message": line}) for line in lines]
-    if arguments.progress != "none" or summary.interrupted:
+    if mode != "none" or summary.interrupted:
         with suppress(OSError):  # stderr may be gone; the run is complete and saved
             print("\n".join(lines), file=sys.stderr, flush=True)
     return stop.exit_code if summary.interrupted else 0

@@ -212,7 +212,7 @@ class Dashboard:
         )
 
     def __enter__(self) -> Dashboard:
-        self._draw()
+        # Nothing is drawn yet: a run that cannot begin leaves a message alone.
         self._ticker.start()
         return self
 

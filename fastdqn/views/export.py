@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastdqn.algorithm.layers import plain_operators
 from fastdqn.algorithm.networks import FRAME_SIZE, STACK, QNetwork
-from fastdqn.config import Config
+from fastdqn.config import Config, PolicyFormat
 from fastdqn.engine.acting import PolicyNetwork
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.games.envs import AtariEnvs
@@ -25,8 +25,6 @@ from fastdqn.runs import checkpoint
 from fastdqn.runs.evaluation import load_played, policy_network
 from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.seeds import evaluation_seed
-
-Format = Literal["safetensors", "pt2", "torchscript"]
 
 BOUND = 1e-4
 """Largest difference to the run's own action values that is let pass, where those are at most 1 in size; it
@@ -105,7 +103,9 @@ class PlainPolicy(nn.Module):
         return values
 
 
-def export(run: RunFolder, format: Format, out: Path | None = None, *, which: str | int = "last") -> Exported:
+def export(
+    run: RunFolder, format: PolicyFormat, out: Path | None = None, *, which: str | int = "last"
+) -> Exported:
     """Write the policy of a checkpoint to a file, once it was seen to give the same values.
 
     Args:
@@ -119,8 +119,8 @@ def export(run: RunFolder, format: Format, out: Path | None = None, *, which: st
         UserError: The format is unknown, the run has no checkpoint, or the file cannot be written.
         RunFailedError: The file's values differ from those of the run's network.
     """
-    if format not in get_args(Format):
-        raise UserError(f"--format {format}: must be one of {', '.join(get_args(Format))}")
+    if format not in get_args(PolicyFormat):
+        raise UserError(f"--format {format}: must be one of {', '.join(get_args(PolicyFormat))}")
     policy = load_played(run, which)
     network = policy_network(policy)
     path = out or run.path / f"policy{_SUFFIX[format]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,23 @@ class Curves:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """What was drawn.
+
+    Attributes:
+        path: The file.
+        curves: What each curve shows, for people: the game, the preset, the seeds.
+    """
+
+    path: str
+    curves: list[str]
+
+    def row(self) -> dict[str, Any]:
+        """Return the fields, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class Panel:
     """One set of axes.
 
@@ -86,25 +103,24 @@ OTHERS = (
 )
 
 
-def plot(runs: Sequence[Path], out: Path) -> list[str]:
+def plot(runs: Sequence[Path], out: Path | None = None) -> Picture:
     """Draw the curves of runs; several that differ in the seed alone become a line and a band.
 
     Args:
         runs: Their folders.
-        out: The picture: .png, .svg or .pdf.
-
-    Returns:
-        A line for each group of runs that was drawn.
+        out: The picture: .png, .svg or .pdf; curves.png if none, in the run's folder where there is but one.
 
     Raises:
         UserError: A folder is no run or has logged nothing yet, or the picture's name ends otherwise.
     """
+    if out is None:
+        out = (runs[0] if len(runs) == 1 else Path()) / "curves.png"
     if out.suffix.lower() not in SUFFIXES:
         raise UserError(f"--out {out}: the name must end in {', '.join(SUFFIXES)}")
     groups = group_by_configuration([read(path) for path in runs])
     with new_file(out, "--out") as temporary:
         draw(groups).savefig(temporary, dpi=120, format=out.suffix[1:].lower())
-    return [_label(name, group) for name, group in groups.items()]
+    return Picture(str(out), [_label(name, group) for name, group in groups.items()])
 
 
 def group_by_configuration(runs: Sequence[Curves]) -> dict[str, list[Curves]]:

@@ -38,7 +38,9 @@ def evaluator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str,
         on_episode(2, 21.0)
         return Evaluation()
 
-    monkeypatch.setitem(sys.modules, "fastdqn.runs.evaluation", types.SimpleNamespace(evaluate=evaluate))
+    module = types.SimpleNamespace(evaluate=evaluate)
+    monkeypatch.setitem(sys.modules, "fastdqn.runs.evaluation", module)
+    monkeypatch.setattr("fastdqn.runs.evaluation", module, raising=False)
     Path("r").mkdir()
     Path("r/config.json").write_text(Config().to_json())
     return calls

@@ -48,10 +48,13 @@ class FakeTrainer:
     ) -> Summary:
         call |= {"run": run, "weights": checked.weights, "resume": resume, "inexact": inexact}
         self.calls.append(call)
-        call["say"]("compiling")
-        call["report"](LATE)
-        self.during(call)
-        self.stopped = call["stop_requested"]()
+        try:
+            call["say"]("compiling")
+            call["report"](LATE)
+            self.during(call)
+            self.stopped = call["stop_requested"]()
+        finally:
+            run.unlock()
         return Summary(run=str(run.path), interrupted=self.stopped)
 
     @property

@@ -144,7 +144,7 @@ def test_resume_refuses_a_bad_length_and_keeps_the_configuration(
 ) -> None:
     main(["train", "Pong-v5", "--run-dir", "r", "--total-frames", "1M"])
     capsys.readouterr()
-    assert "total_frames = 0" in refused(capsys, "train", "--resume", "r", "--total-frames", "0")
+    assert "--total-frames 0: must be" in refused(capsys, "train", "--resume", "r", "--total-frames", "0")
     assert json.loads(Path("r/config.json").read_text())["total_frames"] == 1_000_000
 
 
