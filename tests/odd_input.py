@@ -351,9 +351,9 @@ def stop_after_some_passes() -> None:
 
     whole = trainer.train
 
-    def train(run: Any, **call: Any) -> Any:
+    def train(*what: Any, **call: Any) -> Any:
         asked = iter(range(PASSES))
-        summary = whole(run, **{**call, "stop_requested": lambda: next(asked, None) is None})
+        summary = whole(*what, **{**call, "stop_requested": lambda: next(asked, None) is None})
         return replace(summary, interrupted=False)
 
     trainer.train = train
