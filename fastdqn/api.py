@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fastdqn.runs.checkpoint import Policy as Weights
     from fastdqn.runs.evaluation import Evaluation
     from fastdqn.runs.metrics import Snapshot
-    from fastdqn.runs.trainer import Summary
+    from fastdqn.runs.report import Summary
     from fastdqn.views.export import Exported
     from fastdqn.views.plot import Picture
     from fastdqn.views.record import Recording

@@ -224,7 +224,7 @@ def test_annotations_can_be_resolved():
     from fastdqn.runs.checkpoint import Policy as Weights
     from fastdqn.runs.evaluation import Evaluation
     from fastdqn.runs.metrics import Snapshot
-    from fastdqn.runs.trainer import Summary
+    from fastdqn.runs.report import Summary
 
     names = {"Weights": Weights, "Evaluation": Evaluation, "Snapshot": Snapshot, "Summary": Summary}
     assert typing.get_type_hints(api.train, {**vars(api), **names})["return"] is Summary

@@ -26,7 +26,7 @@ from fastdqn.errors import UserError
 from fastdqn.presets import PRESETS
 
 if TYPE_CHECKING:
-    from fastdqn.runs.trainer import Summary
+    from fastdqn.runs.report import Summary
 
 _ABOUT = """Train a Deep Q-Network on an Atari game.
 

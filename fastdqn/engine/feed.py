@@ -59,9 +59,11 @@ class Feed(Protocol):
 
     Attributes:
         inputs: What the learner is prepared for.
+        device_bytes: Memory of the device that frames take.
     """
 
     inputs: LaunchInputs
+    device_bytes: int
 
     def store(self, added: Added, observation: NDArray[np.uint8]) -> None:
         """Take note of frames that the replay has stored, and of the observations that they came in."""
@@ -75,7 +77,7 @@ class Feed(Protocol):
         """Give the rows of the launch just queued their new priorities."""
         ...
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait for priorities that are still on their way."""
         ...
 
@@ -195,7 +197,7 @@ class _Feed:
         while len(self._pending) > self._lag_launches:
             self._apply_oldest()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Apply all priorities that are still on their way."""
         while self._pending:
             self._apply_oldest()
@@ -255,6 +257,7 @@ class HostFeed(_Feed):
     ) -> None:
         shape = (batch_size, replay.stack, *replay.frame_shape)
         super().__init__(replay, batch_size, backend, queueing, (shape, torch.uint8))
+        self.device_bytes = 0
         self.inputs = LaunchInputs(
             [tuple(part[name] for name in _FIELDS) for part in self._parts], Transitions
         )
@@ -290,6 +293,7 @@ class DeviceFeed(_Feed):
         super().__init__(replay, batch_size, backend, queueing, ((batch_size, replay.stack), torch.int64))
         slots = replay.ring * replay.num_envs
         self.frames = torch.zeros((slots, *replay.frame_shape), dtype=torch.uint8, device=backend.device)
+        self.device_bytes = self.frames.nbytes
         self.inputs = LaunchInputs(
             [(self.frames, *(part[name] for name in _FIELDS)) for part in self._parts], gather_batch
         )

@@ -47,6 +47,11 @@ class LaunchInputs:
     tensors: Sequence[tuple[Tensor, ...]]
     batch: Callable[..., Transitions]
 
+    @property
+    def updates(self) -> int:
+        """Updates of a launch, K."""
+        return len(self.tensors)
+
 
 @dataclass(frozen=True)
 class LaunchResults:
@@ -77,6 +82,7 @@ class Learner:
 
     Attributes:
         updates: Updates queued so far; set it when a run is resumed.
+        accelerate: How updates are run, as given.
         network: The network's structure; its own tensors are not used.
         weights: The online network, live.
         num_parameters: Weights and biases of one network.
@@ -106,6 +112,7 @@ class Learner:
         self._learning_rate = torch.tensor(self._rate, dtype=torch.float32, device=device)
         self.network = module.to(device).requires_grad_(False)
         self._config, self._seed = config, seed
+        self.accelerate = accelerate
         self.captured = accelerate == "graph"
         compiled = self.backend.compiles_captures if self.captured else accelerate == "compile"
         self.wrap = WRAPPERS[compiled]
@@ -126,7 +133,7 @@ class Learner:
         Args:
             inputs: Batches of zeros will do, at the places where those to come will lie.
         """
-        count, rows = len(inputs.tensors), len(inputs.batch(*inputs.tensors[0]).action)
+        count, rows = inputs.updates, len(inputs.batch(*inputs.tensors[0]).action)
         self._count_per_launch = count
         passes = dict.fromkeys(PASSES, draws_of(self.network, rows))
         self._draws = DrawBuffer(passes, self.backend.device, self._seed, copies=count)
@@ -302,7 +309,7 @@ class Learner:
         step = self.wrap(step)
         results = [
             (*(value[index] for value in self._results.metrics.values()), self._results.priority[index])
-            for index in range(len(inputs.tensors))
+            for index in range(inputs.updates)
         ]
 
         def launch() -> None:

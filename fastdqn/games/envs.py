@@ -66,7 +66,7 @@ class AtariEnvs:
     and the next row, though it is a step, only begins the new one, as after any other end.
 
     EnvPool cannot save an emulator's state, but one seed and one sequence of actions give one game. So the
-    actions since the games were made are kept, a byte each, and `restore` plays them again. `renew` keeps that
+    actions since the games were made are kept, a byte each, and `restore` plays them again. `restart` keeps that
     record short.
 
     Args:
@@ -106,11 +106,11 @@ class AtariEnvs:
         return self._last
 
     @property
-    def worn(self) -> bool:
-        """Whether it is time to `renew`: `renew_steps` actions were sent since the games were made."""
+    def restart_is_due(self) -> bool:
+        """Whether it is time to `restart`: `renew_steps` actions were sent since the games were made."""
         return len(self._actions) >= self._config.renew_steps
 
-    def renew(self) -> NDArray[np.uint8]:
+    def restart(self) -> NDArray[np.uint8]:
         """Make all games anew, from the next seed, and return their first observations as `reset` does.
 
         Games under way are cut where they are: for the learner truncations, in the scores nothing, since they

@@ -18,8 +18,10 @@ from fastdqn.games.envs import AtariEnvs
 from fastdqn.replay import ReplayBuffer
 from fastdqn.runs import checkpoint, memory
 from fastdqn.runs.checks import Checked
-from fastdqn.runs.clock import Clock
+from fastdqn.runs.clock import Clock, Marks
+from fastdqn.runs.experience import Experience, ReplayedExperience
 from fastdqn.runs.memory import FRAME_BYTES, SLOT_BYTES
+from fastdqn.runs.metrics import Games
 from fastdqn.runs.seeds import run_seeds
 
 SAVED_REPLAY_BYTES = 2_000_000_000
@@ -27,50 +29,73 @@ SAVED_REPLAY_BYTES = 2_000_000_000
 
 
 @dataclass
-class Parts:
+class Components:
     """The objects of a run.
 
     Attributes:
+        clock: Frames, steps and updates so far.
+        marks: What was done when, of what follows frames.
+        games: Finished games.
+        schedule: What changes in the course of the run.
+        envs: The games.
+        actor: Chooses their actions.
         acting: The network's part of the actor.
-        accelerate: How the learner runs: `eager`, `compile` or `graph`.
-        frames_on: Where the learner reads frames, for people.
-        keeps_replay: Whether checkpoints hold the replay.
-        evaluate_every_frames: Frames between evaluations; more than any run has where it is not evaluated.
+        experience: What the learner learns from.
+        learner: The networks and the optimizer.
+        keeps_replay: Whether checkpoints hold the experience.
     """
 
     clock: Clock
+    marks: Marks
+    games: Games
     schedule: Schedule
     envs: AtariEnvs
-    replay: ReplayBuffer
-    learner: Learner
     actor: Actor
     acting: ActingNetwork
-    feed: Feed
-    accelerate: str
-    frames_on: str
+    experience: Experience
+    learner: Learner
     keeps_replay: bool
-    evaluate_every_frames: int
 
 
-def build(checked: Checked, saved: checkpoint.Checkpoint | None = None) -> Parts:
+def build(checked: Checked, saved: checkpoint.Checkpoint | None = None) -> Components:
     """Make the objects of a run.
 
     Args:
         checked: Its configuration, and where its learner is to live.
-        saved: A checkpoint that the run goes on from. The replay is filled from it, and the games are the same
-            ones, or others where there is no replay to go on with; `resume.restore` does the rest.
+        saved: A checkpoint that the run goes on from. The experience is read from it, and the games are the same
+            ones, or others where there is none to go on with; `resume.restore` does the rest.
 
     Raises:
         UserError: The replay does not fit in memory after all, or its file is not of this configuration.
     """
-    config = checked.config
+    config, seeds = checked.config, run_seeds(checked.config.seed)
     device = checked.device or devices.choose(config.pipeline.precision)
     clock = Clock(config.env.frame_skip, config.replay.warmup_steps, config.learner.steps_per_update)
     accelerate = resolve_accelerate(
         config.pipeline.accelerate, device.device, clock.updates_planned(config.total_frames)
     )
-    seeds = run_seeds(config.seed)
     envs = AtariEnvs(config.game, config.env, seeds.games, _generation(saved))
+    learner = Learner(config, envs.num_actions, backend=device, seed=seeds.network, accelerate=accelerate)
+    acting = ActingNetwork(
+        learner, config.env.num_envs, lag_updates=config.pipeline.acting_lag_updates, seed=seeds.actor
+    )
+    return Components(
+        clock=clock,
+        marks=Marks(),
+        games=Games(),
+        schedule=Schedule.of(config, clock.warmup_frames),
+        envs=envs,
+        actor=Actor(acting, envs.num_actions, config.env.num_envs, seeds.actor),
+        acting=acting,
+        experience=_experience(config, device, seeds.replay, saved),
+        learner=learner,
+        keeps_replay=keeps_replay(config),
+    )
+
+
+def _experience(
+    config: Config, device: devices.Backend, seed: int, saved: checkpoint.Checkpoint | None
+) -> Experience:
     try:
         replay = ReplayBuffer(
             config.replay.capacity,
@@ -79,38 +104,24 @@ def build(checked: Checked, saved: checkpoint.Checkpoint | None = None) -> Parts
             n_step=config.learner.n_step,
             gamma=config.learner.gamma,
             alpha=config.replay.alpha,
-            seed=seeds.replay,
+            seed=seed,
         )
+        experience = ReplayedExperience(replay, _feed(config, replay, device))
         if saved and saved.replay:
-            replay.load(saved.replay)
+            experience.load(saved.replay)
     except MemoryError as error:
         raise UserError(f"replay.capacity = {config.replay.capacity}: {error}") from None
     except ValueError as error:
         raise UserError(f"{saved.path if saved else ''}: {error}") from None
-    learner = Learner(config, envs.num_actions, backend=device, seed=seeds.network, accelerate=accelerate)
-    acting = ActingNetwork(
-        learner, config.env.num_envs, lag_updates=config.pipeline.acting_lag_updates, seed=seeds.actor
-    )
-    actor = Actor(acting, envs.num_actions, config.env.num_envs, seeds.actor)
-    feed, frames_on = _feed(config, replay, device)
-    return Parts(
-        clock,
-        Schedule.of(config, clock.warmup_frames),
-        envs,
-        replay,
-        learner,
-        actor,
-        acting,
-        feed,
-        accelerate,
-        frames_on,
-        keeps_replay(config),
-        config.evaluation.every_frames or 2**62,
-    )
+    return experience
 
 
-def _feed(config: Config, replay: ReplayBuffer, device: devices.Backend) -> tuple[Feed, str]:
-    """Choose where the learner reads frames, and say so."""
+def _feed(config: Config, replay: ReplayBuffer, device: devices.Backend) -> Feed:
+    """Choose where the learner reads frames.
+
+    Raises:
+        UserError: They are to lie on the device, and do not fit.
+    """
     setting, needed = config.pipeline.frames_on, replay.ring * replay.num_envs * FRAME_BYTES
     queueing = Queueing(
         updates=config.pipeline.updates_per_launch,
@@ -119,15 +130,13 @@ def _feed(config: Config, replay: ReplayBuffer, device: devices.Backend) -> tupl
     )
     free = device.free_bytes()
     resident = setting == "cuda" or (setting == "auto" and free is not None and needed <= free // 2)
-    if not resident:
-        return HostFeed(replay, config.learner.batch_size, device, queueing), "frames on the host"
-    if free is not None and needed > free:
+    if resident and free is not None and needed > free:
         raise UserError(
             f"pipeline.frames_on = 'cuda': {replay.capacity:,} frames take {needed / 2**30:.1f} GiB, and the GPU "
             f"has {free / 2**30:.1f} GiB free; try --pipeline.frames-on host"
         )
-    feed = DeviceFeed(replay, config.learner.batch_size, device, queueing)
-    return feed, f"{needed / 2**30:.2f} GiB of frames on the device"
+    feed = DeviceFeed if resident else HostFeed
+    return feed(replay, config.learner.batch_size, device, queueing)
 
 
 def keeps_replay(config: Config) -> bool:
@@ -135,17 +144,6 @@ def keeps_replay(config: Config) -> bool:
     if config.checkpoint.replay == "auto":
         return config.replay.capacity * SLOT_BYTES <= SAVED_REPLAY_BYTES
     return config.checkpoint.replay == "on"
-
-
-def replay_note(config: Config) -> str:
-    """Say what checkpoints do with the replay, and what that means."""
-    size = f"up to {config.replay.capacity * SLOT_BYTES / 1e6:,.0f} MB"
-    if keeps_replay(config):
-        return f"the newest checkpoint keeps the replay ({size}): resuming is exact"
-    return (
-        f"checkpoints leave the replay out ({size}; --checkpoint.replay on keeps it): "
-        "a resumed run fills it anew, with other games"
-    )
 
 
 def _generation(saved: checkpoint.Checkpoint | None) -> int:

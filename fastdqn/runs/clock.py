@@ -1,4 +1,4 @@
-"""The one owner of units: frames, steps and updates, counted as exact integers."""
+"""The one owner of units: frames, steps and updates, counted as exact integers, and what is due after so many."""
 
 from __future__ import annotations
 
@@ -41,6 +41,10 @@ class Clock:
         """Emulator frames in a warm-up."""
         return self.warmup_steps * self.frame_skip
 
+    def passed(self, every_frames: int | None, *, since: int) -> bool:
+        """Return whether a multiple of `every_frames` was reached after frame `since`; never where it is none."""
+        return every_frames is not None and self.frames // every_frames > since // every_frames
+
     def add_steps(self, steps: int) -> None:
         """Count `steps` more steps."""
         self.steps += steps
@@ -67,3 +71,18 @@ class Clock:
 
     def _owed_after(self, steps: int) -> int:
         return max(0, (steps - self.warm_from_steps - self.warmup_steps) // self.steps_per_update)
+
+
+@dataclass
+class Marks:
+    """Frames at which what is done every so many frames was done last.
+
+    Attributes:
+        logged: A row of metrics was begun.
+        evaluated: An evaluation was complete.
+        saved: A checkpoint was saved, or could not be.
+    """
+
+    logged: int = 0
+    evaluated: int = 0
+    saved: int = 0

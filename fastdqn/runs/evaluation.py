@@ -18,7 +18,7 @@ from fastdqn.errors import UserError
 from fastdqn.games.envs import AtariEnvs
 from fastdqn.games.scores import human_normalized
 from fastdqn.runs import checkpoint
-from fastdqn.runs.build import Parts
+from fastdqn.runs.build import Components
 from fastdqn.runs.checks import check_evaluation, check_played
 from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.seeds import evaluation_seed
@@ -151,12 +151,15 @@ def evaluate(
 
 
 def evaluate_learner(
-    parts: Parts, config: Config, on_episode: Callable[[int], None], stop_requested: Callable[[], bool]
+    components: Components,
+    config: Config,
+    on_episode: Callable[[int], None],
+    stop_requested: Callable[[], bool],
 ) -> tuple[checkpoint.Policy, Evaluation | None]:
     """Evaluate what a run has learned so far. Nothing of the run changes: no random stream, no game, no weight.
 
     Args:
-        parts: The run's.
+        components: The run's.
         config: The run's.
         on_episode: Called with the number of games that have ended.
         stop_requested: Asked once per step.
@@ -164,19 +167,19 @@ def evaluate_learner(
     Returns:
         The policy, and its scores: none if it was asked to stop.
     """
-    frames, prefix = parts.clock.frames, "online."
+    frames, prefix = components.clock.frames, "online."
     online = {
         name.removeprefix(prefix): tensor
-        for name, tensor in parts.learner.state_tensors().items()
+        for name, tensor in components.learner.state_tensors().items()
         if name.startswith(prefix)
     }
-    policy = checkpoint.Policy(online, config.network, parts.envs.num_actions, Path("the run"), frames)
+    policy = checkpoint.Policy(online, config.network, components.envs.num_actions, Path("the run"), frames)
     seed = evaluation_seed(config.seed, frames)
     result = play(
         policy,
         config,
         seed,
-        device=parts.learner.backend.device,
+        device=components.learner.backend.device,
         stop_requested=stop_requested,
         on_episode=lambda game, _: on_episode(game),
     )

@@ -204,13 +204,15 @@ class RunFolder:
         moved, self.path = path != self.path, path
         return moved
 
-    def beside(self, suffix: str) -> RunFolder:
-        """Make a folder of the same run beside this one, which was removed.
+    def move_beside(self, suffix: str) -> None:
+        """Go on in a new folder beside this one, which was removed.
 
         Raises:
             UserError: It exists or cannot be made.
         """
-        return RunFolder.create(self.path.with_name(self.path.name + suffix), self.config)
+        other = RunFolder.create(self.path.with_name(self.path.name + suffix), self.config)
+        self.unlock()
+        self.path, self._lock = other.path, other._lock
 
     @property
     def checkpoints(self) -> Path:

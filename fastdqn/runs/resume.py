@@ -1,11 +1,11 @@
-"""What a run is made of at one moment: gathered for a checkpoint, and put back into new parts."""
+"""What a run is made of at one moment: gathered for a checkpoint, and put back into new objects."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from fastdqn.config import CheckpointConfig, Config, EvaluationConfig, differenc
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.json_files import checked, shown
 from fastdqn.runs import checkpoint
+from fastdqn.runs.build import Components
 from fastdqn.runs.checkpoint import Checkpoint
-from fastdqn.runs.clock import Clock
+from fastdqn.runs.clock import Clock, Marks
 from fastdqn.runs.folder import RunFolder, versions
 from fastdqn.runs.metrics import Games
 
@@ -27,27 +28,20 @@ _STATE: dict[str, Any] = {
     "generation": int,
     "games": Games,
     "updates_in_means": int,
-    "marks": dict[str, int],
+    "marks": Marks,
 }
 """The fields of state.json that `save` writes."""
-
-if TYPE_CHECKING:
-    from fastdqn.runs.build import Parts
 
 DECIDING = ("fastdqn", "torch", "envpool")
 """Packages whose version decides the bits of a run; docs/pythons.md has what was tried."""
 
 
-def save(
-    run: RunFolder, parts: Parts, games: Games, marks: dict[str, int], say: Callable[[str], None]
-) -> Path:
-    """Write a checkpoint of a run whose last pass is in the replay, too.
+def save(run: RunFolder, components: Components, say: Callable[[str], None]) -> Path:
+    """Write a checkpoint of a run whose experience was flushed.
 
     Args:
         run: Where to.
-        parts: The objects of the run.
-        games: Finished games.
-        marks: Frames of the last row, and of whatever else follows frames.
+        components: The objects of the run.
         say: Called with a line for each old checkpoint that cannot be removed.
 
     Returns:
@@ -57,35 +51,37 @@ def save(
         RunFailedError: A weight is not finite: such a checkpoint would be of no use.
         OSError: The disk is full or failed.
     """
-    tensors = parts.learner.state_tensors()
+    tensors = components.learner.state_tensors()
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise RunFailedError(f"{name} is not finite at frame {parts.clock.frames}: the run has diverged.")
-    sums, count = parts.learner.sums()
-    actions, observation = parts.envs.played()
+            raise RunFailedError(
+                f"{name} is not finite at frame {components.clock.frames}: the run has diverged."
+            )
+    sums, count = components.learner.sums()
+    actions, observation = components.envs.played()
     loop = {"loop.sums": sums}
-    if parts.keeps_replay:  # the games are of use only with the replay that belongs to them
+    if components.keeps_replay:  # the games are of use only with the replay that belongs to them
         loop["loop.actions"] = torch.from_numpy(actions.copy())
         loop["loop.observation"] = torch.from_numpy(observation)
     state = {
         "config": asdict(run.config),
         "versions": dict(versions()),
-        "clock": asdict(parts.clock),
-        "actor": parts.actor.random_state(),
-        "generation": parts.envs.generation,
-        "games": games.state(),
+        "clock": asdict(components.clock),
+        "actor": components.actor.random_state(),
+        "generation": components.envs.generation,
+        "games": components.games.state(),
         "updates_in_means": count,
-        "marks": marks,
+        "marks": asdict(components.marks),
     }
     return checkpoint.save(
         run.checkpoints,
-        parts.clock.frames,
+        components.clock.frames,
         {**tensors, **loop},
         state,
         run.config.network,
-        parts.envs.num_actions,
+        components.envs.num_actions,
         run.config.checkpoint.keep,
-        parts.replay.save if parts.keeps_replay else None,
+        components.experience.save if components.keeps_replay else None,
         say,
     )
 
@@ -152,7 +148,7 @@ def _check_state(state: dict[str, Any]) -> Config:
     counts = {
         **{f"clock.{name}": value for name, value in asdict(clock).items()},
         **{f"actor.{name}": value for name, value in values["actor"].items()},
-        **{f"marks.{name}": value for name, value in values["marks"].items()},
+        **{f"marks.{name}": value for name, value in asdict(values["marks"]).items()},
         **{name: values[name] for name in ("generation", "updates_in_means")},
         "games.count": values["games"].count,
     }
@@ -170,8 +166,8 @@ def _check_state(state: dict[str, Any]) -> Config:
     return config
 
 
-def restore(saved: Checkpoint, parts: Parts, games: Games) -> NDArray[np.uint8] | None:
-    """Put a checkpoint into parts that `build` made for it.
+def restore(saved: Checkpoint, components: Components) -> NDArray[np.uint8] | None:
+    """Put a checkpoint into the objects that `build` made for it.
 
     Returns:
         The last observation of the games, which go on; none where the checkpoint has no replay, so that
@@ -183,21 +179,22 @@ def restore(saved: Checkpoint, parts: Parts, games: Games) -> NDArray[np.uint8] 
     state, tensors = saved.state, saved.tensors
     try:
         learned = {name: value for name, value in tensors.items() if not name.startswith("loop.")}
-        parts.learner.load_state_tensors(learned)
+        components.learner.load_state_tensors(learned)
         for name, value in state["clock"].items():
-            setattr(parts.clock, name, value)
-        parts.learner.updates = parts.clock.updates
-        parts.actor.set_random_state(state["actor"])
-        games.set_state(state["games"])
-        parts.learner.set_sums(tensors["loop.sums"], state["updates_in_means"])
+            setattr(components.clock, name, value)
+        for name, value in state["marks"].items():
+            setattr(components.marks, name, value)
+        components.learner.updates = components.clock.updates
+        components.actor.set_random_state(state["actor"])
+        components.games.set_state(state["games"])
+        components.learner.set_sums(tensors["loop.sums"], state["updates_in_means"])
         if saved.replay is None:
-            parts.clock.restart_warmup()
+            components.clock.restart_warmup()
             return None
-        parts.feed.refill()
         played = tensors["loop.actions"].numpy(), tensors["loop.observation"].numpy()
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{saved.path} does not fit this fastdqn: {error}") from None
-    return parts.envs.restore(*played)
+    return components.envs.restore(*played)
 
 
 def _essence(config: Config) -> Config:

@@ -23,7 +23,7 @@ from fastdqn.engine.feed import DeviceFeed, HostFeed, Queueing
 from fastdqn.engine.learner import LaunchInputs, Learner
 from fastdqn.errors import UserError
 from fastdqn.replay import ReplayBuffer
-from fastdqn.runs import build, checks
+from fastdqn.runs import build, checks, report
 from fastdqn.runs.checks import Checked
 from tests.engine.strict_twin import StrictTwin
 from tests.engine.test_learner import (
@@ -446,10 +446,13 @@ class Roomy(StrictTwin):
 def test_frames_go_where_they_fit_and_that_is_said(free, setting, resident):
     config = small()
     config = replace(config, pipeline=replace(config.pipeline, frames_on=setting))
-    parts = build.build(Checked(config, Roomy(free)))
-    parts.envs.close()
-    assert isinstance(parts.feed, DeviceFeed) == resident
-    assert ("on the device" in parts.frames_on) == resident
+    components = build.build(Checked(config, Roomy(free)))
+    components.envs.close()
+    stats = components.experience.stats()
+    assert stats.device_bytes == resident * 3_000 * 84 * 84
+    assert report.frames_note(stats) == (
+        "0.02 GiB of frames on the device" if resident else "frames on the host"
+    )
 
 
 def test_frames_that_do_not_fit_are_refused():

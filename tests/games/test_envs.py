@@ -253,7 +253,7 @@ def test_the_old_emulator_is_gone_before_the_new_one_comes(monkeypatch):
         return make(*words, **options)
 
     monkeypatch.setattr(envpool, "make", watched)
-    envs.renew()
+    envs.restart()
     assert alive == [False]
 
 
@@ -266,12 +266,12 @@ def test_renewed_games_are_others_and_start_afresh():
         assert envs.generation == generation
         assert len(envs.played()[0]) == 0
         for _ in range(20):
-            assert not envs.worn
+            assert not envs.restart_is_due
             envs.send(np.full(2, 2))
             outcome = envs.recv()
-        assert envs.worn
+        assert envs.restart_is_due
         last.append(outcome.observation.tobytes())
-        assert envs.renew().shape == (2, 4, 84, 84)
+        assert envs.restart().shape == (2, 4, 84, 84)
     assert len(set(last)) == 3
 
 

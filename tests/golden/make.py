@@ -99,7 +99,7 @@ def updates(config: Config, count: int = UPDATES) -> dict[str, str]:
         feed.report(results)
         priorities.append(results.priority[0].numpy().copy())
         losses.append(results.metrics["loss"][0].numpy().copy())
-    feed.settle()
+    feed.flush()
     plan = replay.plan(256, beta=0.4)  # which rows are drawn, and their weights, follow from all priorities
     return {
         **by_part(learner.state_tensors()),

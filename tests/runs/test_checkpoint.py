@@ -155,9 +155,14 @@ def test_only_the_newest_keeps_its_replay_and_the_others_stay_good(tmp_path):
 def test_a_kill_while_a_replay_is_dropped_leaves_a_good_checkpoint(tmp_path, monkeypatch):
     """Fails when the file goes before its checksum does."""
     older = save(tmp_path, 4, replay=b"frames")
-    monkeypatch.setattr(
-        Path, "unlink", lambda path, missing_ok=False: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
+    unlink = Path.unlink
+
+    def killed(path, missing_ok=False):
+        if path.name == checkpoint.REPLAY:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", killed)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, 8, replay=b"frames")
     monkeypatch.undo()

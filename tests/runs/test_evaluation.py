@@ -16,7 +16,7 @@ from fastdqn.config import EvaluationConfig
 from fastdqn.errors import UserError
 from fastdqn.games import scores
 from fastdqn.games.envs import Outcome, game_names
-from fastdqn.runs import checkpoint, evaluation, trainer
+from fastdqn.runs import checkpoint, evaluation, keeping
 from fastdqn.runs.evaluation import PROTOCOLS, resolve
 from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.trainer import train
@@ -154,13 +154,13 @@ def test_evaluations_are_written_and_the_best_is_kept(evaluated):
 def test_an_evaluation_that_was_stopped_is_played_again(evaluated, tmp_path, monkeypatch):
     """Stopped in the middle of the second evaluation; fails when it is skipped, or written half."""
     run = RunFolder.create(tmp_path / "r", tiny(evaluation=QUICK))
-    real, calls = trainer.evaluate_learner, []
+    real, calls = keeping.evaluate_learner, []
 
-    def stop_in_the_second(parts, config, on_episode, stop_requested):
-        calls.append(parts.clock.frames)
-        return real(parts, config, on_episode, lambda: len(calls) == 2)
+    def stop_in_the_second(components, config, on_episode, stop_requested):
+        calls.append(components.clock.frames)
+        return real(components, config, on_episode, lambda: len(calls) == 2)
 
-    monkeypatch.setattr(trainer, "evaluate_learner", stop_in_the_second)
+    monkeypatch.setattr(keeping, "evaluate_learner", stop_in_the_second)
     summary = train(run, stop_requested=lambda: len(calls) == 2)
     assert summary.interrupted
     assert len(rows(run)) == 1

@@ -18,7 +18,7 @@ from fastdqn.config import CheckpointConfig, Config, EnvConfig, ReplayConfig
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.games import envs
 from fastdqn.presets import PRESETS
-from fastdqn.runs import build, checkpoint, resume
+from fastdqn.runs import build, checkpoint, report, resume
 from fastdqn.runs.folder import RunFolder, versions
 from fastdqn.runs.metrics import Games, JsonLines
 from fastdqn.runs.trainer import train
@@ -166,9 +166,9 @@ def test_the_log_says_what_becomes_of_the_replay(setting, capacity, kept):
     config = replace(tiny(), replay=ReplayConfig(capacity=capacity))
     config = replace(config, checkpoint=CheckpointConfig(replay=setting))
     assert build.keeps_replay(config) is kept
-    assert ("resuming is exact" if kept else "--checkpoint.replay on") in build.replay_note(config)
+    assert ("resuming is exact" if kept else "--checkpoint.replay on") in report.replay_note(config)
     if capacity == 1_000_000:
-        assert "up to 7,090 MB" in build.replay_note(config)
+        assert "up to 7,090 MB" in report.replay_note(config)
 
 
 def test_only_the_newest_checkpoint_has_its_replay_and_the_older_one_is_good(tmp_path):

@@ -23,7 +23,7 @@ from fastdqn.config import CheckpointConfig, Config, EnvConfig, ReplayConfig
 from fastdqn.engine.device import Backend
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.presets import PRESETS
-from fastdqn.runs import checkpoint, trainer
+from fastdqn.runs import checkpoint, report, trainer
 from fastdqn.runs import folder as run_folder
 from fastdqn.runs.checks import check
 from fastdqn.runs.evaluation import evaluate
@@ -326,7 +326,7 @@ def once(frames, call):
 
 def test_a_run_whose_folder_is_renamed_goes_on_there(tmp_path, monkeypatch):
     """Fails when it goes on in a new folder of the old name, or in another run that has the name now."""
-    monkeypatch.setattr(trainer, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(report, "DISPLAY_SECONDS", 0.0)
     config = small(total_frames=2_000, log_every_frames=400, checkpoint=CheckpointConfig(every_frames=800))
     run, new, said = RunFolder.create(tmp_path / "runs" / "r", config), tmp_path / "elsewhere" / "r", []
 
@@ -353,7 +353,7 @@ def test_a_run_whose_folder_is_renamed_goes_on_there(tmp_path, monkeypatch):
 @pytest.mark.parametrize("remove", ["folder", "content"])
 def test_a_run_whose_folder_is_removed_is_saved_beside_it_and_fails(remove, tmp_path, monkeypatch):
     """Fails when it goes on without configuration and ends well."""
-    monkeypatch.setattr(trainer, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(report, "DISPLAY_SECONDS", 0.0)
     run = RunFolder.create(tmp_path / "r", small(total_frames=2_000))
 
     def content():
@@ -363,8 +363,9 @@ def test_a_run_whose_folder_is_removed_is_saved_beside_it_and_fails(remove, tmp_
     wanted = r"(?s)r was removed while it was trained\n.*--resume \S+r-rescued-"
     with pytest.raises(RunFailedError, match=wanted) as error:
         train(run, report=gone)
-    assert run.path.exists() == (remove == "content")
+    assert (tmp_path / "r").exists() == (remove == "content")
     (rescued,) = tmp_path.glob("r-rescued-*")
+    assert run.path == rescued
     assert str(error.value).endswith(str(rescued))
     summary = fastdqn.resume_training(rescued)
     assert (summary.frames, summary.interrupted) == (2_000, False)

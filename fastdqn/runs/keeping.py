@@ -1,0 +1,128 @@
+"""What a run keeps: checkpoints to go on from, and the policy that did best in its evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from fastdqn.errors import RunFailedError, UserError
+from fastdqn.runs import checkpoint, resume
+from fastdqn.runs.build import Components
+from fastdqn.runs.evaluation import Evaluation, evaluate_learner
+from fastdqn.runs.folder import RunFolder
+from fastdqn.runs.report import Report
+
+
+class Keeping:
+    """Evaluates and saves whenever so many frames have been played.
+
+    Args:
+        run: Where it is kept.
+        components: What is kept.
+        report: Whose rows a checkpoint has to have on disk.
+        say: Called with lines for people.
+    """
+
+    def __init__(
+        self, run: RunFolder, components: Components, report: Report, say: Callable[[str], None]
+    ) -> None:
+        self._run, self._components, self._report, self._say = run, components, report, say
+
+    def evaluate_if_due(self, stop_requested: Callable[[], bool]) -> None:
+        """Evaluate, and save the policy if none did better.
+
+        Args:
+            stop_requested: Asked once per step of the games; an evaluation that is cut short is played again by
+                whoever resumes.
+        """
+        clock, marks, config = self._components.clock, self._components.marks, self._run.config
+        if not clock.passed(config.evaluation.every_frames, since=marks.evaluated):
+            return
+        policy, result = evaluate_learner(
+            self._components,
+            config,
+            lambda game: self._report.display(f"evaluating: {game} games have ended"),
+            stop_requested,
+        )
+        if result is None:
+            return
+        marks.evaluated = clock.frames
+        self._report.write_evaluation(result.scores())
+        self._say(f"evaluated at frame {clock.frames:,}: {result}")
+        self._keep_best(policy, result)
+
+    def save_if_due(self) -> None:
+        """Save a checkpoint; that of the last frame is left to `save_last`."""
+        clock, config = self._components.clock, self._run.config
+        due = clock.passed(config.checkpoint.every_frames, since=self._components.marks.saved)
+        if due and clock.frames < config.total_frames:
+            self._save()
+
+    def save_last(self) -> None:
+        """Save a checkpoint of this frame, unless there is one.
+
+        Raises:
+            OSError: The disk does not take it.
+        """
+        if not checkpoint.exists(self._run.checkpoints, self._components.clock.frames):
+            self._save(final=True)
+
+    def follow_folder(self) -> None:
+        """Go with the run's folder where it is renamed.
+
+        Raises:
+            RunFailedError: It was removed; the run is saved beside it, if that can be.
+        """
+        try:
+            if self._run.follow():
+                self._report.move()
+                self._say(f"the run's folder has another name now: {self._run.path}")
+        except RunFailedError:
+            with suppress(UserError, OSError):
+                self._run.move_beside(f"-rescued-{self._components.clock.frames}")
+                self._save(final=True)
+            raise
+
+    def what_is_left(self) -> str:
+        """Name the last good checkpoint, and what to type."""
+        left = checkpoint.find(self._run.checkpoints)
+        if not left:
+            return "No checkpoint had been saved."
+        return (
+            f"The last good checkpoint is {left[-1]}; to go on from it, type:\n"
+            f"fastdqn train --resume {self._run.path}"
+        )
+
+    def _save(self, final: bool = False) -> None:
+        self.follow_folder()
+        self._report.write_row()
+        self._components.experience.flush()
+        self._components.marks.saved = self._components.clock.frames
+        try:
+            self._report.sync()
+            path = resume.save(self._run, self._components, self._say)
+        except OSError as error:
+            left = checkpoint.find(self._run.checkpoints)
+            if final or not left:
+                raise
+            self._say(
+                f"NOT SAVED: {error.strerror or error}. Training goes on; the last checkpoint is {left[-1]}"
+            )
+            return
+        self._say(f"saved {path}")
+
+    def _keep_best(self, policy: checkpoint.Policy, result: Evaluation) -> None:
+        """Save the policy if none did better."""
+        self.follow_folder()
+        try:
+            best = checkpoint.best_mean(self._run.checkpoints)
+        except UserError as error:  # damaged, and to be replaced
+            self._say(str(error).splitlines()[0])
+            best = None
+        if best is not None and result.scores()["mean"] <= best:
+            return
+        try:
+            path = checkpoint.save_best(self._run.checkpoints, policy, result.row(), self._say)
+            self._say(f"best so far: {path}")
+        except OSError as error:
+            self._say(f"NOT SAVED as the best: {error.strerror or error}. Training goes on")

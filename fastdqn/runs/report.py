@@ -1,0 +1,273 @@
+"""What a run says while it trains: lines for people, rows in files and trackers, snapshots for a display."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fastdqn.algorithm.update import METRICS
+from fastdqn.config import Config
+from fastdqn.errors import RunFailedError
+from fastdqn.runs import trackers
+from fastdqn.runs.build import Components, keeps_replay
+from fastdqn.runs.experience import ExperienceStats
+from fastdqn.runs.folder import RunFolder
+from fastdqn.runs.memory import SLOT_BYTES
+from fastdqn.runs.metrics import JsonLines, PhaseTimer, Snapshot, Speed, open_rows
+from fastdqn.runs.trackers import Trackers
+
+DISPLAY_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended.
+
+    Attributes:
+        frames: Emulator frames played, of the whole run.
+        frames_per_second: After learning started, over the last 60 s or all, of this process.
+        updates: Optimizer steps, of the whole run.
+        episodes: Whole games finished.
+        mean_return_20: Mean unclipped return of the last 20 games, none where no game ended.
+        seconds: Wall time of this process.
+        run: The run's folder.
+        interrupted: It was asked to stop before its last frame.
+    """
+
+    frames: int
+    frames_per_second: float
+    updates: int
+    episodes: int
+    mean_return_20: float | None
+    seconds: float
+    run: str
+    interrupted: bool
+
+    def row(self) -> dict[str, Any]:
+        """Return the fields, for JSON."""
+        return asdict(self)
+
+
+class Report:
+    """The run as others see it. Files follow frame counts alone; only the display follows the time.
+
+    Means of the updates are asked for in one pass and read in a later one, when they have arrived: the newest
+    would have to be waited for.
+
+    Args:
+        run: Where the rows go.
+        components: What is reported on.
+        track: Trackers of a new run; one that is continued keeps those that it has.
+        resuming: Whether the run goes on.
+        display: Called with the state of the run.
+        say: Called with lines for people.
+
+    Attributes:
+        phase: Times the phases of a pass.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        components: Components,
+        track: Sequence[str],
+        resuming: bool,
+        display: Callable[[Snapshot], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._run, self._components = run, components
+        self._display, self._say = display, say
+        self.phase = PhaseTimer()
+        self._trackers = Trackers()
+        self._rows, self._evaluations = self._open(run.metrics), self._open(run.evaluations)
+        self._speed = Speed(components.clock.frames)
+        self._displayed_at = 0.0
+        self._means: Mapping[str, float] | None = None
+        self._read_row = self._read_display = components.learner.means()
+        self._row: Snapshot | None = None
+        self._trackers = trackers.start(run, track, say, resuming=resuming)
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Say what will run, and how long the block took where it compiles."""
+        learner, config = self._components.learner, self._run.config
+        self._say(
+            f"{config.game}, {learner.num_parameters:,} parameters, on {learner.backend.device}, "
+            f"{learner.accelerate}, {frames_note(self._components.experience.stats())}"
+        )
+        self._say(replay_note(config))
+        compiles = learner.accelerate != "eager"
+        if compiles:
+            self.display("compiling the update, half a minute or so")
+        start = time.perf_counter()
+        yield
+        if compiles:
+            self._say(f"compiled in {time.perf_counter() - start:.1f} s")
+        self._speed = Speed(self._components.clock.frames)
+
+    def begin_row_if_due(self) -> None:
+        """Take a row's figures; those of the learner are on their way until the next actions are there."""
+        clock, marks = self._components.clock, self._components.marks
+        if clock.passed(self._run.config.log_every_frames, since=marks.logged):
+            self._begin_row()
+
+    def write_row(self) -> None:
+        """Write the row that was begun, if one was.
+
+        Raises:
+            RunFailedError: The mean loss is not finite.
+        """
+        if self._row is None:
+            return
+        row, self._row, self._means = self._row, None, self._read_row()
+        self._rows.write(replace(row, **(self._means or dict.fromkeys(METRICS))).row())
+        if self._means and not math.isfinite(self._means["loss"]):
+            raise RunFailedError(
+                f"the loss is {self._means['loss']} at frame {row.frames}: the run has diverged.\n"
+                "A smaller --optimizer.learning-rate may help."
+            )
+
+    def write_evaluation(self, scores: Mapping[str, Any]) -> None:
+        """Write a row of evaluations.jsonl."""
+        self._evaluations.write(scores)
+
+    def sync(self) -> None:
+        """Have the disk hold every row before going on.
+
+        Raises:
+            OSError: It does not take them.
+        """
+        self._rows.sync()
+        self._evaluations.sync()
+
+    def move(self) -> None:
+        """Go on in the run's folder, which has another name now."""
+        self._rows.move(self._run.metrics)
+        self._evaluations.move(self._run.evaluations)
+
+    def display(self, note: str) -> None:
+        """Show the state of the run, and what is going on outside the plain loop."""
+        self._display(self._snapshot(note))
+
+    @property
+    def display_is_due(self) -> bool:
+        """Whether the display is older than a moment."""
+        return time.perf_counter() - self._displayed_at > DISPLAY_SECONDS
+
+    def update_display(self) -> None:
+        """Show the state of the run, with the means that were asked for when it was shown last."""
+        self._mark_speed()
+        self._means, self._read_display = self._read_display(), self._components.learner.means()
+        self.display("" if self._components.clock.updates else "filling the replay before the first update")
+        self._displayed_at = time.perf_counter()
+
+    def display_last(self) -> None:
+        """Show the state of the run at its end, to the newest update."""
+        self._mark_speed()
+        self._means = self._components.learner.means()()
+        self.display("")
+
+    def write_last_row(self, *, complete: bool) -> None:
+        """Write what no row has yet.
+
+        Args:
+            complete: Whether the run has played all of its frames; else the row is filled when it goes on.
+        """
+        if complete and self._components.clock.frames > self._components.marks.logged:
+            self._begin_row()
+        self.write_row()
+
+    def summarize(self, *, complete: bool) -> Summary:
+        """Write how the run ended, tell the trackers, and return it.
+
+        Args:
+            complete: Whether it has played all of its frames.
+        """
+        clock, games = self._components.clock, self._components.games
+        summary = Summary(
+            frames=clock.frames,
+            frames_per_second=round(self._speed.final, 1),
+            updates=clock.updates,
+            episodes=games.count,
+            mean_return_20=games.mean,
+            seconds=round(self._speed.seconds, 1),
+            run=str(self._run.path),
+            interrupted=not complete,
+        )
+        self._run.write_summary(summary.row())
+        self._trackers.finish(summary.row(), "finished" if complete else "stopped")
+        return summary
+
+    def close(self) -> None:
+        """Close the files. Trackers that were not told how the run ended are told that it failed."""
+        self._rows.close()
+        self._evaluations.close()
+        self._trackers.finish({}, "failed")
+
+    def _open(self, path: Path) -> JsonLines:
+        """Open a file of rows that the trackers get, too."""
+        frames = self._components.clock.frames
+        return open_rows(path, frames, also=lambda row: self._trackers.write(path.stem, row))
+
+    def _begin_row(self) -> None:
+        self._row = self._snapshot("", returns=self._components.games.take_logged())
+        self._read_row = self._components.learner.means(clear=True)
+        self._components.marks.logged = self._components.clock.frames
+
+    def _mark_speed(self) -> None:
+        clock = self._components.clock
+        self._speed.mark(clock.frames, self.phase.seconds, learning=clock.updates > 0)
+
+    def _snapshot(self, note: str, returns: Sequence[float] | None = None) -> Snapshot:
+        clock, games, schedule = self._components.clock, self._components.games, self._components.schedule
+        held, fps = self._components.experience.stats(), self._speed.recent
+        means = self._means or dict.fromkeys(METRICS)
+        total_frames = self._run.config.total_frames
+        left = max(0, total_frames - clock.frames)  # the last pass may play a few too many
+        return Snapshot(
+            frames=clock.frames,
+            total_frames=total_frames,
+            steps=clock.steps,
+            updates=clock.updates,
+            episodes=games.count,
+            returns=games.since_logged if returns is None else returns,
+            return_mean=games.mean,
+            return_best=games.best,
+            loss=means["loss"],
+            q_mean=means["q_mean"],
+            grad_norm=means["grad_norm"],
+            epsilon=schedule.epsilon(clock.frames),
+            learning_rate=schedule.learning_rate(clock.frames),
+            replay_transitions=held.transitions,
+            replay_fill=held.fill,
+            replay_bytes=held.allocated_bytes,
+            seconds=self._speed.seconds,
+            fps_recent=fps,
+            fps_run=self._speed.run,
+            eta_seconds=left / fps if fps else None,
+            phase_share=self._speed.phase_share,
+            note=note,
+        )
+
+
+def frames_note(stats: ExperienceStats) -> str:
+    """Say where the learner reads frames."""
+    if stats.device_bytes:
+        return f"{stats.device_bytes / 2**30:.2f} GiB of frames on the device"
+    return "frames on the host"
+
+
+def replay_note(config: Config) -> str:
+    """Say what checkpoints do with the replay, and what that means."""
+    size = f"up to {config.replay.capacity * SLOT_BYTES / 1e6:,.0f} MB"
+    if keeps_replay(config):
+        return f"the newest checkpoint keeps the replay ({size}): resuming is exact"
+    return (
+        f"checkpoints leave the replay out ({size}; --checkpoint.replay on keeps it): "
+        "a resumed run fills it anew, with other games"
+    )
