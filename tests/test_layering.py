@@ -1,13 +1,17 @@
-"""What may import what: the algorithm knows no engine, and neither knows files, games or consoles."""
+"""What may import what, and that docs/architecture.md is true: it names every room, and nothing else."""
 
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
+import re
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "fastdqn"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "fastdqn"
 BELOW = {f"fastdqn.{name}" for name in ("config", "errors", "json_files", "limits", "openmp", "outputs")}
 ALLOWED = {
     "algorithm": {"fastdqn.algorithm", *BELOW},
@@ -63,3 +67,106 @@ def test_a_folder_imports_only_what_lies_below_it(folder):
 )
 def test_a_planted_import_is_seen(folder, line):
     assert strangers(folder, line)
+
+
+# The map --------------------------------------------------------------------------------------------------
+
+MAP = (ROOT / "docs/architecture.md").read_text()
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
+SPAN = re.compile(r"`([^`\n]+)`")
+PROSE = FENCE.sub("", MAP)
+SEAMS = [fence[2] for fence in FENCE.finditer(MAP) if fence[2].startswith("# fastdqn/")]
+CODE = "\n".join(
+    path.read_text()
+    for top in (PACKAGE, ROOT / "csrc")
+    for path in sorted(top.rglob("*"))
+    if path.suffix in (".py", ".hpp", ".cpp", ".txt")
+)
+FOLDERS = ["fastdqn/", *(f"fastdqn/{name}/" for name in (*ALLOWED, "cli"))]
+DETAIL = "csrc/include/fastdqn/detail/"
+
+
+def rooms() -> dict[str, list[str]]:
+    """What stands in the first column of each section's table, by the folder in the section's title."""
+    found: dict[str, list[str]] = {}
+    for section in PROSE.split("\n### ")[1:]:
+        rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+        title = SPAN.findall(section.splitlines()[0])
+        found[title[0] if title else "the rest"] = [name for row in rows for name in SPAN.findall(row)]
+    return found
+
+
+def folders_with(pattern: str, top: Path) -> list[str]:
+    """The folders that have files of a kind, as the map writes them."""
+    return sorted({f"{path.parent.relative_to(ROOT).as_posix()}/" for path in top.rglob(pattern)})
+
+
+def exists(name: str) -> bool:
+    """Whether there is such a file, folder, class, function, field or function of CMake."""
+    word = name.partition("(")[0]
+    if "/" in word or Path(word).suffix in (".py", ".hpp", ".cpp", ".md", ".toml"):
+        tops = (PACKAGE, ROOT / "csrc", ROOT / "tests", ROOT / "docs")
+        return (ROOT / word).exists() or any(any(top.rglob(word.rstrip("/"))) for top in tops)
+    return re.search(rf"\b{re.escape(word.rpartition('.')[2])}\b", CODE) is not None
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_module_is_a_room_of_the_map(folder):
+    modules = [path.name for path in (ROOT / folder).glob("*.py") if not path.name.startswith("__")]
+    assert sorted(rooms()[folder]) == sorted(modules)
+
+
+def test_every_folder_of_the_package_is_on_the_map():
+    assert folders_with("*.py", PACKAGE) == sorted(FOLDERS)
+
+
+def test_every_folder_and_every_header_of_the_core_is_on_the_map():
+    folders = [folder for folder in folders_with("*.*", ROOT / "csrc") if folder != "csrc/"]
+    headers = {folder: sorted(path.name for path in (ROOT / folder).glob("*.hpp")) for folder in folders}
+    assert sorted(rooms()["csrc/"]) == folders
+    assert sorted(rooms()[DETAIL]) == headers[DETAIL]
+    assert headers["csrc/include/fastdqn/"] == ["replay.hpp", "span.hpp", "version.hpp"]
+
+
+def test_every_other_folder_is_on_the_map():
+    named = {name.removeprefix("tests/") for name in SPAN.findall(PROSE)}
+    for folder in folders_with("*.py", ROOT / "tests"):
+        assert folder.removeprefix("tests/") in {"", *named}, folder
+    assert {"benchmarks/", "docs/", "examples/", ".ci/", ".github/"} <= named
+
+
+def test_the_map_names_nothing_that_does_not_exist():
+    names = [name for name in SPAN.findall(PROSE) if " " not in name]
+    assert len(names) > 150
+    assert [name for name in names if not exists(name)] == []
+
+
+@pytest.mark.parametrize("name", ["fastdqn/runs/nowhere.py", "nowhere.py", "NoSuchHead", "envs.no_such(x)"])
+def test_what_does_not_exist_is_noticed(name):
+    assert not exists(name)
+
+
+@pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: seam.split()[1])
+def test_the_signatures_of_the_map_are_those_of_the_code(seam):
+    pytest.importorskip("torch")
+    module = importlib.import_module(seam.split()[1].removesuffix(".py").replace("/", "."))
+    for node in ast.parse(seam).body:
+        real = getattr(module, node.name)  # type: ignore[attr-defined]
+        if not isinstance(node, ast.ClassDef):
+            assert names_of(node) == list(inspect.signature(real).parameters), node
+            continue
+        for method in node.body:
+            wanted = list(inspect.signature(getattr(real, method.name)).parameters)  # type: ignore[attr-defined]
+            assert names_of(method) == wanted, method
+
+
+def names_of(function: ast.stmt) -> list[str]:
+    """The names of a function's parameters, in order."""
+    assert isinstance(function, ast.FunctionDef)
+    rest = function.args
+    return [one.arg for one in (*rest.args, *([rest.vararg] if rest.vararg else ()), *rest.kwonlyargs)]
+
+
+def test_the_map_shows_the_seams():
+    shown = {seam.split()[1].rpartition("/")[2] for seam in SEAMS}
+    assert shown >= {"heads.py", "torsos.py", "targets.py", "optimizers.py", "device.py", "feed.py"}
