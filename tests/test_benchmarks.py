@@ -56,6 +56,19 @@ def test_learn(tmp_path, tiny_run):
     assert (tmp_path / "pong.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_commits(tmp_path):
+    """A checkout against itself; both compile four updates."""
+    checkout = BENCHMARKS.parent
+    if not (checkout / ".venv").exists():
+        pytest.skip("it takes a checkout that is set up")
+    words = ("--before", str(checkout), "--rounds", "2", "--updates", "1", "--passes", "2")
+    results = run("commits.py", *words, out=tmp_path / "commits.json")
+    assert {name: kind["now_over_before"]["median"] > 0 for name, kind in results.items()} == dict.fromkeys(
+        ("update_quick", "update_nature", "loop"), True
+    )
+
+
 @pytest.mark.long
 def test_update(tmp_path):
     (result,) = run("update.py", "--small", out=tmp_path / "update.json")
