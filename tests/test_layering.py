@@ -21,6 +21,8 @@ ALLOWED = {
 ALLOWED["runs"] = {"fastdqn.runs", *ALLOWED["engine"], *ALLOWED["games"]}
 ALLOWED["views"] = {"fastdqn.views", *ALLOWED["runs"]}
 """What each folder may import: itself, and what lies below it."""
+AT_THE_BOTTOM = {**dict.fromkeys(BELOW, BELOW), "fastdqn.presets": BELOW, "fastdqn.replay": {"fastdqn._core"}}
+"""What the modules that all stands on may import. `api.py` stands above all folders but `cli`."""
 
 
 def imported(source: str) -> set[str]:
@@ -38,18 +40,34 @@ def imported(source: str) -> set[str]:
     return found
 
 
-def strangers(folder: str, source: str) -> set[str]:
+def strangers(allowed: set[str], source: str) -> set[str]:
     ours = {name for name in imported(source) if name.partition(".")[0] == "fastdqn"}
-    return {n for n in ours if not any(n == one or n.startswith(one + ".") for one in ALLOWED[folder])}
+    return {n for n in ours if not any(n == one or n.startswith(one + ".") for one in allowed)}
 
 
 @pytest.mark.parametrize("folder", ALLOWED)
 def test_a_folder_imports_only_what_lies_below_it(folder):
     files = sorted((PACKAGE / folder).glob("*.py"))
     assert len(files) > 3
-    assert {file.name: strangers(folder, file.read_text()) for file in files} == {
-        f.name: set() for f in files
+    found = {file.name: strangers(ALLOWED[folder], file.read_text()) for file in files}
+    assert found == {file.name: set() for file in files}
+
+
+@pytest.mark.parametrize("module", AT_THE_BOTTOM)
+def test_what_all_stands_on_imports_no_folder(module):
+    source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+    assert strangers(AT_THE_BOTTOM[module], source) == set()
+
+
+def test_the_core_includes_neither_python_nor_what_embedders_do_not_have():
+    includes = {
+        f"{path.name}: {line}"
+        for path in (ROOT / "csrc").rglob("*.?pp")
+        if path.parent.name != "python"
+        for line in re.findall(r'^#include [<"](.+)[>"]', path.read_text(), re.MULTILINE)
+        if not re.fullmatch(r"[a-z_]+|(sys/)?[a-z]+\.h|fastdqn/(detail/)?[a-z_]+\.hpp", line)
     }
+    assert includes == set()
 
 
 @pytest.mark.parametrize(
@@ -66,7 +84,7 @@ def test_a_folder_imports_only_what_lies_below_it(folder):
     ],
 )
 def test_a_planted_import_is_seen(folder, line):
-    assert strangers(folder, line)
+    assert strangers(ALLOWED[folder], line)
 
 
 # The map --------------------------------------------------------------------------------------------------
