@@ -12,7 +12,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from fastdqn.config import HEAD_NAMES, RULE_NAMES, TORSO_NAMES, Config, PolicyFormat, Protocol, TrackerName
+from fastdqn.config import (
+    HEAD_NAMES,
+    RULE_NAMES,
+    TORSO_NAMES,
+    Config,
+    EvaluationSettings,
+    FilmSettings,
+    PolicyFormat,
+    Protocol,
+    TrackerName,
+)
 from fastdqn.errors import UserError
 from fastdqn.openmp import shorten_waits
 
@@ -164,17 +174,9 @@ def evaluate(
     folder = RunFolder.open(Path(run))
     from fastdqn.runs import evaluation
 
+    settings = EvaluationSettings(episodes, epsilon, max_episode_frames, noop_max, sticky_actions)
     return evaluation.evaluate(
-        folder,
-        which=checkpoint,
-        protocol=protocol,
-        episodes=episodes,
-        epsilon=epsilon,
-        max_episode_frames=max_episode_frames,
-        noop_max=noop_max,
-        sticky_actions=sticky_actions,
-        seed=seed,
-        on_episode=on_episode,
+        folder, settings, which=checkpoint, protocol=protocol, seed=seed, on_episode=on_episode
     )
 
 
@@ -219,18 +221,9 @@ def record(
     folder = RunFolder.open(Path(run))
     from fastdqn.views import record as films
 
-    return films.record(
-        folder,
-        which=checkpoint,
-        out=None if out is None else Path(out),
-        epsilon=epsilon,
-        seed=seed,
-        max_seconds=max_seconds,
-        gif_start=gif_start,
-        gif_seconds=gif_seconds,
-        scale=scale,
-        on_second=on_second,
-    )
+    settings = FilmSettings(epsilon, seed, max_seconds, gif_start, gif_seconds, scale)
+    path = None if out is None else Path(out)
+    return films.record(folder, settings, which=checkpoint, out=path, on_second=on_second)
 
 
 def plot(runs: PathLike | Sequence[PathLike], out: PathLike | None = None) -> Picture:

@@ -43,6 +43,7 @@ HEAD_NAMES = Names(["scalar"])
 RULE_NAMES = Names(["max", "double"])
 
 NoopFrames = Annotated[int, Range(1, 10_000)]
+Seed = Annotated[int, Range(0, 2**31 - 1)]
 GameFrames = Annotated[int, Range(1, 2**31 - 1)]  # EnvPool counts in 32 bits
 
 
@@ -204,13 +205,9 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
-    """Whole games, scores unclipped, on environments of their own. What is none is the protocol's."""
+class EvaluationSettings:
+    """How whole games are played. What is None is the protocol's."""
 
-    every_frames: Count | None = None
-    """Frames of training between evaluations; none evaluates never."""
-    protocol: Protocol = "nature"
-    """nature: Mnih et al. 2015; machado: Machado et al. 2018; own: the run's own settings."""
     episodes: Annotated[int, Range(1, 100_000)] | None = None
     """Games of an evaluation."""
     epsilon: Probability | None = None
@@ -218,9 +215,19 @@ class EvaluationConfig:
     max_episode_frames: GameFrames | None = None
     """A game is cut after this many frames; its score counts."""
     noop_max: NoopFrames | None = None
-    """As env.noop-max."""
+    """At most this many frames without action at the start of a game; 1 is the least."""
     sticky_actions: Probability | None = None
     """Probability that the emulator repeats the previous action."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(EvaluationSettings):
+    """Whole games while a run trains, scores unclipped, on environments of their own."""
+
+    every_frames: Count | None = None
+    """Frames of training between evaluations; none evaluates never."""
+    protocol: Protocol = "nature"
+    """nature: Mnih et al. 2015; machado: Machado et al. 2018; own: the run's own settings."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +240,7 @@ class Config:
     """The preset that the values started from."""
     total_frames: Count = 200_000_000
     """Length of the run in emulator frames."""
-    seed: Annotated[int, Range(0, 2**31 - 1)] = 1
+    seed: Seed = 1
     """Decides network weights, games, exploration and sampling."""
     log_every_frames: Count = 20_000
     """Frames between rows of metrics."""
@@ -252,9 +259,7 @@ class Config:
 
         Whether the game exists and whether the memory suffices is asked where it is known, in `runs/checks.py`.
         """
-        found = (_problem(name, _lookup(self, name), hint) for name, hint in leaves(Config).items())
-        problems = [problem for problem in found if problem]
-        return problems or self._conflicts()
+        return problems_of(self) or self._conflicts()
 
     def _conflicts(self) -> list[str]:
         """Return the problems of values that are good by themselves but not together."""
@@ -303,6 +308,24 @@ class Config:
         return result
 
 
+@dataclass(frozen=True)
+class FilmSettings:
+    """How a game is filmed. It is no part of a run."""
+
+    epsilon: Probability = 0.05
+    """Probability of a random action."""
+    seed: Seed = 0
+    """Decides the game and the random actions."""
+    max_seconds: Annotated[float, Range(1.0, 86_400.0)] = 300.0
+    """Longest film, in seconds of play; a game that lasts longer is cut."""
+    gif_start: Annotated[float, Range(0.0, 86_400.0)] = 0.0
+    """Second of the game with which the GIF begins."""
+    gif_seconds: Annotated[float, Range(0.1, 86_400.0)] = 10.0
+    """Length of the GIF."""
+    scale: Annotated[int, Range(2, 8)] = 3
+    """Pixels of the mp4 per pixel of the console (160 x 210); the GIF gets one less, at least 2."""
+
+
 MOVED: dict[str, tuple[str, str]] = {
     "learner.optimizer": ("optimizer.name", ""),
     **{
@@ -346,6 +369,12 @@ def leaves(cls: type[Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def problems_of(settings: Any) -> list[str]:
+    """Return every problem of the values of one of these dataclasses, each by itself."""
+    found = (_problem(name, _lookup(settings, name), hint) for name, hint in leaves(type(settings)).items())
+    return [problem for problem in found if problem]
+
+
 def _problem(name: str, value: Any, hint: Any) -> str | None:
     """Return what is wrong with a value, none if nothing is."""
     limit = limit_of(hint)
@@ -358,8 +387,8 @@ def _problem(name: str, value: Any, hint: Any) -> str | None:
     return f"{name} = {shown(value)}: must be {limit.wanted}"
 
 
-def _lookup(config: Config, name: str) -> Any:
-    value: Any = config
+def _lookup(settings: Any, name: str) -> Any:
+    value = settings
     for part in name.split("."):
         value = getattr(value, part)
     return value

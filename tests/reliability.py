@@ -46,7 +46,8 @@ from tests.runs.test_resume import differences, outcome, tiny
 def small() -> Config:
     """A run that saves all the time, is evaluated now and then, and never ends."""
     config = tiny(
-        total_frames=10_000_000, evaluation=EvaluationConfig(6_000, episodes=2, max_episode_frames=400)
+        total_frames=10_000_000,
+        evaluation=EvaluationConfig(every_frames=6_000, episodes=2, max_episode_frames=400),
     )
     return replace(
         config,
@@ -362,13 +363,16 @@ def memory(minutes: float, stressed: bool, folder: Path) -> dict[str, Any]:
 
 def evaluated_quick() -> Config:
     """Return what `make train` does, without an end and with evaluations."""
-    evaluation = EvaluationConfig(200_000, episodes=4, max_episode_frames=10_000)
+    evaluation = EvaluationConfig(every_frames=200_000, episodes=4, max_episode_frames=10_000)
     return replace(PRESETS["quick"].config, total_frames=10**9, evaluation=evaluation)
 
 
 def restless() -> Config:
     """Return a tiny run that saves, evaluates and makes its games anew all the time."""
-    config = tiny(total_frames=10**9, evaluation=EvaluationConfig(8_000, episodes=2, max_episode_frames=800))
+    config = tiny(
+        total_frames=10**9,
+        evaluation=EvaluationConfig(every_frames=8_000, episodes=2, max_episode_frames=800),
+    )
     return replace(
         config,
         env=replace(config.env, renew_steps=3_000),

@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("envpool")
 
 import fastdqn
+from fastdqn.config import EvaluationSettings
 from fastdqn.errors import UserError
 from fastdqn.runs import checkpoint, evaluation
 
@@ -160,7 +161,7 @@ def test_a_run_goes_on_and_grows(tiny_run, tmp_path):
 
 def test_evaluation_is_the_commands(tiny_run):
     result = fastdqn.evaluate(str(tiny_run.path), episodes=2, epsilon=0.5, seed=3)
-    assert result == evaluation.evaluate(tiny_run, episodes=2, epsilon=0.5, seed=3)
+    assert result == evaluation.evaluate(tiny_run, EvaluationSettings(episodes=2, epsilon=0.5), seed=3)
     for function in (fastdqn.evaluate, fastdqn.record, fastdqn.plot, fastdqn.export):
         with pytest.raises(UserError, match="nowhere is not a run"):
             function("nowhere")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -94,6 +94,11 @@ def open_run(path: str, *modules: str) -> RunFolder:
     run = RunFolder.open(Path(path))
     load(*modules)
     return run
+
+
+def values_of(settings: type[Any], arguments: Any) -> dict[str, Any]:
+    """Return the fields of `settings` in arguments that inherit them, as keywords."""
+    return {field.name: getattr(arguments, field.name) for field in fields(settings)}
 
 
 def answer(data: Any, lines: Iterable[str], *, as_json: bool) -> int:

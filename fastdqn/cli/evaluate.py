@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from fastdqn import api
-from fastdqn.cli.command import Command, answer, open_run
+from fastdqn.cli.command import Command, answer, open_run, values_of
 from fastdqn.cli.counts import which_of
-from fastdqn.config import Protocol
+from fastdqn.config import EvaluationSettings, Protocol, Seed
 from fastdqn.games.scores import SOURCE
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ A lost life ends no game under any of them."""
 
 
 @dataclass(frozen=True)
-class EvaluateArguments:
+class EvaluateArguments(EvaluationSettings):
     """What `fastdqn evaluate` takes."""
 
     run: Annotated[str, Positional, arg(metavar="RUN", help_behavior_hint="")] = ""
@@ -47,17 +47,7 @@ class EvaluateArguments:
     """last; best: the best by the evaluations while it trained; or the frames of one."""
     protocol: Annotated[Protocol | None, arg(help_behavior_hint="(default: the run's)")] = None
     """Where the values come from that no flag sets."""
-    episodes: int | None = None
-    """Games to play."""
-    epsilon: float | None = None
-    """Probability of a random action."""
-    max_episode_frames: int | None = None
-    """A game is cut after this many frames; its score counts."""
-    noop_max: int | None = None
-    """At most this many frames without action at the start of a game; 1 is the least."""
-    sticky_actions: float | None = None
-    """Probability that the emulator repeats the previous action."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides the games and the random actions."""
     json: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """Write one JSON object to stdout instead of a table."""
@@ -77,11 +67,7 @@ def main(words: Sequence[str]) -> int:
         arguments.run,
         checkpoint=which,
         protocol=arguments.protocol,
-        episodes=arguments.episodes,
-        epsilon=arguments.epsilon,
-        max_episode_frames=arguments.max_episode_frames,
-        noop_max=arguments.noop_max,
-        sticky_actions=arguments.sticky_actions,
+        **values_of(EvaluationSettings, arguments),
         seed=arguments.seed,
         on_episode=lambda game, value: _say(f"game {game}: {value:g}"),
     )

@@ -11,8 +11,9 @@ from typing import Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from fastdqn import api
-from fastdqn.cli.command import Command, answer, open_run
+from fastdqn.cli.command import Command, answer, open_run, values_of
 from fastdqn.cli.counts import which_of
+from fastdqn.config import FilmSettings
 
 _ABOUT = """Film a game that a run's newest checkpoint plays: an mp4 of 60 frames a second
 and a short GIF, in the console's colours, beside the value of each action.
@@ -26,7 +27,7 @@ emulator plays the same actions in colour; that it stays in step is checked."""
 
 
 @dataclass(frozen=True)
-class RecordArguments:
+class RecordArguments(FilmSettings):
     """What `fastdqn record` takes."""
 
     run: Annotated[str, Positional, arg(metavar="RUN", help_behavior_hint="")] = ""
@@ -35,18 +36,6 @@ class RecordArguments:
     """Where the films go."""
     checkpoint: Annotated[str, arg(metavar="{last,best,FRAMES}")] = "last"
     """last; best: the best by the evaluations while it trained; or the frames of one."""
-    epsilon: float = 0.05
-    """Probability of a random action."""
-    seed: int = 0
-    """Decides the game and the random actions."""
-    max_seconds: float = 300.0
-    """Longest film, in seconds of play; a game that lasts longer is cut."""
-    gif_start: float = 0.0
-    """Second of the game with which the GIF begins."""
-    gif_seconds: float = 10.0
-    """Length of the GIF."""
-    scale: int = 3
-    """Pixels of the mp4 per pixel of the console (160 x 210); the GIF gets one less, at least 2."""
     json: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """Write one JSON object to stdout instead of sentences."""
 
@@ -65,12 +54,7 @@ def main(words: Sequence[str]) -> int:
         arguments.run,
         arguments.out or None,
         checkpoint=which,
-        epsilon=arguments.epsilon,
-        seed=arguments.seed,
-        max_seconds=arguments.max_seconds,
-        gif_start=arguments.gif_start,
-        gif_seconds=arguments.gif_seconds,
-        scale=arguments.scale,
+        **values_of(FilmSettings, arguments),
         on_second=_report if sys.stderr.isatty() else lambda second, seconds: None,
     )
     end = "game over" if result.game_over else "cut there by --max-seconds"

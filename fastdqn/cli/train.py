@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -16,7 +16,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from fastdqn import api
 from fastdqn.cli import extras
 from fastdqn.cli.arguments import Given
-from fastdqn.cli.command import Command, load, open_run
+from fastdqn.cli.command import Command, load, open_run, values_of
 from fastdqn.cli.config_file import DEFAULT_PRESET, base_config
 from fastdqn.cli.flags import ALIASES, in_flags
 from fastdqn.cli.progress import Mode, check_mode, open_progress
@@ -100,7 +100,7 @@ def _begin(arguments: TrainArguments) -> int:
         raise UserError("--inexact is for a run that goes on.\n  Type: fastdqn train --resume RUN --inexact")
     if not arguments.game:
         raise UserError("train needs a game.\n  Type: fastdqn train Pong-v5, or fastdqn train --resume RUN")
-    config = Config(**{field.name: getattr(arguments, field.name) for field in fields(Config)})
+    config = Config(**values_of(Config, arguments))
     load("fastdqn.runs.trainer")
     train = partial(
         api.train,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,15 +112,11 @@ def check_evaluation(config: Config) -> None:
     """Raise where an evaluation's settings are out of range, or are not for the run's policy.
 
     Raises:
-        UserError: Every problem, by the name of its flag.
+        UserError: Every problem, by the name that whoever evaluates gives it: `epsilon`, not `evaluation.epsilon`.
     """
     problems = config.validate() or _protocol_problems(config)
     if problems:
-        raise UserError(_with_flags("\n".join(problems)))
-
-
-def _with_flags(text: str) -> str:
-    return re.sub(r"evaluation\.(\w+)", lambda found: "--" + found[1].replace("_", "-"), text)
+        raise UserError("\n".join(problem.removeprefix("evaluation.") for problem in problems))
 
 
 def _game_problems(game: str) -> list[str]:

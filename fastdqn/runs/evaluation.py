@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from fastdqn.algorithm.exploration import Actor
 from fastdqn.algorithm.networks import QNetwork, count_parameters
-from fastdqn.config import Config, EnvConfig, EvaluationConfig, Protocol
+from fastdqn.config import Config, EnvConfig, EvaluationConfig, EvaluationSettings, Protocol
 from fastdqn.engine.acting import PolicyNetwork
 from fastdqn.errors import UserError
 from fastdqn.games.envs import AtariEnvs
@@ -103,14 +103,10 @@ class Evaluation:
 
 def evaluate(
     run: RunFolder,
+    settings: EvaluationSettings | None = None,
     *,
     which: str | int = "last",
     protocol: Protocol | None = None,
-    episodes: int | None = None,
-    epsilon: float | None = None,
-    max_episode_frames: int | None = None,
-    noop_max: int | None = None,
-    sticky_actions: float | None = None,
     seed: int = 0,
     on_episode: Callable[[int, float], None] | None = None,
 ) -> Evaluation:
@@ -118,31 +114,18 @@ def evaluate(
 
     Args:
         run: The run; only its folder is needed.
+        settings: Those that are to be others than the protocol's.
         which: The checkpoint: `last`, `best` by evaluation, or the frames of one.
-        protocol: Where the settings come from that are none; none takes the run's own protocol and settings.
-        episodes: Games to play.
-        epsilon: Probability of a random action.
-        max_episode_frames: A game is cut after this many frames; its score counts.
-        noop_max: At most this many frames without action at the start of a game, 1 or more.
-        sticky_actions: Probability that the emulator repeats the previous action.
+        protocol: Where the other settings come from; None takes the run's own protocol and settings.
         seed: Decides the games, together with the weights.
         on_episode: Called with the number of games that have ended and the last one's return.
 
     Raises:
         UserError: An argument is out of range, or the run has no such checkpoint that can be read.
     """
-    if not 0 <= seed < 2**31:
-        raise UserError(f"--seed {seed}: must be from 0 to {2**31 - 1}")
-    given: dict[str, Any] = {
-        "episodes": episodes,
-        "epsilon": epsilon,
-        "max_episode_frames": max_episode_frames,
-        "noop_max": noop_max,
-        "sticky_actions": sticky_actions,
-    }
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     base = EvaluationConfig(protocol=protocol) if protocol else run.config.evaluation
-    config = replace(run.config, evaluation=replace(base, **changes))
+    evaluation = replace(base, **given(settings or EvaluationSettings()))
+    config = replace(run.config, seed=seed, evaluation=evaluation)
     check_evaluation(config)
     policy = load_played(run, which)
     result = play(policy, config, evaluation_seed(seed), on_episode=on_episode)
@@ -247,11 +230,15 @@ def resolve(config: Config) -> tuple[EvaluationConfig, str]:
             noop_max=env.noop_max,
             sticky_actions=env.sticky_actions,
         )
-    names = ("episodes", "epsilon", "max_episode_frames", "noop_max", "sticky_actions")
-    changed = {name: getattr(own, name) for name in names if getattr(own, name) is not None}
-    changed = {name: value for name, value in changed.items() if value != getattr(protocol, name)}
+    changed = {name: value for name, value in given(own).items() if value != getattr(protocol, name)}
     told = "".join(f", {name} {value:g}" for name, value in changed.items())
     return replace(protocol, **changed), own.protocol + told
+
+
+def given(settings: EvaluationSettings) -> dict[str, Any]:
+    """Return the settings that are not left to a protocol."""
+    values = {field.name: getattr(settings, field.name) for field in fields(EvaluationSettings)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def load_played(run: RunFolder, which: str | int) -> checkpoint.Policy:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastdqn.algorithm.exploration import Actor
-from fastdqn.config import EnvConfig
+from fastdqn.config import EnvConfig, FilmSettings, problems_of
 from fastdqn.engine.acting import PolicyNetwork
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.games.actions import action_names
@@ -75,47 +75,43 @@ class Recording:
 
 def record(
     run: RunFolder,
+    settings: FilmSettings,
     *,
     which: str | int = "last",
     out: Path | None = None,
-    epsilon: float = 0.05,
-    seed: int = 0,
-    max_seconds: float = 300.0,
-    gif_start: float = 0.0,
-    gif_seconds: float = 10.0,
-    scale: int = 3,
     on_second: Callable[[int, int], None] | None = None,
 ) -> Recording:
-    """Film the game that `evaluate(run, episodes=1, epsilon=epsilon, seed=seed)` plays.
+    """Film the game that an evaluation of one episode plays with the same epsilon and seed.
 
     Args:
         run: The run; only its folder is needed.
+        settings: How it is played and cut.
         which: The checkpoint: `last`, `best` by evaluation, or the frames of one.
         out: Folder of the films; `video` in the run's if none.
-        epsilon: Probability of a random action.
-        seed: Decides the game, together with the weights.
-        max_seconds: Longest film, in seconds of play.
-        gif_start: Second of the game with which the GIF begins.
-        gif_seconds: Length of the GIF.
-        scale: Pixels of the film per pixel of the console; the GIF gets one less, at least 2.
         on_second: Called with the second that was filmed and how many there will be.
 
     Raises:
         UserError: An argument is out of range, or the run has no checkpoint that can be read.
         RunFailedError: The network's values are no numbers, or the two emulators do not play the same game.
     """
-    _check(epsilon, seed, max_seconds, gif_start, gif_seconds, scale)
+    problems = problems_of(settings)
+    if problems:
+        raise UserError("\n".join(problems))
+    epsilon, seed, scale = settings.epsilon, settings.seed, settings.scale
     policy = load_played(run, which)
     rules = game_rules(run.config, 1)
-    _check_stills(min(gif_seconds, max_seconds, rules.max_episode_frames / CONSOLE_FPS), scale)
+    _check_stills(
+        min(settings.gif_seconds, settings.max_seconds, rules.max_episode_frames / CONSOLE_FPS), scale
+    )
     stem = (out or run.path / "video") / f"{policy.source.parent.name}-seed{seed}"
     mp4, gif = Path(f"{stem}.mp4"), Path(f"{stem}.gif")
     with new_file(mp4, "--out") as new_mp4, new_file(gif, "--out") as new_gif:
-        moments, game_over = play(run.config.game, rules, policy, epsilon, seed, max_seconds)
-        window = (round(gif_start * CONSOLE_FPS), round((gif_start + gif_seconds) * CONSOLE_FPS))
+        moments, game_over = play(run.config.game, rules, policy, epsilon, seed, settings.max_seconds)
+        start, end = settings.gif_start, settings.gif_start + settings.gif_seconds
+        window = (round(start * CONSOLE_FPS), round(end * CONSOLE_FPS))
         last = (len(moments) - 1) * rules.frame_skip  # the first frame of the last step
         if window[0] > last:
-            raise UserError(f"--gif-start {gif_start:g}: the film is over after {last / CONSOLE_FPS:.1f} s")
+            raise UserError(f"gif_start = {start:g}: the film is over after {last / CONSOLE_FPS:.1f} s")
         titles = (run.config.game, f"{run.config.preset}, epsilon {epsilon:g}, seed {seed}")
         names = action_names(run.config.game, full=rules.full_action_set, count=policy.num_actions)
 
@@ -326,21 +322,3 @@ def _check_stills(seconds: float, scale: int) -> None:
             f"{_LINES * pixels} pixels x {_BYTES_PER_PIXEL} bytes = {needed / 2**30:.1f} GiB, and this machine "
             f"has {there / 2**30:.1f} GiB to spare; try --gif-seconds {max(0.1, seconds * there / needed / 2):.2g}"
         )
-
-
-def _check(
-    epsilon: float, seed: int, max_seconds: float, gif_start: float, gif_seconds: float, scale: int
-) -> None:
-    if not 0.0 <= epsilon <= 1.0:
-        raise UserError(f"--epsilon {epsilon}: must be a probability from 0 to 1")
-    if not 0 <= seed < 2**31:
-        raise UserError(f"--seed {seed}: must be from 0 to {2**31 - 1}")
-    for flag, value, least in (
-        ("--max-seconds", max_seconds, 1.0),
-        ("--gif-start", gif_start, 0.0),
-        ("--gif-seconds", gif_seconds, 0.1),
-    ):
-        if not least <= value <= 86_400:
-            raise UserError(f"{flag} {value:g}: must be from {least:g} to 86400 seconds")
-    if not 2 <= scale <= 8:
-        raise UserError(f"--scale {scale}: must be a whole number from 2 to 8")

@@ -23,7 +23,7 @@ from fastdqn.algorithm.layers import Draw, draws_of
 from fastdqn.algorithm.networks import QNetwork
 from fastdqn.algorithm.targets import Next
 from fastdqn.algorithm.torsos import NatureTorso
-from fastdqn.config import NetworkConfig
+from fastdqn.config import EvaluationSettings, NetworkConfig
 from fastdqn.engine.acting import ActingNetwork, PolicyNetwork
 from fastdqn.engine.device import CpuBackend
 from fastdqn.engine.draws import DrawBuffer
@@ -255,7 +255,7 @@ def test_a_run_with_parts_of_ones_own_resumes_exactly_evaluates_and_exports(tmp_
     assert differences(outcome(halves), outcome(whole)) == []
     rules = replace(whole.config.evaluation, max_episode_frames=400)
     whole.config = replace(whole.config, evaluation=rules)
-    scores = [evaluate(whole, episodes=2).returns for _ in range(2)]
+    scores = [evaluate(whole, EvaluationSettings(episodes=2)).returns for _ in range(2)]
     assert scores[0] == scores[1]
     monkeypatch.setattr(export, "_CHECKED_STEPS", 2)
     for format in ("pt2", "torchscript", "safetensors"):

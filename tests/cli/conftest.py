@@ -32,8 +32,10 @@ def evaluator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str,
     monkeypatch.chdir(tmp_path)
     calls: list[dict[str, Any]] = []
 
-    def evaluate(run: Any, *, on_episode: Callable[[int, float], None], **call: Any) -> Evaluation:
-        calls.append({"run": run, **call})
+    def evaluate(
+        run: Any, settings: Any, *, on_episode: Callable[[int, float], None], **call: Any
+    ) -> Evaluation:
+        calls.append({"run": run, **vars(settings), **call})
         on_episode(1, 19.0)
         on_episode(2, 21.0)
         return Evaluation()

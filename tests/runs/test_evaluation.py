@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("envpool")
 
-from fastdqn.config import EvaluationConfig
+from fastdqn.config import EvaluationConfig, EvaluationSettings
 from fastdqn.errors import UserError
 from fastdqn.games import scores
 from fastdqn.games.envs import Outcome, game_names
@@ -146,7 +146,7 @@ def test_evaluations_are_written_and_the_best_is_kept(evaluated):
     policy = checkpoint.load_policy(best)
     assert policy.frames == written[means.index(max(means))]["frames"]
     assert json.loads((best / "evaluation.json").read_text())["mean"] == max(means)
-    again = evaluation.evaluate(evaluated, which="best", episodes=1, epsilon=0.0)
+    again = evaluation.evaluate(evaluated, EvaluationSettings(episodes=1, epsilon=0.0), which="best")
     assert again.frames == policy.frames
 
 
@@ -173,7 +173,7 @@ def test_an_evaluation_that_was_stopped_is_played_again(evaluated, tmp_path, mon
 @pytest.mark.long
 def test_evaluation_follows_its_seed(evaluated):
     def play(seed):
-        return evaluation.evaluate(evaluated, episodes=3, epsilon=0.5, max_episode_frames=2_000, seed=seed)
+        return evaluation.evaluate(evaluated, EvaluationSettings(3, 0.5, 2_000), seed=seed)
 
     assert play(1) == play(1)
     assert play(1).returns != play(2).returns or play(1).lengths_frames != play(2).lengths_frames
@@ -182,8 +182,8 @@ def test_evaluation_follows_its_seed(evaluated):
 
 def test_machado_is_for_policies_of_all_18_actions(evaluated, tmp_path):
     """Fails when a policy of four actions is scored under a protocol of eighteen."""
-    with pytest.raises(UserError, match=r"--protocol = machado.*all 18 actions"):
-        evaluation.evaluate(evaluated, protocol="machado", episodes=1)
+    with pytest.raises(UserError, match=r"^protocol = machado.*all 18 actions"):
+        evaluation.evaluate(evaluated, protocol="machado")
     config = tiny(evaluation=replace(QUICK, protocol="machado"))
     with pytest.raises(UserError, match=r"evaluation\.protocol = machado"):
         train(RunFolder(tmp_path / "none", config))

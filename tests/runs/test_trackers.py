@@ -92,7 +92,7 @@ def memory(monkeypatch) -> Client:
 
 def test_rows_evaluations_and_the_end_are_sent_once_though_the_run_was_resumed(memory, tmp_path):
     """What came after a checkpoint is lost, as after a kill: it is computed again, and not sent again."""
-    evaluation = EvaluationConfig(1_500, episodes=1, max_episode_frames=400)
+    evaluation = EvaluationConfig(every_frames=1_500, episodes=1, max_episode_frames=400)
     run = RunFolder.create(tmp_path / "r", tiny(total_frames=4_000, evaluation=evaluation))
     train(run, track=["wandb"], stop_requested=stop_after(100))
     shutil.copytree(run.checkpoints, tmp_path / "saved")

@@ -16,7 +16,7 @@ import imageio_ffmpeg
 from PIL import Image
 
 from fastdqn.cli import main
-from fastdqn.config import EnvConfig
+from fastdqn.config import EnvConfig, EvaluationSettings, FilmSettings
 from fastdqn.errors import RunFailedError
 from fastdqn.games.envs import AtariEnvs, ColourGame
 from fastdqn.runs import checkpoint
@@ -34,13 +34,13 @@ def rules_of(run) -> EnvConfig:
 def film(tiny_run, tmp_path_factory):
     """Two seconds of film, a GIF of the second one."""
     out = tmp_path_factory.mktemp("video")
-    return record(tiny_run, out=out, epsilon=0.3, seed=4, max_seconds=2, gif_start=1, gif_seconds=1, scale=2)
+    return record(tiny_run, FilmSettings(0.3, 4, 2, gif_start=1, gif_seconds=1, scale=2), out=out)
 
 
 def test_the_game_is_the_one_that_is_evaluated(tiny_run):
     """Fails when a recording asks for one random number more or less than an evaluation."""
     epsilon = 0.3
-    result = evaluate(tiny_run, episodes=1, epsilon=epsilon, seed=4)
+    result = evaluate(tiny_run, EvaluationSettings(episodes=1, epsilon=epsilon), seed=4)
     policy = checkpoint.load_policy(tiny_run.path)
     moments, over = play("Pong-v5", rules_of(tiny_run), policy, epsilon, 4, 1_000)
     assert over
@@ -75,7 +75,7 @@ def test_another_game_is_not_shown(tiny_run, tmp_path, monkeypatch):
     step = ColourGame.step
     monkeypatch.setattr(ColourGame, "step", lambda self, action: step(self, 5 - action))
     with pytest.raises(RunFailedError, match="has left it"):
-        record(tiny_run, out=tmp_path, max_seconds=2)
+        record(tiny_run, FilmSettings(max_seconds=2), out=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -84,7 +84,7 @@ def test_a_diverged_network_is_not_shown(tiny_run, tmp_path, monkeypatch):
     weights.weights["head.advantage.bias"] += float("nan")
     monkeypatch.setattr(checkpoint, "load_policy", lambda path: weights)
     with pytest.raises(RunFailedError, match="diverged"):
-        record(tiny_run, out=tmp_path, max_seconds=2)
+        record(tiny_run, FilmSettings(max_seconds=2), out=tmp_path)
 
 
 def test_the_mp4_holds_every_frame_in_colour(film, tiny_run):
@@ -130,8 +130,8 @@ def test_a_frame_is_the_consoles_and_the_panel_marks_the_action():
     [
         ("record", ["needs the folder of a run", "fastdqn record "]),
         ("record nowhere", ["nowhere is not a run"]),
-        ("record RUN --epsilon 2", ["--epsilon 2.0: must be a probability"]),
-        ("record RUN --seed -1", ["--seed -1: must be from 0"]),
+        ("record RUN --epsilon 2", ["--epsilon 2.0: must be from 0 to 1"]),
+        ("record RUN --seed -1", ["--seed -1: must be a whole number from 0 to 2147483647"]),
         ("record RUN --scale 1", ["--scale 1: must be a whole number from 2 to 8"]),
         ("record RUN --max-seconds nan", ["--max-seconds nan: must be from 1"]),
         ("record RUN --gif-start 50 --max-seconds 1", ["--gif-start 50: the film is over after 0.9 s"]),
@@ -154,7 +154,7 @@ def test_a_missing_package_is_named_with_the_pip_line(package, name, tiny_run, c
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["record", str(tiny_run.path)]) == 2
     err = capsys.readouterr().err
-    assert f"{name} is not installed; recording needs the `video` extra" in err
+    assert f"{name} is not installed; recording needs the extra video" in err
     assert 'pip install "fastdqn[video]"' in err
 
 
