@@ -15,7 +15,7 @@ class RunFailedError(Exception):
 
 
 def cause_of_failure(error: Exception) -> str | None:
-    """Return why a run cannot go on, in words; none if it is a bug or the user's to mend."""
+    """Return why a run cannot go on, in words; `None` if it is a bug or the user's to mend."""
     if isinstance(error, RunFailedError):
         return str(error)
     if isinstance(error, OSError):

@@ -20,7 +20,7 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
     """Return the JSON object that a text is.
 
     Raises:
-        ValueError: It is none, is nested too deeply, or has a number of thousands of digits.
+        ValueError: It is not JSON, is nested too deeply, or has a number of thousands of digits.
     """
     try:
         data = json.loads(text)
@@ -90,7 +90,7 @@ def checked(value: object, hint: Any, name: str) -> Any:
     if hint is Any:
         return value
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:  # what stands beside the type is not asked here
+    if origin is Annotated:  # what stands beside the type is not checked here
         return checked(value, inner[0], name)
     if origin is Literal:
         if value not in inner:

@@ -23,7 +23,7 @@ class Limit(Protocol):
 
     @property
     def short(self) -> str:
-        """The same for the help, as short as can be; empty where it would tell nothing."""
+        """The same for the help, as short as can be; empty where it adds nothing."""
         ...
 
     def allows(self, value: Any) -> bool:
@@ -65,7 +65,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Pattern:
-    """What a text must look like, whole.
+    """A regular expression that a whole text must fit.
 
     Attributes:
         pattern: A regular expression.
@@ -113,7 +113,7 @@ Name = Annotated[str, Pattern(r"[\w .+-]{1,64}", "at most 64 letters, digits and
 
 
 def limit_of(hint: Any) -> Limit | None:
-    """Return the limit in a type hint, also in one of a value that may be none; none if it has none."""
+    """Return the limit in a type hint, also in that of a value that may be `None`; `None` if it has no limit."""
     for part in (hint, *typing.get_args(hint)):
         for beside in getattr(part, "__metadata__", ()):
             if isinstance(beside, Limit):

@@ -28,7 +28,7 @@ def in_flags(message: str, words: Sequence[str] = ()) -> str:
     Args:
         message: Its message. `replay.capacity` in backquotes becomes --replay.capacity, `overwrite = True` becomes
             --overwrite, and `resume_training('RUN')` the command that does it; other backquotes stay.
-        words: The command line. Values that were given there are told as they were: `seed = -1` as --seed -1, also
+        words: The command line. Values that were given there stand as they were: `seed = -1` as --seed -1, also
             without backquotes; those of a file or a preset keep the field's name.
     """
     for flag in (word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")):
@@ -51,7 +51,7 @@ def flag_of(field: str, value: object = ...) -> str:
 
 
 def _typed(code: str) -> str | None:
-    """Return what is typed for a piece of Python, none where it is no Python that names a field or a function."""
+    """Return what is typed for a piece of Python, `None` where that names neither a field nor a function."""
     try:
         body = ast.parse(code).body
     except (SyntaxError, ValueError):
