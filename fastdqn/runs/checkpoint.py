@@ -267,7 +267,9 @@ def load(path: Path) -> Checkpoint:
     if state["format"] != FORMAT:
         age = "a newer" if state["format"] > FORMAT else "an older"
         raise UserError(
-            f"{file} has format {state['format']}, of {age} fastdqn; this one reads format {FORMAT}."
+            f"{file} has format {state['format']}, of {age} fastdqn; this one reads format {FORMAT}.\n"
+            "Go on with the fastdqn that wrote it, or start a new run from its weights: "
+            f"fastdqn train GAME --weights {path}"
         )
     if f"{_CHECKPOINT}{state['frames']:012d}" != path.name:
         raise UserError(f"{path} holds the checkpoint of frame {state['frames']}: it was renamed.")

@@ -365,8 +365,14 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
         ("[]", "cannot be read: an object is wanted"),
         ('{"clock": {}}', "not written by fastdqn"),
         ('{"format": 2}', "not written by fastdqn"),
-        ('{"format": 99, "frames": 4}', "a newer fastdqn"),
-        ('{"format": 1, "frames": 4}', "an older fastdqn"),
+        (
+            '{"format": 99, "frames": 4}',
+            "format 99, of a newer fastdqn; .*\nGo on with the fastdqn that wrote it",
+        ),
+        (
+            '{"format": 3, "frames": 4}',
+            "format 3, of an older fastdqn; .*\n.*: fastdqn train GAME --weights ",
+        ),
     ],
 )
 def test_a_state_that_is_not_ours_is_refused(tmp_path, text, wanted):
@@ -377,6 +383,7 @@ def test_a_state_that_is_not_ours_is_refused(tmp_path, text, wanted):
     (path / "SHA256SUMS").write_text(sums.replace(old, hashlib.sha256(text.encode()).hexdigest()))
     with pytest.raises(UserError, match=rf"state\.json.*{wanted}"):
         checkpoint.load(path)
+    assert checkpoint.load_policy(path).num_actions == 6  # so a new run can start from its weights
 
 
 def test_a_policy_that_lies_alone_is_read_without_checksums(tmp_path):
