@@ -20,7 +20,7 @@ from fastdqn.config import (
     EvaluationSettings,
     FilmSettings,
     PolicyFormat,
-    Protocol,
+    ProtocolName,
     TrackerName,
 )
 from fastdqn.errors import UserError
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fastdqn.algorithm.torsos import Torso
     from fastdqn.config import LearnerConfig, NetworkConfig
     from fastdqn.limits import Names
-    from fastdqn.runs.checkpoint import Policy as Weights
+    from fastdqn.runs.checkpoint import SavedPolicy
     from fastdqn.runs.evaluation import Evaluation
     from fastdqn.runs.metrics import Snapshot
     from fastdqn.runs.report import Summary
@@ -140,7 +140,7 @@ def evaluate(
     run: PathLike,
     *,
     checkpoint: str | int = "last",
-    protocol: Protocol | None = None,
+    protocol: ProtocolName | None = None,
     episodes: int | None = None,
     epsilon: float | None = None,
     max_episode_frames: int | None = None,
@@ -154,7 +154,7 @@ def evaluate(
     Args:
         run: Its folder.
         checkpoint: `last`, `best` by the evaluations while it trained, or the frames of one.
-        protocol: `nature`, `machado` or `own`: where the values come from that are none; the run's if none.
+        protocol: `nature`, `machado` or `training`: where the values come from that are none; the run's if none.
         episodes: Games to play.
         epsilon: Probability of a random action.
         max_episode_frames: A game is cut after this many frames; its score counts.
@@ -199,7 +199,7 @@ def record(
 
     Args:
         run: Its folder.
-        out: Folder of the films; `video` in the run's if none.
+        out: Folder of the films; `video` in the run's if `None`.
         checkpoint: As in `evaluate`.
         epsilon: Probability of a random action.
         seed: Decides the game and the random actions, together with the weights.
@@ -365,7 +365,7 @@ class Policy:
         source: File that the weights came from.
     """
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: SavedPolicy) -> None:
         from fastdqn.runs.evaluation import policy_network
 
         self._network = policy_network(weights)

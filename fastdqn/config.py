@@ -34,7 +34,7 @@ OptimizerName = Literal["adam", "rmsprop", "adagrad"]
 Loss = Literal["huber", "squared"]
 Reduction = Literal["mean", "sum"]
 KeepReplay = Literal["auto", "on", "off"]
-Protocol = Literal["nature", "machado", "own"]
+ProtocolName = Literal["nature", "machado", "training"]
 TrackerName = Literal["wandb", "mlflow"]
 PolicyFormat = Literal["safetensors", "pt2", "torchscript"]
 
@@ -73,7 +73,7 @@ class EnvConfig:
     """All 18 actions instead of those that the game uses."""
     max_episode_frames: GameFrames = 108_000
     """A game is cut (a truncation, not an end) after this many frames: half an hour of play."""
-    renew_steps: Count = 1_000_000
+    restart_steps: Count = 1_000_000
     """Make all games anew after this many actions, cutting those under way: resuming plays these actions again."""
 
 
@@ -226,8 +226,8 @@ class EvaluationConfig(EvaluationSettings):
 
     every_frames: Count | None = None
     """Frames of training between evaluations; none evaluates never."""
-    protocol: Protocol = "nature"
-    """nature: Mnih et al. 2015; machado: Machado et al. 2018; own: the run's own settings."""
+    protocol: ProtocolName = "nature"
+    """nature: Mnih et al. 2015; machado: Machado et al. 2018; training: the run's own settings."""
 
 
 @dataclass(frozen=True)
@@ -339,6 +339,7 @@ MOVED: dict[str, tuple[str, str]] = {
         f"learner.{name}": (f"pipeline.{name}", "")
         for name in ("accelerate", "precision", "updates_per_launch")
     },
+    "env.renew_steps": ("env.restart_steps", ""),
     "learner.staleness_updates": ("pipeline.acting_lag_updates", ""),
     "learner.bootstrap": ("learner.rule", ""),
     "replay.device": ("pipeline.frames_on", ""),

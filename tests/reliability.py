@@ -52,7 +52,7 @@ def small() -> Config:
     return replace(
         config,
         checkpoint=CheckpointConfig(every_frames=400, keep=3),
-        env=replace(config.env, renew_steps=1_500),
+        env=replace(config.env, restart_steps=1_500),
     )
 
 
@@ -375,7 +375,7 @@ def restless() -> Config:
     )
     return replace(
         config,
-        env=replace(config.env, renew_steps=3_000),
+        env=replace(config.env, restart_steps=3_000),
         replay=replace(config.replay, capacity=2_000),
         checkpoint=CheckpointConfig(every_frames=4_000, keep=3),
     )

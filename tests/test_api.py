@@ -222,11 +222,11 @@ def test_the_examples_run(tiny_run, tmp_path, monkeypatch, capsys):
 def test_annotations_can_be_resolved():
     """Fails when an annotation names what is not there: type checkers of users would see Any."""
     from fastdqn import api
-    from fastdqn.runs.checkpoint import Policy as Weights
+    from fastdqn.runs.checkpoint import SavedPolicy
     from fastdqn.runs.evaluation import Evaluation
     from fastdqn.runs.metrics import Snapshot
     from fastdqn.runs.report import Summary
 
-    names = {"Weights": Weights, "Evaluation": Evaluation, "Snapshot": Snapshot, "Summary": Summary}
+    names = {"SavedPolicy": SavedPolicy, "Evaluation": Evaluation, "Snapshot": Snapshot, "Summary": Summary}
     assert typing.get_type_hints(api.train, {**vars(api), **names})["return"] is Summary
     assert typing.get_type_hints(api.evaluate, {**vars(api), **names})["return"] is Evaluation

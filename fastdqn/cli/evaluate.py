@@ -13,7 +13,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from fastdqn import api
 from fastdqn.cli.command import Command, answer, open_run, values_of
 from fastdqn.cli.counts import which_of
-from fastdqn.config import EvaluationSettings, Protocol, Seed
+from fastdqn.config import EvaluationSettings, ProtocolName, Seed
 from fastdqn.games.scores import SOURCE
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ protocols (--protocol; each flag below changes a value of it):
            one frame (FIRE where the game has it), all 18 actions, epsilon 0.01
            (Machado et al. 2018); the policy must have been trained with
            --env.full-action-set
-  own      30 games with the settings that the run was trained with, epsilon 0.05
+  training 30 games with the settings that the run was trained with, epsilon 0.05
 
 A lost life ends no game under any of them."""
 
@@ -45,7 +45,7 @@ class EvaluateArguments(EvaluationSettings):
     """Folder of the run; nothing else is needed."""
     checkpoint: Annotated[str, arg(metavar="{last,best,FRAMES}")] = "last"
     """last; best: the best by the evaluations while it trained; or the frames of one."""
-    protocol: Annotated[Protocol | None, arg(help_behavior_hint="(default: the run's)")] = None
+    protocol: Annotated[ProtocolName | None, arg(help_behavior_hint="(default: the run's)")] = None
     """Where the values come from that no flag sets."""
     seed: Seed = 0
     """Decides the games and the random actions."""

@@ -27,7 +27,7 @@ class PolicyNetwork:
     Args:
         network: With its weights.
         device: Where it is to be.
-        seed: Of the random numbers that its layers take; they get none, and do without, if none is given.
+        seed: Of the random numbers that its layers take; without one they do without.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ def resolve_accelerate(
     captured, too.
 
     Args:
-        setting: What the user asked for.
+        setting: As configured.
         device: Where the learner lives.
         planned_updates: Updates of the whole run.
     """

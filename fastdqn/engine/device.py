@@ -89,7 +89,7 @@ class Backend(Protocol):
         ...
 
     def free_bytes(self) -> int | None:
-        """Return the device's free memory, none where it has no memory of its own."""
+        """Return the device's free memory, `None` where it has no memory of its own."""
         ...
 
 
@@ -140,7 +140,7 @@ class CpuBackend:
         """Return: nothing is ever left to do."""
 
     def free_bytes(self) -> int | None:
-        """Return none."""
+        """Return `None`."""
         return None
 
 
@@ -228,12 +228,12 @@ def has_cuda() -> bool:
 
 
 def gpu_name() -> str | None:
-    """Return the name of the GPU, none where there is none."""
+    """Return the name of the GPU, `None` where there is none."""
     return torch.cuda.get_device_name() if has_cuda() else None
 
 
 def free_gpu_bytes() -> int | None:
-    """Return the free memory of the GPU, none where there is no GPU."""
+    """Return the free memory of the GPU, `None` where there is no GPU."""
     return int(torch.cuda.mem_get_info()[0]) if has_cuda() else None
 
 

@@ -92,7 +92,7 @@ class _Slot:
 
     Attributes:
         flat: uint8 [bytes], all that is sent, in one piece.
-        on_device: The same on the device, on its way to the inputs' memory; none where memory is shared.
+        on_device: The same on the device, on its way to the inputs' memory; `None` where memory is shared.
         fields: For each update the parts of `flat`, by name.
         row: int64 [K, B], names of the sampled transitions, which stay here.
         free: When `flat` may be written again.
@@ -112,7 +112,7 @@ class _Priorities:
     Attributes:
         row: int64 [K, B], the transitions that they belong to.
         priority: float32 [K, B], on the host.
-        arrived: When they are there.
+        arrived: When they are on the host.
     """
 
     row: NDArray[np.int64]

@@ -55,7 +55,7 @@ class LaunchInputs:
 
 @dataclass(frozen=True)
 class LaunchResults:
-    """What the K updates of a launch tell; float32 on the learner's device.
+    """What the K updates of a launch report; float32 on the learner's device.
 
     Attributes:
         metrics: [K] each, by the names in `algorithm.update.METRICS`.
@@ -156,10 +156,10 @@ class Learner:
         """Queue one update on each batch of the inputs, then the target's copy where its period has passed.
 
         Args:
-            learning_rate: From this launch on; none keeps the last one.
+            learning_rate: From this launch on; `None` keeps the last one.
 
         Returns:
-            What the updates tell once they are done, in memory that the next launch uses again.
+            What the updates report once they are done, in memory that the next launch uses again.
         """
         learn, index = self.backend.learn, self.updates
         if learning_rate is not None and learning_rate != self._rate:
@@ -181,9 +181,8 @@ class Learner:
             clear: Begin the next means after this reading.
 
         Returns:
-            What waits for the reading and returns `METRICS`, or none if there was no update. Ask within the
-            next few
-            readings: the memory is used again.
+            What waits for the reading and returns `METRICS`, or `None` if there was no update. To be called within
+            the next few readings: the memory is used again.
         """
         learn, count = self.backend.learn, self._counted
         host = self._read_totals[self._reads % _READS_IN_FLIGHT]

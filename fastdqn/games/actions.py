@@ -1,4 +1,4 @@
-"""Atari's actions by name: EnvPool numbers them, and tells no names."""
+"""Atari's actions by name: EnvPool numbers them, and gives no names."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def known_games() -> list[str]:
 
 
 def minimal_actions(game: str) -> list[str] | None:
-    """Return the names of the actions that a game uses, in the order of their numbers; none if it is not known.
+    """Return the names of the actions that a game uses, in the order of their numbers; `None` if it is not known.
 
     Args:
         game: EnvPool's name, such as `Pong-v5`.

@@ -39,7 +39,7 @@ class Outcome:
         truncated: bool [N], the game was cut at its frame limit: the value of what follows still counts.
         steps: Actions that were really taken: rows in which EnvPool reset a game are none.
         returns: Unclipped returns of the whole games that ended in these rows, points won during no-ops (by which
-            EnvPool resets) left out: EnvPool does not tell them.
+            EnvPool resets) left out: EnvPool does not report them.
         game_env: Environment of each of `returns`.
         game_frames: Emulator frames that each of those games took, no-ops left out.
     """
@@ -107,8 +107,8 @@ class AtariEnvs:
 
     @property
     def restart_is_due(self) -> bool:
-        """Whether it is time to `restart`: `renew_steps` actions were sent since the games were made."""
-        return len(self._actions) >= self._config.renew_steps
+        """Whether it is time to `restart`: `restart_steps` actions were sent since the games were made."""
+        return len(self._actions) >= self._config.restart_steps
 
     def restart(self) -> NDArray[np.uint8]:
         """Make all games anew, from the next seed, and return their first observations as `reset` does.
@@ -188,7 +188,7 @@ class AtariEnvs:
             ended |= stepped & (self._lives < lives)
         restarted = self._restarted(resetting & (self._lives > lives))
         game_ended = np.flatnonzero((self._resetting & (over | cut)) | restarted)
-        terminated, truncated = self._told(ended, self._resetting & ~ended)
+        terminated, truncated = self._ends_for_learner(ended, self._resetting & ~ended)
         outcome = Outcome(
             observation=observation,
             reward=reward,
@@ -214,13 +214,13 @@ class AtariEnvs:
         restarted[rows] = (self._last[rows] == self._last[rows, :1]).all(axis=(1, 2, 3))
         return restarted
 
-    def _told(
+    def _ends_for_learner(
         self, ended: NDArray[np.bool_], cut: NDArray[np.bool_]
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Return `terminated` and `truncated` for the learner, who takes a row after an end for a beginning.
 
-        Where lives fell to 0 that row is a step. Should it end the game, the end is told one row later, in which
-        EnvPool resets.
+        Where lives fell to 0 that row is a step. Should it end the game, the end is reported one row later, in
+        which EnvPool resets.
         """
         begins, late = self._begins, self._late
         self._late = begins & (ended | cut)
@@ -232,7 +232,7 @@ class AtariEnvs:
         """Stop the emulator's threads and give its memory back."""
         if self._pool is not None:
             self._pool.close()
-            # Two emulators alive at once, whenever games are renewed, would leave holes in memory.
+            # Two emulators alive at once, whenever games are restarted, would leave holes in memory.
             self._pool = None
 
     def _make(self) -> None:

@@ -70,7 +70,7 @@ RANDOM_AND_HUMAN: dict[str, tuple[float, float]] = {
 
 
 def human_normalized(game: str, score: float) -> float | None:
-    """Return a score on the scale where 0 is random play and 1 the human tester; none for a game not listed.
+    """Return a score on the scale where 0 is random play and 1 the human tester; `None` for a game not listed.
 
     Args:
         game: EnvPool's name, such as `Pong-v5`.

@@ -54,7 +54,7 @@ _ANOTHER = "To go on from the checkpoint before it, remove this one's folder."
 
 
 @dataclass(frozen=True)
-class Policy:
+class SavedPolicy:
     """What it takes to play: the weights, and the network that they fit.
 
     Attributes:
@@ -62,7 +62,7 @@ class Policy:
         network: Shape of the network.
         num_actions: Size of its output.
         source: The file, or what else it came from.
-        frames: Emulator frames that it was trained for, none where the file does not say.
+        frames: Emulator frames that it was trained for, `None` where the file does not say.
     """
 
     weights: dict[str, torch.Tensor]
@@ -84,7 +84,7 @@ class Checkpoint:
         path: Its folder.
         tensors: Named as in `save`.
         state: Everything else, as JSON values.
-        replay: The replay's file, none if the checkpoint has none.
+        replay: The replay's file, `None` if the checkpoint has none.
     """
 
     path: Path
@@ -114,7 +114,7 @@ def save(
         network: Shape of the network, kept beside the weights.
         num_actions: Size of its output.
         keep: Checkpoints that stay.
-        write_replay: Writes the replay to the path it is given; none leaves it out.
+        write_replay: Writes the replay to the path it is given; `None` leaves it out.
         say: Called with a line for each old checkpoint that cannot be removed: the new one is saved all the same.
 
     Returns:
@@ -139,7 +139,7 @@ def save(
 
 def save_best(
     folder: Path,
-    policy: Policy,
+    policy: SavedPolicy,
     evaluation: Mapping[str, Any],
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
@@ -163,7 +163,7 @@ def save_best(
     return final
 
 
-def pack(policy: Policy) -> bytes:
+def pack(policy: SavedPolicy) -> bytes:
     """Return a policy as the bytes of a safetensors file, with the header that names its network."""
     return _packed(policy.online(), "online", _about(policy.network, policy.num_actions, policy.frames))
 
@@ -192,13 +192,13 @@ def newest(folder: Path) -> Path:
 
 
 def best(folder: Path) -> Path | None:
-    """Return the folder of a run's best policy by evaluation, none if there was no evaluation."""
+    """Return the folder of a run's best policy by evaluation, `None` if there was no evaluation."""
     found = find(folder, _BEST)
     return found[-1] if found else None
 
 
 def best_mean(folder: Path) -> float | None:
-    """Return the mean return of a run's best policy, none if there is none.
+    """Return the mean return of a run's best policy, `None` if there is none.
 
     Raises:
         UserError: Its file is damaged.
@@ -276,7 +276,7 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(path, tensors, state, path / REPLAY if REPLAY in sums else None)
 
 
-def choose_policy(folder: Path, which: str | int) -> Policy:
+def choose_policy(folder: Path, which: str | int) -> SavedPolicy:
     """Read the policy of one of a run's checkpoints, also of a run that is being trained.
 
     Args:
@@ -296,7 +296,7 @@ def choose_policy(folder: Path, which: str | int) -> Policy:
                 raise
 
 
-def load_policy(path: Path) -> Policy:
+def load_policy(path: Path) -> SavedPolicy:
     """Read the weights to play with.
 
     Args:
@@ -325,7 +325,7 @@ def load_policy(path: Path) -> Policy:
         problems.append(f"frames = {shown(frames)}: must be 0 or above, and at most 2^62")
     if problems:
         raise UserError(f"{path} is damaged: its header says {problems[0]}.")
-    return Policy(weights, network, num_actions, path, frames)
+    return SavedPolicy(weights, network, num_actions, path, frames)
 
 
 def _about(network: NetworkConfig, num_actions: int, frames: int | None) -> dict[str, str]:
@@ -415,7 +415,7 @@ def _drop_replay(path: Path) -> None:
     """Remove a checkpoint's replay, from its checksums first: at every moment the checkpoint is good."""
     try:
         sums = _sums(path)
-    except UserError:  # damaged already: for `load` to tell, should it ever be asked for
+    except UserError:  # damaged already: `load` will say so, should it ever be read
         return
     if sums.pop(REPLAY, None):
         write_atomic(path / SUMS, _sums_text(sums))

@@ -1,4 +1,4 @@
-"""What can be wrong with what is to be trained, played or filmed; looked at before anything is made."""
+"""What can be wrong with what is to be trained, played or filmed; checked before anything is made."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Checked:
 
     Attributes:
         config: The configuration.
-        device: Where the learner is to live; none takes the GPU if there is one.
-        weights: The file or folder of the weights that the run starts from, none for new ones.
+        device: Where the learner is to live; `None` takes the GPU if there is one.
+        weights: The file or folder of the weights that the run starts from, `None` for new ones.
         policy: What was read there.
     """
 
     config: Config
     device: devices.Backend | None = None
     weights: Path | None = None
-    policy: checkpoint.Policy | None = None
+    policy: checkpoint.SavedPolicy | None = None
 
 
 def check(config: Config, weights: Path | None = None, *, device: devices.Backend | None = None) -> Checked:
@@ -62,7 +62,7 @@ def check(config: Config, weights: Path | None = None, *, device: devices.Backen
     return Checked(config, device, weights, policy)
 
 
-def check_played(policy: checkpoint.Policy, config: Config) -> None:
+def check_played(policy: checkpoint.SavedPolicy, config: Config) -> None:
     """Raise where a policy is not for the game and the network of the run that it is to play as.
 
     Raises:
@@ -80,7 +80,7 @@ def check_played(policy: checkpoint.Policy, config: Config) -> None:
     check_policy(policy, config, num_actions(config.game, config.env))
 
 
-def check_policy(policy: checkpoint.Policy, config: Config, num_actions: int) -> None:
+def check_policy(policy: checkpoint.SavedPolicy, config: Config, num_actions: int) -> None:
     """Raise where weights do not fit a configuration's network.
 
     Raises:
@@ -158,7 +158,7 @@ def _protocol_problems(config: Config) -> list[str]:
         return []
     return [
         "evaluation.protocol = machado: it is for policies that choose among all 18 actions; train one with "
-        "--env.full-action-set, or take the protocol own with sticky actions 0.25"
+        "--env.full-action-set, or take the protocol training with sticky actions 0.25"
     ]
 
 

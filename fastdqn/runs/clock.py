@@ -42,7 +42,7 @@ class Clock:
         return self.warmup_steps * self.frame_skip
 
     def passed(self, every_frames: int | None, *, since: int) -> bool:
-        """Return whether a multiple of `every_frames` was reached after frame `since`; never where it is none."""
+        """Return whether a multiple of `every_frames` was reached after frame `since`; never one of `None`."""
         return every_frames is not None and self.frames // every_frames > since // every_frames
 
     def add_steps(self, steps: int) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from fastdqn.algorithm.exploration import Actor
 from fastdqn.algorithm.networks import QNetwork, count_parameters
-from fastdqn.config import Config, EnvConfig, EvaluationConfig, EvaluationSettings, Protocol
+from fastdqn.config import Config, EnvConfig, EvaluationConfig, EvaluationSettings, ProtocolName
 from fastdqn.engine.acting import PolicyNetwork
 from fastdqn.errors import UserError
 from fastdqn.games.envs import AtariEnvs
@@ -25,7 +25,7 @@ from fastdqn.runs.seeds import evaluation_seed
 
 MAX_PARALLEL_GAMES = 32
 
-PROTOCOLS: dict[Protocol, EvaluationConfig] = {
+PROTOCOLS: dict[ProtocolName, EvaluationConfig] = {
     # Mnih et al. 2015, Methods and Extended Data Table 1: 30 games of up to 5 minutes (at 60 frames a second),
     # up to 30 no-ops, epsilon 0.05; the game's own actions, or those that the policy was trained with.
     "nature": EvaluationConfig(
@@ -43,7 +43,7 @@ PROTOCOLS: dict[Protocol, EvaluationConfig] = {
         sticky_actions=0.25,
     ),
     # The run's own environment settings.
-    "own": EvaluationConfig(protocol="own", episodes=30, epsilon=0.05),
+    "training": EvaluationConfig(protocol="training", episodes=30, epsilon=0.05),
 }
 
 
@@ -54,7 +54,7 @@ class Evaluation:
     Attributes:
         game: EnvPool's name of the game.
         weights: File that the weights came from.
-        frames: Emulator frames that the policy was trained for, none where its file does not say.
+        frames: Emulator frames that the policy was trained for, `None` where its file does not say.
         protocol: Name of the protocol, and what was changed of it.
         episodes: Games played.
         epsilon: Probability of a random action.
@@ -106,7 +106,7 @@ def evaluate(
     settings: EvaluationSettings | None = None,
     *,
     which: str | int = "last",
-    protocol: Protocol | None = None,
+    protocol: ProtocolName | None = None,
     seed: int = 0,
     on_episode: Callable[[int, float], None] | None = None,
 ) -> Evaluation:
@@ -116,7 +116,7 @@ def evaluate(
         run: The run; only its folder is needed.
         settings: Those that are to be others than the protocol's.
         which: The checkpoint: `last`, `best` by evaluation, or the frames of one.
-        protocol: Where the other settings come from; None takes the run's own protocol and settings.
+        protocol: Where the other settings come from; `None` takes the run's own protocol and settings.
         seed: Decides the games, together with the weights.
         on_episode: Called with the number of games that have ended and the last one's return.
 
@@ -138,17 +138,17 @@ def evaluate_learner(
     config: Config,
     on_episode: Callable[[int], None],
     stop_requested: Callable[[], bool],
-) -> tuple[checkpoint.Policy, Evaluation | None]:
+) -> tuple[checkpoint.SavedPolicy, Evaluation | None]:
     """Evaluate what a run has learned so far. Nothing of the run changes: no random stream, no game, no weight.
 
     Args:
         components: The run's.
         config: The run's.
         on_episode: Called with the number of games that have ended.
-        stop_requested: Asked once per step.
+        stop_requested: Called once per step.
 
     Returns:
-        The policy, and its scores: none if it was asked to stop.
+        The policy, and its scores: `None` if it was asked to stop.
     """
     frames, prefix = components.clock.frames, "online."
     online = {
@@ -156,7 +156,9 @@ def evaluate_learner(
         for name, tensor in components.learner.state_tensors().items()
         if name.startswith(prefix)
     }
-    policy = checkpoint.Policy(online, config.network, components.envs.num_actions, Path("the run"), frames)
+    policy = checkpoint.SavedPolicy(
+        online, config.network, components.envs.num_actions, Path("the run"), frames
+    )
     seed = evaluation_seed(config.seed, frames)
     result = play(
         policy,
@@ -170,7 +172,7 @@ def evaluate_learner(
 
 
 def play(
-    policy: checkpoint.Policy,
+    policy: checkpoint.SavedPolicy,
     config: Config,
     seed: int,
     *,
@@ -188,11 +190,11 @@ def play(
         config: The game, its preprocessing, and the evaluation's settings.
         seed: Decides the games and the random actions.
         device: Where the network runs.
-        stop_requested: Asked once per step.
+        stop_requested: Called once per step.
         on_episode: As in `evaluate`.
 
     Returns:
-        The scores, none if it was asked to stop.
+        The scores, `None` if it was asked to stop.
 
     Raises:
         UserError: The weights do not fit the network that they describe.
@@ -220,19 +222,19 @@ def play(
 
 
 def resolve(config: Config) -> tuple[EvaluationConfig, str]:
-    """Return an evaluation's settings, those of its protocol filled in, and the name that tells what it is."""
-    own, env = config.evaluation, config.env
-    protocol = PROTOCOLS[own.protocol]
-    if own.protocol == "own":
+    """Return an evaluation's settings, those of its protocol filled in, and a name that says what was changed."""
+    chosen, env = config.evaluation, config.env
+    protocol = PROTOCOLS[chosen.protocol]
+    if chosen.protocol == "training":
         protocol = replace(
             protocol,
             max_episode_frames=env.max_episode_frames,
             noop_max=env.noop_max,
             sticky_actions=env.sticky_actions,
         )
-    changed = {name: value for name, value in given(own).items() if value != getattr(protocol, name)}
-    told = "".join(f", {name} {value:g}" for name, value in changed.items())
-    return replace(protocol, **changed), own.protocol + told
+    changed = {name: value for name, value in given(chosen).items() if value != getattr(protocol, name)}
+    changes = "".join(f", {name} {value:g}" for name, value in changed.items())
+    return replace(protocol, **changed), chosen.protocol + changes
 
 
 def given(settings: EvaluationSettings) -> dict[str, Any]:
@@ -241,7 +243,7 @@ def given(settings: EvaluationSettings) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def load_played(run: RunFolder, which: str | int) -> checkpoint.Policy:
+def load_played(run: RunFolder, which: str | int) -> checkpoint.SavedPolicy:
     """Read the policy of a run's checkpoint that is to play the run's game.
 
     Raises:
@@ -253,14 +255,14 @@ def load_played(run: RunFolder, which: str | int) -> checkpoint.Policy:
 
 
 def policy_network(
-    policy: checkpoint.Policy, device: str | torch.device = "cpu", seed: int | None = None
+    policy: checkpoint.SavedPolicy, device: str | torch.device = "cpu", seed: int | None = None
 ) -> PolicyNetwork:
     """Return a network with a policy's weights.
 
     Args:
         policy: It.
         device: Where the network is to be.
-        seed: Of the random numbers that its layers take; none where they are to do without.
+        seed: Of the random numbers that its layers take; `None` where they are to do without.
 
     Raises:
         UserError: The weights do not fit the network that their file describes.
@@ -326,4 +328,4 @@ def _play(
                 ended += 1
                 if on_episode:
                     on_episode(ended, value)
-    return [game for own in games for game in own]
+    return [game for of_env in games for game in of_env]

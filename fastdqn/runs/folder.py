@@ -94,7 +94,7 @@ class RunFolder:
             _what_goes(path, overwrite)  # so that no lock file is made in what is no run
             path.mkdir(parents=True, exist_ok=True)
             run.lock()
-            # Asked anew: before there was a lock, another process could make a run here.
+            # Listed anew: before there was a lock, another process could make a run here.
             for old in _what_goes(path, overwrite):
                 old.rmdir() if old.is_dir() else old.unlink()
             write_text(path / "config.json", config.to_json())
@@ -146,7 +146,7 @@ class RunFolder:
 
         Args:
             path: The folder.
-            total_frames: The run's new length, written to its config.json; the old one if none.
+            total_frames: The run's new length, written to its config.json; the old one if `None`.
             check: Called with the configuration before anything is written.
 
         Returns:
@@ -321,9 +321,9 @@ def machine_and_versions() -> dict[str, Any]:
 
 @functools.cache  # what this process began with, even if a package is replaced on disk while it trains
 def versions() -> Mapping[str, str | None]:
-    """Return the versions of Python and of `PACKAGES`, none where one is not installed.
+    """Return the versions of Python and of `PACKAGES`, `None` where one is not installed.
 
-    PyTorch is asked itself: 2.13.0 on PyPI is 2.13.0+cu130, and only the module says so.
+    PyTorch's own word counts: 2.13.0 on PyPI is 2.13.0+cu130, and only the module says so.
     """
     packages = {name: _version(name) for name in PACKAGES}
     with suppress(ImportError):

@@ -32,7 +32,7 @@ class Keeping:
         """Evaluate, and save the policy if none did better.
 
         Args:
-            stop_requested: Asked once per step of the games; an evaluation that is cut short is played again by
+            stop_requested: Called once per step of the games; an evaluation that is cut short is played again by
                 whoever resumes.
         """
         clock, marks, config = self._components.clock, self._components.marks, self._run.config
@@ -111,7 +111,7 @@ class Keeping:
             return
         self._say(f"saved {path}")
 
-    def _keep_best(self, policy: checkpoint.Policy, result: Evaluation) -> None:
+    def _keep_best(self, policy: checkpoint.SavedPolicy, result: Evaluation) -> None:
         """Save the policy if none did better."""
         self.follow_folder()
         try:

@@ -30,7 +30,7 @@ class RunLock:
         folder: The run's folder, which exists.
 
     Attributes:
-        warning: What people should know, none where all is well.
+        warning: What people should know, `None` where all is well.
 
     Raises:
         UserError: Another process holds it, or the file cannot be written.
@@ -68,7 +68,7 @@ class RunLock:
         return bool(self._descriptors)
 
     def find(self, expected: Path) -> Path | None:
-        """Return where the locked folder is now, none where it was removed.
+        """Return where the locked folder is now, `None` where it was removed.
 
         Args:
             expected: Where it was before.
@@ -86,7 +86,7 @@ class RunLock:
             there = path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return False
-        except OSError:  # a disk that does not answer now: whoever writes there is told
+        except OSError:  # a disk that does not answer now: whoever writes there will learn of it
             return True
         return os.path.samestat(there, os.fstat(self._descriptors[0]))
 
@@ -128,7 +128,7 @@ class RunLock:
 
 
 def _holder(descriptor: int) -> str:
-    """Name the process that holds a lock, as far as its file tells."""
+    """Name the process that holds a lock, as far as its file says."""
     found = _HOLDER.fullmatch(os.pread(descriptor, 400, 0))
     if not found:
         return "another process"

@@ -52,7 +52,7 @@ def problems(config: Config, gpu_bytes: int | None = None) -> list[str]:
 
     Args:
         config: Values that `Config.validate` let pass.
-        gpu_bytes: Free memory of the GPU that the learner is to live on, none where it lives in the host's.
+        gpu_bytes: Free memory of the GPU that the learner is to live on, `None` where it lives in the host's.
     """
     if gpu_bytes is None:
         needs = [*_of_play(config), *_of_batches(config, 1), *_of_learning(config)]
@@ -65,7 +65,7 @@ def problems(config: Config, gpu_bytes: int | None = None) -> list[str]:
 
 
 def host_bytes() -> int | None:
-    """Return the memory that can be had without swapping and within `ulimit -v`, none where nobody says."""
+    """Return the memory that can be had without swapping and within `ulimit -v`, `None` where nobody says."""
     known = []
     try:
         fields = [line.split() for line in Path("/proc/meminfo").read_text().splitlines()]
@@ -87,11 +87,11 @@ def launches_in_flight(config: Config) -> int:
 
 def _of_play(config: Config) -> list[Need]:
     capacity, games = config.replay.capacity, config.env.num_envs
-    record = min(config.env.renew_steps, config.total_frames // config.env.frame_skip) + games
+    record = min(config.env.restart_steps, config.total_frames // config.env.frame_skip) + games
     return [
         Need("replay.capacity", capacity, f"{capacity} frames x {SLOT_BYTES} bytes", capacity * SLOT_BYTES),
         Need("env.num_envs", games, f"{games} games x {_GAME_BYTES} bytes", games * _GAME_BYTES),
-        Need("env.renew_steps", record, f"a record of {record} actions, twice in a checkpoint", 3 * record),
+        Need("env.restart_steps", record, f"a record of {record} actions, twice in a checkpoint", 3 * record),
     ]
 
 

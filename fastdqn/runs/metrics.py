@@ -1,4 +1,4 @@
-"""What a run tells of itself: episode returns, phase times, snapshots, and the files they go to."""
+"""What a run reports of itself: episode returns, phase times, snapshots, and the files they go to."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Snapshot:
         updates: Optimizer steps.
         episodes: Whole games finished.
         returns: Unclipped returns of the games that finished since the previous logged snapshot.
-        return_mean: Mean of the last 20 games, none before the first game ends.
+        return_mean: Mean of the last 20 games, `None` before the first game ends.
         return_best: Best game of the run.
-        loss: Mean TD loss since the previous logged snapshot, none before the first update.
+        loss: Mean TD loss since the previous logged snapshot, `None` before the first update.
         q_mean: Mean value of the actions in the batches, likewise.
         grad_norm: Mean global gradient norm before clipping, likewise.
         epsilon: Exploration now.
@@ -48,7 +48,7 @@ class Snapshot:
         seconds: Wall time since this process began to train.
         fps_recent: Frames per second over the last 10 s.
         fps_run: Frames per second since training began.
-        eta_seconds: Time left at the recent speed, none while it is unknown.
+        eta_seconds: Time left at the recent speed, `None` while it is unknown.
         phase_share: Share of wall time for each of `PHASES`, 0 to 1, over the last 10 s.
         note: What is going on outside the plain loop ("compiling", "warming up"), or empty.
     """
@@ -92,7 +92,7 @@ class Games:
 
     Attributes:
         count: Games finished.
-        best: Best return, none before the first.
+        best: Best return, `None` before the first.
         recent: The last 20 returns.
         since_logged: Returns since `take_logged` was last called.
     """
@@ -204,14 +204,14 @@ class JsonLines:
     def __init__(
         self, path: Path, keep_frames: int | None = None, also: Callable[[Mapping[str, Any]], None] = _nowhere
     ) -> None:
-        self._also, self._told = also, 0
+        self._also, self._reported_frames = also, 0
         if keep_frames is not None and path.exists():
             lines = path.read_bytes().splitlines(keepends=True)
             if lines and not lines[-1].endswith(b"\n"):  # cut short by a kill, newer than any checkpoint
                 lines.pop()
             frames = [_frames(line, path, number) for number, line in enumerate(lines, 1)]
             kept = [line for line, of in zip(lines, frames, strict=True) if of <= keep_frames]
-            self._told = max(frames, default=0)
+            self._reported_frames = max(frames, default=0)
             write_atomic(path, b"".join(kept), temporary=path.with_suffix(".tmp"))
         self._file = path.open("ab", buffering=0)
         self._waiting = b""
@@ -221,7 +221,7 @@ class JsonLines:
         self._waiting += (json.dumps(row) + "\n").encode()
         with suppress(OSError):
             self._flush()
-        if row["frames"] > self._told:
+        if row["frames"] > self._reported_frames:
             self._also(row)
 
     def sync(self) -> None:

@@ -33,7 +33,7 @@ class Summary:
         frames_per_second: After learning started, over the last 60 s or all, of this process.
         updates: Optimizer steps, of the whole run.
         episodes: Whole games finished.
-        mean_return_20: Mean unclipped return of the last 20 games, none where no game ended.
+        mean_return_20: Mean unclipped return of the last 20 games, `None` where no game ended.
         seconds: Wall time of this process.
         run: The run's folder.
         interrupted: It was asked to stop before its last frame.
@@ -56,8 +56,8 @@ class Summary:
 class Report:
     """The run as others see it. Files follow frame counts alone; only the display follows the time.
 
-    Means of the updates are asked for in one pass and read in a later one, when they have arrived: the newest
-    would have to be waited for.
+    Means of the updates are queued in one pass and read in a later one, when they have arrived: the newest would
+    have to be waited for.
 
     Args:
         run: Where the rows go.
@@ -111,7 +111,7 @@ class Report:
         self._speed = Speed(self._components.clock.frames)
 
     def begin_row_if_due(self) -> None:
-        """Take a row's figures; those of the learner are on their way until the next actions are there."""
+        """Take a row's figures; those of the learner are on their way until the next actions have arrived."""
         clock, marks = self._components.clock, self._components.marks
         if clock.passed(self._run.config.log_every_frames, since=marks.logged):
             self._begin_row()
@@ -160,7 +160,7 @@ class Report:
         return time.perf_counter() - self._displayed_at > DISPLAY_SECONDS
 
     def update_display(self) -> None:
-        """Show the state of the run, with the means that were asked for when it was shown last."""
+        """Show the state of the run, with the means that were queued when it was shown last."""
         self._mark_speed()
         self._means, self._read_display = self._read_display(), self._components.learner.means()
         self.display("" if self._components.clock.updates else "filling the replay before the first update")
@@ -183,7 +183,7 @@ class Report:
         self.write_row()
 
     def summarize(self, *, complete: bool) -> Summary:
-        """Write how the run ended, tell the trackers, and return it.
+        """Write how the run ended, also to the trackers, and return it.
 
         Args:
             complete: Whether it has played all of its frames.
@@ -204,7 +204,7 @@ class Report:
         return summary
 
     def close(self) -> None:
-        """Close the files. Trackers that were not told how the run ended are told that it failed."""
+        """Close the files. Trackers that do not know yet how the run ended take it that it failed."""
         self._rows.close()
         self._evaluations.close()
         self._trackers.finish({}, "failed")

@@ -170,7 +170,7 @@ def restore(saved: Checkpoint, components: Components) -> NDArray[np.uint8] | No
     """Put a checkpoint into the objects that `build` made for it.
 
     Returns:
-        The last observation of the games, which go on; none where the checkpoint has no replay, so that
+        The last observation of the games, which go on; `None` where the checkpoint has no replay, so that
         replay and games start afresh.
 
     Raises:

@@ -1,8 +1,8 @@
 """Weights & Biases and MLflow beside metrics.jsonl: the same rows, the configuration, the summary.
 
-A tracker decides nothing in a run and ends none. It is started before the first step, where a mistake can be told;
-from then on it works in a thread of its own, so that a slow or dead server holds up no training, and what it does
-not take is in metrics.jsonl.
+A tracker decides nothing in a run and ends none. It is started before the first step, where a mistake can be
+reported; from then on it works in a thread of its own, so that a slow or dead server holds up no training, and
+what it does not take is in metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def start(
         names: The trackers of a new run.
         say: Called with lines for people.
         resuming: The run goes on: with the trackers that it had, under the names that they gave to it; one that
-            cannot be started is told of and left out.
+            cannot be started is reported and left out.
 
     Raises:
         UserError: A tracker of a new run cannot be started, or trackers.json cannot be read.
@@ -222,7 +222,7 @@ class _Wandb:
 
 
 def _check_key() -> None:
-    """Raise where W&B would ask for a key in the middle of a dashboard."""
+    """Raise where W&B would prompt for a key in the middle of a dashboard."""
     wandb: Any = importlib.import_module("wandb")
     if wandb.setup().settings.mode != "online" or wandb.login(prompt=False, verify=False):
         return
@@ -236,7 +236,7 @@ class _MLflow:
     """MLflow. MLFLOW_TRACKING_URI names the server, MLFLOW_EXPERIMENT_NAME the experiment."""
 
     def start(self, run: RunFolder, known: Mapping[str, str]) -> Mapping[str, str]:
-        for logger in ("mlflow", "alembic"):  # they tell of a database on stderr, the dashboard's
+        for logger in ("mlflow", "alembic"):  # they report a database on stderr, the dashboard's
             logging.getLogger(logger).setLevel(logging.WARNING)
         mlflow: Any = importlib.import_module("mlflow")
         self._entities: Any = importlib.import_module("mlflow.entities")

@@ -35,13 +35,13 @@ def train(
     Args:
         run: Where the run lives, and its configuration. Its lock is held until the end, then given back.
         checked: What `checks.check` made of that configuration, with the weights to start from and the device; if
-            none is given it is made here, with new weights and the GPU if there is one.
+            `None` is given it is made here, with new weights and the GPU if there is one.
         resume: Continue from the newest checkpoint.
         inexact: Continue though other versions than those it was saved with give other bits.
         track: Trackers of a new run, `wandb` or `mlflow`; one that is continued keeps those that it has.
         report: Called a few times a second with the state of the run.
         say: Called with lines for people; they are in the run's log too.
-        stop_requested: Asked once per pass of the loop.
+        stop_requested: Called once per pass of the loop.
 
     Raises:
         ValueError: What was checked is another configuration than the run's.
@@ -70,7 +70,7 @@ def train(
 
 
 class _Training:
-    """A run that is being trained: its components, the loop that turns them, and who looks on."""
+    """A run that is being trained: its components, the loop that turns them, and what reports and keeps."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class _Training:
         return self._finish()
 
     def say(self, line: str) -> None:
-        """Tell people, and the run's log."""
+        """Say a line to people, and keep it in the run's log."""
         self.run.log(line)
         self._say(line)
 

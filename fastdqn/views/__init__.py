@@ -1,1 +1,1 @@
-"""What people look at: the dashboard, curves, films, exported policies."""
+"""What people see: the dashboard, curves, films, exported policies."""

@@ -101,10 +101,10 @@ def render(
     """Return the dashboard.
 
     Args:
-        snapshot: The state now, none before the first.
+        snapshot: The state now, `None` before the first.
         history: What came before it.
         width: Columns to use.
-        height: Rows to use; as many as are needed if none. The plot grows into what is left. Where there is too
+        height: Rows to use; as many as are needed if `None`. The plot grows into what is left. Where there is too
             little, first the plot shrinks, then the end is cut.
         waited_seconds: Time since the snapshot came, or since the start where there is none.
     """
@@ -169,7 +169,7 @@ def snapshot_from_row(row: Mapping[str, Any]) -> Snapshot:
 
 
 def remember(history: History, metrics: Path) -> Snapshot | None:
-    """Add what a run has logged to a history; return the last snapshot, none if there is nothing to read."""
+    """Add what a run has logged to a history; return the last snapshot, `None` if there is nothing to read."""
     last = None
     for line in metrics.read_bytes().splitlines() if metrics.exists() else []:
         try:

@@ -112,7 +112,7 @@ def export(
         run: The run; only its folder is needed.
         format: `safetensors` (read it with `fastdqn.load_policy`), `pt2` (`torch.export.load(path).module()`)
             or `torchscript` (`torch.jit.load(path)`).
-        out: The file; `policy` in the run's folder with the format's usual ending if none.
+        out: The file; `policy` in the run's folder with the format's usual ending if `None`.
         which: The checkpoint: `last`, `best` by evaluation, or the frames of one.
 
     Raises:
@@ -173,12 +173,12 @@ def largest_difference(
     return worst
 
 
-def _safetensors(network: PolicyNetwork, policy: checkpoint.Policy, path: Path) -> Callable[[Path], Any]:
+def _safetensors(network: PolicyNetwork, policy: checkpoint.SavedPolicy, path: Path) -> Callable[[Path], Any]:
     path.write_bytes(checkpoint.pack(policy))
     return lambda path: policy_network(checkpoint.load_policy(path))
 
 
-def _pt2(network: PolicyNetwork, policy: checkpoint.Policy, path: Path) -> Callable[[Path], Any]:
+def _pt2(network: PolicyNetwork, policy: checkpoint.SavedPolicy, path: Path) -> Callable[[Path], Any]:
     # Two rows, because torch.export takes a dimension of one for a constant; one row is accepted all the same.
     rows = torch.export.Dim("rows", min=1)
     program = torch.export.export(
@@ -192,7 +192,7 @@ def _pt2(network: PolicyNetwork, policy: checkpoint.Policy, path: Path) -> Calla
     return lambda path: torch.export.load(io.BytesIO(path.read_bytes())).module()
 
 
-def _torchscript(network: PolicyNetwork, policy: checkpoint.Policy, path: Path) -> Callable[[Path], Any]:
+def _torchscript(network: PolicyNetwork, policy: checkpoint.SavedPolicy, path: Path) -> Callable[[Path], Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is deprecated: the help says so
         buffer = io.BytesIO()  # as above
@@ -208,7 +208,7 @@ def _example() -> Tensor:
     return torch.zeros(2, STACK, FRAME_SIZE, FRAME_SIZE, dtype=torch.uint8)
 
 
-_WRITERS: dict[str, Callable[[PolicyNetwork, checkpoint.Policy, Path], Callable[[Path], Any]]] = {
+_WRITERS: dict[str, Callable[[PolicyNetwork, checkpoint.SavedPolicy, Path], Callable[[Path], Any]]] = {
     "safetensors": _safetensors,
     "pt2": _pt2,
     "torchscript": _torchscript,

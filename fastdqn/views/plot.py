@@ -79,7 +79,7 @@ class Panel:
 
     Attributes:
         title: What is drawn.
-        get: The figure in a row, none where it has none.
+        get: The figure in a row, `None` where it has none.
         evaluations: Whether the rows are those of evaluations.jsonl.
         log: Whether the axis is logarithmic.
     """
@@ -108,7 +108,7 @@ def plot(runs: Sequence[Path], out: Path | None = None) -> Picture:
 
     Args:
         runs: Their folders.
-        out: The picture: .png, .svg or .pdf; curves.png if none, in the run's folder where there is but one.
+        out: The picture: .png, .svg or .pdf; curves.png if `None`, in the run's folder where there is but one.
 
     Raises:
         UserError: A folder is no run or has logged nothing yet, or the picture's name ends otherwise.
@@ -182,7 +182,7 @@ def band(lines: Sequence[Points]) -> tuple[NDArray[np.float64], NDArray[np.float
     """Bring lines to common frames, as far as all of them go.
 
     Returns:
-        The frames [F], and each line's figures there [L, F]; none where they share no frames.
+        The frames [F], and each line's figures there [L, F]; `None` where they share no frames.
     """
     start, end = max(x[0] for x, _ in lines), min(x[-1] for x, _ in lines)
     frames = np.unique(np.concatenate([x for x, _ in lines]))

@@ -87,7 +87,7 @@ def record(
         run: The run; only its folder is needed.
         settings: How it is played and cut.
         which: The checkpoint: `last`, `best` by evaluation, or the frames of one.
-        out: Folder of the films; `video` in the run's if none.
+        out: Folder of the films; `video` in the run's if `None`.
         on_second: Called with the second that was filmed and how many there will be.
 
     Raises:
@@ -118,12 +118,12 @@ def record(
         def draw(shape: tuple[int, ...], pixels: int) -> Film:
             return Film(*titles, names, moments, CONSOLE_FPS / rules.frame_skip, shape, pixels)
 
-        def tell(count: int) -> None:
+        def report(count: int) -> None:
             if on_second and count % CONSOLE_FPS == 0:
                 on_second(count // CONSOLE_FPS, len(moments) * rules.frame_skip // CONSOLE_FPS)
 
         shots = replay(run.config.game, rules, seed, moments)
-        frames = _film(shots, draw, (new_mp4, new_gif), window, scale, tell)
+        frames = _film(shots, draw, (new_mp4, new_gif), window, scale, report)
     return Recording(
         mp4=str(mp4),
         gif=str(gif),
@@ -141,7 +141,7 @@ def record(
 def play(
     game: str,
     rules: EnvConfig,
-    policy: checkpoint.Policy,
+    policy: checkpoint.SavedPolicy,
     epsilon: float,
     seed: int,
     max_seconds: float,
@@ -171,7 +171,7 @@ def play(
 def replay(
     game: str, rules: EnvConfig, seed: int, moments: list[Moment]
 ) -> Iterator[tuple[int, NDArray[np.uint8], float, int]]:
-    """Play the same steps in colour, and look after each whether it is still the same game.
+    """Play the same steps in colour, and check after each that it is still the same game.
 
     Yields:
         For every emulator frame: its step, the picture uint8 [lines, columns, 3], the score, the lives.

@@ -61,7 +61,7 @@ from tests.cli.fakes import FakeTrainer, refused
         ("train Pong-v5 --optimizer.learning-rate nan", ["--optimizer.learning-rate nan: must be"]),
         ("evaluate", ["needs the folder of a run", "fastdqn evaluate RUN"]),
         ("evaluate r --episodes many", ["--episodes many", "a whole number is wanted"]),
-        ("evaluate r --protocol x", ["--protocol x: one of nature, machado, own is wanted"]),
+        ("evaluate r --protocol x", ["--protocol x: one of nature, machado, training is wanted"]),
         ("evaluate r --protocol matchado", ["did you mean machado?"]),
         ("evaluate r --episode 3", ["Did you mean --episodes?"]),
         ("evaluate r --total-timesteps 3", ["no flag --total-timesteps"]),

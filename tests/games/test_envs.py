@@ -257,9 +257,9 @@ def test_the_old_emulator_is_gone_before_the_new_one_comes(monkeypatch):
     assert alive == [False]
 
 
-def test_renewed_games_are_others_and_start_afresh():
+def test_restarted_games_are_others_and_start_afresh():
     """Pong's first screen is always the same; what follows is not."""
-    envs = AtariEnvs("Pong-v5", EnvConfig(num_envs=2, renew_steps=40), seed=5)
+    envs = AtariEnvs("Pong-v5", EnvConfig(num_envs=2, restart_steps=40), seed=5)
     last = []
     envs.reset()
     for generation in (0, 1, 2):

@@ -134,7 +134,7 @@ def run(config: Config, folder: Path) -> dict[str, str]:
         game="Breakout-v5",
         total_frames=8_000,
         log_every_frames=2_000,
-        env=replace(config.env, threads=1, renew_steps=1_000),
+        env=replace(config.env, threads=1, restart_steps=1_000),
         replay=replace(config.replay, capacity=2_000, warmup_steps=1_200),
         learner=replace(config.learner, target_period_updates=TARGET_PERIOD),
         pipeline=replace(config.pipeline, accelerate="eager"),

@@ -38,7 +38,7 @@ def save(folder, frames, keep=3, value=1.0, replay=None):
 
 def save_best(folder, frames, mean):
     weights = {"w": torch.full((2, 3), mean)}
-    policy = checkpoint.Policy(weights, NETWORK, 6, folder, frames)
+    policy = checkpoint.SavedPolicy(weights, NETWORK, 6, folder, frames)
     return checkpoint.save_best(folder, policy, {"frames": frames, "mean": mean})
 
 
@@ -218,7 +218,7 @@ def test_a_best_one_that_cannot_be_removed_is_told(tmp_path, monkeypatch):
     said: list[str] = []
     save_best(tmp_path, 4, 1.0)
     stuck(monkeypatch, "best-000000000004")
-    policy = checkpoint.Policy({"w": torch.ones(1)}, NETWORK, 6, tmp_path, 8)
+    policy = checkpoint.SavedPolicy({"w": torch.ones(1)}, NETWORK, 6, tmp_path, 8)
     path = checkpoint.save_best(tmp_path, policy, {"mean": 2.0}, said.append)
     assert "best-000000000004 cannot be removed" in said[0]
     assert checkpoint.best(tmp_path) == path

@@ -92,8 +92,8 @@ def test_the_protocols_are_what_they_say():
     for protocol in ("nature", "machado"):
         settings, name = resolve(replace(config, evaluation=EvaluationConfig(protocol=protocol)))
         assert (settings, name) == (PROTOCOLS[protocol], protocol)
-    own, name = resolve(replace(config, evaluation=EvaluationConfig(protocol="own")))
-    assert (own.sticky_actions, own.noop_max, own.max_episode_frames, name) == (0.1, 7, 1_000, "own")
+    own, name = resolve(replace(config, evaluation=EvaluationConfig(protocol="training")))
+    assert (own.sticky_actions, own.noop_max, own.max_episode_frames, name) == (0.1, 7, 1_000, "training")
     changed = EvaluationConfig(episodes=5, epsilon=0.05, noop_max=1)
     assert resolve(replace(config, evaluation=changed))[1] == "nature, episodes 5, noop_max 1"
     rules = evaluation.game_rules(config, 3)

@@ -43,7 +43,7 @@ def test_a_small_run_fits_a_small_machine(preset: str) -> None:
     [
         ({"replay__capacity": 2**62}, "replay.capacity"),
         ({"env__num_envs": 4096}, "env.num_envs"),
-        ({"env__renew_steps": 2**62, "total_frames": 2**62}, "env.renew_steps"),
+        ({"env__restart_steps": 2**62, "total_frames": 2**62}, "env.restart_steps"),
         ({"learner__batch_size": 65_536}, "learner.batch_size"),
         ({"network__width": 16}, "network.width"),
         (

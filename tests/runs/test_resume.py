@@ -25,14 +25,14 @@ from fastdqn.runs.trainer import train
 
 
 def tiny(game: str = "Breakout-v5", alpha: float = 0.5, **changes) -> Config:
-    """Two games, some 650 passes; lives, resets, cuts, renewals and a replay that wraps all fall in between."""
+    """Two games, some 650 passes; lives, resets, cuts, restarts and a replay that wraps all fall in between."""
     config = PRESETS["quick"].config
     config = replace(
         config,
         game=game,
         total_frames=5_200,
         log_every_frames=700,
-        env=EnvConfig(num_envs=2, threads=1, max_episode_frames=1_000, renew_steps=900),
+        env=EnvConfig(num_envs=2, threads=1, max_episode_frames=1_000, restart_steps=900),
         replay=ReplayConfig(capacity=600, warmup_steps=60, alpha=alpha),
         network=replace(config.network, width=1 / 16),
         learner=replace(config.learner, batch_size=4, n_step=3, target_period_updates=37),
