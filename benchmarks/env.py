@@ -3,8 +3,9 @@
     python benchmarks/env.py --out benchmarks/results/env.json
 
 Raw EnvPool is its own `send` and `recv` with actions drawn beforehand. Ours chooses random actions in the
-actor, tells real steps from resets, and stores every frame in the replay. Both step the same games, in short
-trials that take turns. Autoreset rows count in both, since EnvPool does not tell them.
+actor, tells real steps from resets, and stores every frame in the replay, by the experience that the trainer
+uses. Both step the same games, in short trials that take turns. Autoreset rows count in both, since EnvPool does
+not report them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import common
@@ -23,8 +23,11 @@ from numpy.typing import NDArray
 
 from fastdqn.algorithm.exploration import Actor
 from fastdqn.config import EnvConfig
+from fastdqn.engine.device import CpuBackend
+from fastdqn.engine.feed import HostFeed
 from fastdqn.games.envs import AtariEnvs
 from fastdqn.replay import ReplayBuffer
+from fastdqn.runs.experience import Pass, ReplayedExperience
 
 
 @dataclass(frozen=True)
@@ -74,21 +77,15 @@ def ours(settings: Settings) -> Iterator[None]:
     envs = AtariEnvs(settings.game, EnvConfig(num_envs=settings.num_envs), seed=1)
     replay = ReplayBuffer(settings.capacity, settings.num_envs)
     actor = Actor(nobody, envs.num_actions, settings.num_envs, seed=1)
+    experience = ReplayedExperience(replay, HostFeed(replay, 32, CpuBackend()))
     observation = envs.reset()
-    store = partial(replay.begin, observation)
+    experience.begin(observation)
     while True:
         action = actor.act(observation, 1.0)
         envs.send(action)
-        store()  # what came back before, while the emulator works: as the trainer does
+        experience.store()  # what came back before, while the emulator works: as the trainer does
         outcome = envs.recv()
-        store = partial(
-            replay.add,
-            action,
-            outcome.observation,
-            outcome.reward,
-            outcome.terminated,
-            outcome.truncated,
-        )
+        experience.add(Pass(action, outcome))
         observation = outcome.observation
         yield
 
