@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from fastdqn.runs.clock import Clock
+from fastdqn.runs.clock import Clock, Marks
 
 
 @pytest.mark.parametrize("steps_per_update", [1, 3, 4, 7])
@@ -41,3 +41,15 @@ def test_restarted_warmup_owes_nothing_at_first():
     assert clock.updates_due() == 0
     clock.add_steps(9)
     assert clock.updates_due() == 2
+
+
+def test_what_follows_frames_is_due_once_for_each_multiple_however_uneven_the_passes():
+    """Fails when a pass that jumps over a multiple is not seen, or one multiple is seen twice."""
+    rng, clock, marks, done = random.Random(3), Clock(4, 0, 4), Marks(), []
+    while clock.frames < 10_000:
+        clock.add_steps(rng.randint(0, 8))
+        if clock.passed(100, since=marks.logged):
+            marks.logged = clock.frames
+            done.append(clock.frames // 100)
+        assert not clock.passed(None, since=0)
+    assert done == list(range(1, 101))
