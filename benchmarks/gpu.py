@@ -27,11 +27,12 @@ import tyro
 from train import Window, figures
 
 from fastdqn.algorithm import layers
+from fastdqn.algorithm.update import Transitions
 from fastdqn.config import Config, LearnerConfig, NetworkConfig, OptimizerConfig, PipelineConfig, Precision
 from fastdqn.engine.acting import ActingNetwork
 from fastdqn.engine.compiling import Acceleration
 from fastdqn.engine.device import Backend, CpuBackend, CudaBackend
-from fastdqn.engine.feed import DeviceFeed, gather_batch
+from fastdqn.engine.feed import PLANNED, DeviceFeed, gather_batch
 from fastdqn.engine.learner import LaunchInputs, Learner
 from fastdqn.presets import PRESETS
 from fastdqn.replay import ReplayBuffer
@@ -139,14 +140,7 @@ class Bench:
         tensors = []
         for _ in range(updates):
             plan = self.replay.plan(batch_size)
-            columns = [
-                plan.obs_frames,
-                plan.action,
-                plan.reward,
-                plan.discount,
-                plan.next_frames,
-                plan.weight,
-            ]
+            columns = [getattr(plan, PLANNED.get(name, name)) for name in Transitions.__annotations__]
             tensors.append(
                 (self.feed.frames, *(torch.from_numpy(c).to(self.backend.device) for c in columns))
             )

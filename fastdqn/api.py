@@ -70,7 +70,7 @@ def train(
 
     Args:
         config: What is to be run; `fastdqn.PRESETS["quick"].config` is one to start from.
-        run_dir: Folder of the run; a new one in `runs/` if none.
+        run_dir: Folder of the run; `None` makes a new one in `runs/`.
         weights: Start from the network of this run or .safetensors file.
         overwrite: Replace the run that is in the folder.
         trackers: `wandb` and `mlflow`: where the rows of the metrics go, too.
@@ -113,7 +113,7 @@ def resume_training(
 
     Args:
         run: Its folder.
-        total_frames: Train to this many frames, counted from the run's beginning; to its own number if none.
+        total_frames: Train to this many frames, counted from the run's beginning; `None` keeps its number.
         inexact: Go on though packages that decide the bits of a run have other versions now.
         report: As in `train`, like the two that follow.
         say: Called with lines for people.
@@ -154,7 +154,7 @@ def evaluate(
     Args:
         run: Its folder.
         checkpoint: `last`, `best` by the evaluations while it trained, or the frames of one.
-        protocol: `nature`, `machado` or `training`: where the values come from that are none; the run's if none.
+        protocol: `nature`, `machado` or `training`: of the values that are `None`; `None` is the run's.
         episodes: Games to play.
         epsilon: Probability of a random action.
         max_episode_frames: A game is cut after this many frames; its score counts.
@@ -233,7 +233,7 @@ def plot(runs: PathLike | Sequence[PathLike], out: PathLike | None = None) -> Pi
 
     Args:
         runs: Their folders.
-        out: The picture, .png, .svg or .pdf; curves.png if none, in the run's folder where there is but one.
+        out: The picture, .png, .svg or .pdf; `None` is curves.png, in the run's folder where there is but one.
 
     Returns:
         The picture's name, and a line for each curve.
@@ -260,7 +260,7 @@ def export(
         run: Its folder.
         format: `safetensors` (read it with `load_policy`), `pt2` (`torch.export.load(path).module()`) or
             `torchscript` (`torch.jit.load(path)`).
-        out: The file; `policy` in the run's folder, with the format's usual ending, if none.
+        out: The file; `None` is `policy` in the run's folder, with the format's usual ending.
         checkpoint: As in `evaluate`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a run is: frozen dataclasses with units in their names, one `validate` that tells every problem at once.
+"""What a run is: frozen dataclasses with units in their names, one `validate` that reports every problem at once.
 
 Words used throughout: a *frame* is an emulator frame (60 a second on the console), a *step* is one action of
 one environment (`frame_skip` frames), an *update* is one optimizer step on one batch.
@@ -257,7 +257,7 @@ class Config:
     def validate(self) -> list[str]:
         """Return every problem of the values, each as `name = value: what is wanted`; empty when all is well.
 
-        Whether the game exists and whether the memory suffices is asked where it is known, in `runs/checks.py`.
+        Whether the game exists and whether the memory suffices is checked where it is known, in `runs/checks.py`.
         """
         return problems_of(self) or self._conflicts()
 
@@ -356,7 +356,7 @@ class OlderConfigError(ValueError):
 
 
 def moved(names: Iterable[str]) -> list[str]:
-    """Return, for each of the names that older versions had, a sentence that tells the new one."""
+    """Return, for each of the names that older versions had, a sentence with the new one."""
     found = [(name, *MOVED[name]) for name in names if name in MOVED]
     return [f"{old} is {new} now" + (f", and {note}" if note else "") for old, new, note in found]
 
@@ -377,7 +377,7 @@ def problems_of(settings: Any) -> list[str]:
 
 
 def _problem(name: str, value: Any, hint: Any) -> str | None:
-    """Return what is wrong with a value, none if nothing is."""
+    """Return what is wrong with a value, `None` if nothing is."""
     limit = limit_of(hint)
     try:
         checked(value, hint, name)
@@ -409,7 +409,7 @@ def differences(one: Any, other: Any) -> dict[str, tuple[Any, Any]]:
     return {name: (value, theirs[name]) for name, value in ours.items() if value != theirs[name]}
 
 
-def told(found: dict[str, tuple[Any, Any]]) -> str:
+def in_words(found: dict[str, tuple[Any, Any]]) -> str:
     """Return differences for people, the first five of them."""
     parts = [f"{name} {one} instead of {other}" for name, (one, other) in found.items()]
     return ", ".join(parts[:5]) + (f", and {len(parts) - 5} more" if parts[5:] else "")

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import pytest
 
-from fastdqn.config import Config, EnvConfig, LearnerConfig, OptimizerConfig, differences, leaves, told
+from fastdqn.config import Config, EnvConfig, LearnerConfig, OptimizerConfig, differences, in_words, leaves
 from fastdqn.limits import Names, Pattern, Range, limit_of
 from fastdqn.presets import PRESETS
 
@@ -221,5 +221,5 @@ def test_two_configurations_are_told_apart_by_their_fields():
     changed = replace(quick, seed=2, optimizer=replace(quick.optimizer, max_grad_norm=10.0))
     found = differences(changed, quick)
     assert found == {"seed": (2, 1), "optimizer.max_grad_norm": (10.0, None)}
-    assert told(found) == "seed 2 instead of 1, optimizer.max_grad_norm 10.0 instead of None"
-    assert told(differences(PRESETS["nature"].config, quick)).endswith(" more")
+    assert in_words(found) == "seed 2 instead of 1, optimizer.max_grad_norm 10.0 instead of None"
+    assert in_words(differences(PRESETS["nature"].config, quick)).endswith(" more")

@@ -28,7 +28,8 @@ _STORES_IN_FLIGHT = 3
 _CHUNK = 4096
 
 _FIELDS = tuple(Transitions.__annotations__)
-_PIXELS = ("obs", "next_obs")
+PLANNED = {"obs": "obs_frames", "next_obs": "next_frames"}
+"""The fields that are pixels, each with the field of a plan that has their frames' slots."""
 _COLUMNS = {
     name: torch.from_numpy(np.empty(0, dtype)).dtype for name, dtype in COLUMNS.items() if name in _FIELDS
 }
@@ -142,7 +143,7 @@ class _Feed:
         self._replay, self._backend, self._size = replay, backend, batch_size
         self._lag_launches = queueing.priority_lag_updates // queueing.updates
         columns = {name: ((batch_size,), dtype) for name, dtype in _COLUMNS.items()}
-        self._layout = {**dict.fromkeys(_PIXELS, pixels), **columns}
+        self._layout = {**dict.fromkeys(PLANNED, pixels), **columns}
         count = queueing.updates
         size = count * sum(_padded(shape, dtype) for shape, dtype in self._layout.values())
         slots = 1 if backend.shares_memory else queueing.in_flight
@@ -342,8 +343,8 @@ class DeviceFeed(_Feed):
         self._backend.synchronize()
 
     def _fill(self, fields: dict[str, NDArray[Any]], row: NDArray[np.int64], beta: float) -> None:
-        numbers = {"obs_frames": fields.pop("obs"), "next_frames": fields.pop("next_obs")}
-        self._replay.plan(self._size, beta=beta, out=Plan(**numbers, **fields, row=row))
+        planned = {PLANNED.get(name, name): field for name, field in fields.items()}
+        self._replay.plan(self._size, beta=beta, out=Plan(**planned, row=row))
 
 
 def gather_batch(frames: Tensor, *planned: Tensor) -> Transitions:
@@ -354,7 +355,7 @@ def gather_batch(frames: Tensor, *planned: Tensor) -> Transitions:
         planned: The batch's fields in their order; for pixels int64 [B, stack], the slots of their frames.
     """
     named = dict(zip(_FIELDS, planned, strict=True))
-    return Transitions(**{name: frames[value] if name in _PIXELS else value for name, value in named.items()})
+    return Transitions(**{name: frames[value] if name in PLANNED else value for name, value in named.items()})
 
 
 def _padded(shape: tuple[int, ...], dtype: torch.dtype) -> int:

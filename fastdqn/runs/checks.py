@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastdqn.algorithm.networks import STACK
-from fastdqn.config import Config, differences, told
+from fastdqn.config import Config, differences, in_words
 from fastdqn.engine import device as devices
 from fastdqn.errors import UserError
 from fastdqn.games.envs import game_names, num_actions
@@ -74,8 +74,8 @@ def check_played(policy: checkpoint.SavedPolicy, config: Config) -> None:
     differing = differences(policy.network, config.network)
     if differing:
         raise UserError(
-            f"{policy.source} is of another network than config.json names: {told(differing)}; one of the two was "
-            "changed."
+            f"{policy.source} is of another network than config.json names: {in_words(differing)}; one of the "
+            "two was changed."
         )
     check_policy(policy, config, num_actions(config.game, config.env))
 
@@ -90,7 +90,7 @@ def check_policy(policy: checkpoint.SavedPolicy, config: Config, num_actions: in
     if differing:
         flags = " ".join(_flag("network", name, theirs) for name, (theirs, _) in differing.items())
         raise UserError(
-            f"{policy.source} is of another network than this run's: {told(differing)}.\n"
+            f"{policy.source} is of another network than this run's: {in_words(differing)}.\n"
             f"Add {flags}, or name the preset it was trained with."
         )
     if policy.num_actions != num_actions:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastdqn.config import CheckpointConfig, Config, EvaluationConfig, differences, told
+from fastdqn.config import CheckpointConfig, Config, EvaluationConfig, differences, in_words
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.json_files import checked, shown
 from fastdqn.runs import checkpoint
@@ -106,7 +106,7 @@ def load(run: RunFolder, *, inexact: bool = False) -> Checkpoint:
     if differing:
         raise UserError(
             f"{saved.path} is of a run with another configuration than {run.path / 'config.json'}: "
-            f"{told(differing)}.\n"
+            f"{in_words(differing)}.\n"
             "Start a new run from its weights: fastdqn train GAME --weights " + str(saved.path)
         )
     if saved.state["frames"] >= run.config.total_frames:
