@@ -33,6 +33,7 @@ from fastdqn.engine.draws import DrawBuffer
 
 _READS_IN_FLIGHT = 4
 _ALIGNED = 16  # float32 numbers: 64 bytes
+_COMPUTE_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Learner:
     ) -> None:
         self.backend = backend or CpuBackend()
         device = self.backend.device
-        dtype = torch.bfloat16 if config.pipeline.precision == "bf16" else torch.float32
+        dtype = _COMPUTE_DTYPES[config.pipeline.precision]
         module = QNetwork(
             config.network, num_actions, compute_dtype=dtype, generator=torch.Generator().manual_seed(seed)
         )

@@ -42,9 +42,10 @@ PROTOCOLS: dict[ProtocolName, EvaluationConfig] = {
         noop_max=1,
         sticky_actions=0.25,
     ),
-    # The run's own environment settings.
     "training": EvaluationConfig(protocol="training", episodes=30, epsilon=0.05),
 }
+GAME_RULES = ("max_episode_frames", "noop_max", "sticky_actions")
+"""The settings of the games, which a protocol may leave to those that the run was trained with."""
 
 
 @dataclass(frozen=True)
@@ -225,13 +226,8 @@ def resolve(config: Config) -> tuple[EvaluationConfig, str]:
     """Return an evaluation's settings, those of its protocol filled in, and a name that says what was changed."""
     chosen, env = config.evaluation, config.env
     protocol = PROTOCOLS[chosen.protocol]
-    if chosen.protocol == "training":
-        protocol = replace(
-            protocol,
-            max_episode_frames=env.max_episode_frames,
-            noop_max=env.noop_max,
-            sticky_actions=env.sticky_actions,
-        )
+    open_rules = [name for name in GAME_RULES if getattr(protocol, name) is None]
+    protocol = replace(protocol, **{name: getattr(env, name) for name in open_rules})
     changed = {name: value for name, value in given(chosen).items() if value != getattr(protocol, name)}
     changes = "".join(f", {name} {value:g}" for name, value in changed.items())
     return replace(protocol, **changed), chosen.protocol + changes
