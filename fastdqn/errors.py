@@ -4,9 +4,10 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user asked for cannot be done; the message says what, where, why and what to type.
+    """Something the user asked for cannot be done; the message says what, where, why and what to do.
 
-    The command line prints it without a traceback and exits with 2.
+    It names fields and arguments, `seed = -1: must be ...`, and in backquotes what helps, `overwrite = True`. The
+    command line prints it with the flags that stand for them, without a traceback, and exits with 2.
     """
 
 
@@ -23,7 +24,7 @@ def cause_of_failure(error: Exception) -> str | None:
     if isinstance(error, ValueError) and str(error).startswith("priority: "):  # what a replay says to nan
         return (
             "a TD error is not finite any more: the run has diverged.\n"
-            "A smaller --optimizer.learning-rate may help."
+            "A smaller `optimizer.learning_rate` may help."
         )
     # torch raises a RuntimeError of its own on a GPU, and a plain one on a CPU.
     said = str(error)
@@ -32,6 +33,6 @@ def cause_of_failure(error: Exception) -> str | None:
     ):
         return (
             f"out of memory: {said.splitlines()[0] if said else 'the system has no more'}\n"
-            "A smaller --replay.capacity, --learner.batch-size or --env.num-envs needs less."
+            "A smaller `replay.capacity`, `learner.batch_size` or `env.num_envs` needs less."
         )
     return None

@@ -12,14 +12,14 @@ from fastdqn.errors import UserError
 
 
 @contextmanager
-def new_file(path: Path, flag: str) -> Iterator[Path]:
+def new_file(path: Path, name: str) -> Iterator[Path]:
     """Make an empty file beside `path`; it takes that name when the block ends without an error, else it goes.
 
     Folders above it are made, and go again with it. A link is followed, so that what it points to is replaced.
 
     Args:
         path: The file that is wanted; one that exists is replaced.
-        flag: What the user calls it.
+        name: Of the argument that names it.
 
     Yields:
         The path to write to. Its name has no ending.
@@ -33,7 +33,7 @@ def new_file(path: Path, flag: str) -> Iterator[Path]:
     try:
         if path.exists() and not path.is_file():
             what = "a folder" if path.is_dir() else "no file but a device or a pipe"
-            raise UserError(f"{flag} {path}: that is {what}, and the name of a file is wanted.")
+            raise UserError(f"{name} = {path}: that is {what}, and the name of a file is wanted.")
         final = Path(os.path.realpath(path))
         new_folders = [folder for folder in final.parents if not folder.exists()]
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def new_file(path: Path, flag: str) -> Iterator[Path]:
         reason = error.strerror or next(iter(str(error).splitlines()), type(error).__name__)
         if isinstance(error, FileExistsError):  # what mkdir says
             reason = f"{error.filename} is no folder"
-        raise UserError(f"{flag} {path}: cannot be written: {reason}.") from error
+        raise UserError(f"{name} = {path}: cannot be written: {reason}.") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

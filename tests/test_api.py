@@ -162,6 +162,10 @@ def test_a_run_goes_on_and_grows(tiny_run, tmp_path):
 def test_evaluation_is_the_commands(tiny_run):
     result = fastdqn.evaluate(str(tiny_run.path), episodes=2, epsilon=0.5, seed=3)
     assert result == evaluation.evaluate(tiny_run, EvaluationSettings(episodes=2, epsilon=0.5), seed=3)
+    with pytest.raises(UserError, match=r"^seed = -1: must be a whole number from 0 to 2147483647$"):
+        fastdqn.evaluate(tiny_run.path, seed=-1)
+    with pytest.raises(UserError, match=r"^epsilon = 2: must be from 0 to 1\nnoop_max = 0: must be"):
+        fastdqn.evaluate(tiny_run.path, epsilon=2, noop_max=0)
     for function in (fastdqn.evaluate, fastdqn.record, fastdqn.plot, fastdqn.export):
         with pytest.raises(UserError, match="nowhere is not a run"):
             function("nowhere")

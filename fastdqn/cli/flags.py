@@ -34,7 +34,7 @@ def in_flags(message: str, words: Sequence[str] = ()) -> str:
     for flag in (word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")):
         field = ALIASES.get(flag, flag).removeprefix("--").replace("-", "_")
         # What follows a colon is in the file that stands before it. Names without a dot are everyday words, too.
-        before = r"(?<![\w.])(?<!: )" if "." in field else "^"
+        before = r"(?<![\w.`])(?<!: )" if "." in field else "^"
         message = re.sub(f"{before}{re.escape(field)} = ", f"{flag} ", message, flags=re.MULTILINE)
     return _PYTHON.sub(lambda found: _typed(found[1]) or found[0], message)
 

@@ -133,7 +133,7 @@ def _feed(config: Config, replay: ReplayBuffer, device: devices.Backend) -> Feed
     if resident and free is not None and needed > free:
         raise UserError(
             f"pipeline.frames_on = 'cuda': {replay.capacity:,} frames take {needed / 2**30:.1f} GiB, and the GPU "
-            f"has {free / 2**30:.1f} GiB free; try --pipeline.frames-on host"
+            f"has {free / 2**30:.1f} GiB free; try `pipeline.frames_on = 'host'`"
         )
     feed = DeviceFeed if resident else HostFeed
     return feed(replay, config.learner.batch_size, device, queueing)

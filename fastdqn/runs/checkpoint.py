@@ -231,7 +231,7 @@ def choose(folder: Path, which: str | int) -> Path:
         if path is None:
             raise UserError(
                 f"{folder} has no best checkpoint: the run was not evaluated while it trained "
-                "(--evaluate-every-frames). Name last, or the frames of a checkpoint."
+                "(`evaluation.every_frames`). Name last, or the frames of a checkpoint."
             )
         return path
     frames = {int(path.name.rpartition("-")[2]): path for path in (*find(folder, _BEST), *find(folder))}
@@ -269,7 +269,7 @@ def load(path: Path) -> Checkpoint:
         raise UserError(
             f"{file} has format {state['format']}, of {age} fastdqn; this one reads format {FORMAT}.\n"
             "Go on with the fastdqn that wrote it, or start a new run from its weights: "
-            f"fastdqn train GAME --weights {path}"
+            f"`train(..., weights={str(path)!r})`"
         )
     if f"{_CHECKPOINT}{state['frames']:012d}" != path.name:
         raise UserError(f"{path} holds the checkpoint of frame {state['frames']}: it was renamed.")

@@ -88,24 +88,16 @@ def check_policy(policy: checkpoint.SavedPolicy, config: Config, num_actions: in
     """
     differing = differences(policy.network, config.network)
     if differing:
-        flags = " ".join(_flag("network", name, theirs) for name, (theirs, _) in differing.items())
+        settings = " ".join(f"`network.{name} = {theirs!r}`" for name, (theirs, _) in differing.items())
         raise UserError(
             f"{policy.source} is of another network than this run's: {in_words(differing)}.\n"
-            f"Add {flags}, or name the preset it was trained with."
+            f"Set {settings}, or name the preset it was trained with."
         )
     if policy.num_actions != num_actions:
         raise UserError(
             f"{policy.source} knows {policy.num_actions} actions, {config.game} has {num_actions}: it was "
             "trained on another game or action set."
         )
-
-
-def _flag(group: str, name: str, value: object) -> str:
-    """Return how a value is given on the command line."""
-    hyphened = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{group}.{'' if value else 'no-'}{hyphened}"
-    return f"--{group}.{hyphened} {value}"
 
 
 def check_evaluation(config: Config) -> None:
@@ -158,7 +150,7 @@ def _protocol_problems(config: Config) -> list[str]:
         return []
     return [
         "evaluation.protocol = machado: it is for policies that choose among all 18 actions; train one with "
-        "--env.full-action-set, or take the protocol training with sticky actions 0.25"
+        "`env.full_action_set = True`, or take the protocol training with sticky actions 0.25"
     ]
 
 
@@ -172,7 +164,7 @@ def _device_problems(config: Config, device: devices.Backend | None) -> list[str
     }
     return [
         f"{name} = {value!r}: needs a CUDA GPU, and PyTorch sees none here (`fastdqn info` tells); "
-        f"try --{name.replace('_', '-')} {instead}"
+        f"try `{name} = {instead!r}`"
         for name, (value, wanted, instead) in wants.items()
         if value == wanted
     ]

@@ -87,7 +87,7 @@ class RunFolder:
         """
         if overwrite and weights and weights.resolve().is_relative_to(path.resolve()):
             raise UserError(
-                f"{weights} lies in {path}, which --overwrite would remove. Choose another --run-dir."
+                f"{weights} lies in {path}, which `overwrite` would remove. Choose another `run_dir`."
             )
         run = cls(path, config)
         try:
@@ -121,7 +121,7 @@ class RunFolder:
             if not file.is_file():
                 what = "has no config.json" if path.exists() else "does not exist"
                 raise UserError(
-                    f"{path} is not a run: it {what}. `fastdqn train` names the run folder when it starts."
+                    f"{path} is not a run: it {what}. Training names the run's folder when it starts."
                 )
             config = Config.from_json(read_text(file))
         except OSError as error:
@@ -129,7 +129,7 @@ class RunFolder:
         except OlderConfigError as error:
             raise UserError(
                 f"{file}: {error}.\nGo on with the fastdqn that wrote it (meta.json names it), or start a new run "
-                f"from its weights: fastdqn train GAME --weights {path}"
+                f"from its weights: `train(..., weights={str(path)!r})`"
             ) from None
         except ValueError as error:
             raise UserError(f"{file} cannot be read: {error}") from None
@@ -240,7 +240,7 @@ class RunFolder:
 
 
 def _what_goes(path: Path, overwrite: bool) -> list[Path]:
-    """Return what `--overwrite` removes of a folder, files before the folders that they lie in.
+    """Return what `overwrite` removes of a folder, files before the folders that they lie in.
 
     The lock stays, because it is held, and config.json, which is replaced as the last: a kill in between leaves
     what is still known as a run.
@@ -252,21 +252,21 @@ def _what_goes(path: Path, overwrite: bool) -> list[Path]:
         return []
     if not overwrite:
         raise UserError(
-            f"{path} exists already.\nContinue it with --resume {path}, replace it with --overwrite, "
-            "or choose another --run-dir."
+            f"{path} exists already.\nContinue it with `resume_training({str(path)!r})`, replace it with "
+            "`overwrite = True`, or choose another `run_dir`."
         )
     if path.is_symlink():
-        raise UserError(f"{path} is a link, so --overwrite leaves it alone. Name the folder itself.")
+        raise UserError(f"{path} is a link, so `overwrite` leaves it alone. Name the folder itself.")
     if not _is_run(path):
         raise UserError(
-            f"{path} is not a run (it has no config.json of one), so --overwrite leaves it alone."
+            f"{path} is not a run (it has no config.json of one), so `overwrite` leaves it alone."
         )
     own, foreign = _sorted_out(path)
     if foreign:
         names = ", ".join(str(name) for name in foreign[:5]) + (", ..." if len(foreign) > 5 else "")
         raise UserError(
-            f"{path} has files that fastdqn did not write ({names}), so --overwrite leaves it alone.\n"
-            "Move them away, or choose another --run-dir."
+            f"{path} has files that fastdqn did not write ({names}), so `overwrite` leaves it alone.\n"
+            "Move them away, or choose another `run_dir`."
         )
     return [path / name for name in own if str(name) not in (LOCK, "config.json")]
 

@@ -89,8 +89,8 @@ class Keeping:
         if not left:
             return "No checkpoint had been saved."
         return (
-            f"The last good checkpoint is {left[-1]}; to go on from it, type:\n"
-            f"fastdqn train --resume {self._run.path}"
+            f"The last good checkpoint is {left[-1]}; to go on from it:\n"
+            f"`resume_training({str(self._run.path)!r})`"
         )
 
     def _save(self, final: bool = False) -> None:

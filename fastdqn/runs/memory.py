@@ -130,7 +130,7 @@ def _too_much(needs: Sequence[Need], available: int | None, where: str) -> list[
     there = f"and {where} has {_gib(available)} to spare"
     alone = [
         f"{need.setting} = {need.value:.15g}: {need.how} = {_gib(need.size)}, {there}; "
-        f"try --{need.setting.replace('_', '-')} {need.fitting(available)}"
+        f"try `{need.setting} = {need.fitting(available)}`"
         for need in needs
         if need.size > available
     ]

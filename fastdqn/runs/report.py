@@ -129,7 +129,7 @@ class Report:
         if self._means and not math.isfinite(self._means["loss"]):
             raise RunFailedError(
                 f"the loss is {self._means['loss']} at frame {row.frames}: the run has diverged.\n"
-                "A smaller --optimizer.learning-rate may help."
+                "A smaller `optimizer.learning_rate` may help."
             )
 
     def write_evaluation(self, scores: Mapping[str, Any]) -> None:
@@ -268,6 +268,6 @@ def replay_note(config: Config) -> str:
     if keeps_replay(config):
         return f"the newest checkpoint keeps the replay ({size}): resuming is exact"
     return (
-        f"checkpoints leave the replay out ({size}; --checkpoint.replay on keeps it): "
+        f"checkpoints leave the replay out ({size}; `checkpoint.replay = 'on'` keeps it): "
         "a resumed run fills it anew, with other games"
     )

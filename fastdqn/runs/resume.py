@@ -107,12 +107,12 @@ def load(run: RunFolder, *, inexact: bool = False) -> Checkpoint:
         raise UserError(
             f"{saved.path} is of a run with another configuration than {run.path / 'config.json'}: "
             f"{in_words(differing)}.\n"
-            "Start a new run from its weights: fastdqn train GAME --weights " + str(saved.path)
+            f"Start a new run from its weights: `train(..., weights={str(saved.path)!r})`"
         )
     if saved.state["frames"] >= run.config.total_frames:
         raise UserError(
             f"{run.path} is complete: it has played its {run.config.total_frames:,} frames.\n"
-            "Play on with a larger --total-frames, or start anew from its weights with --weights."
+            "Play on with a larger `total_frames`, or start anew from its weights with `weights`."
         )
     if saved.replay and not inexact:  # without the replay other games follow anyway
         _check_versions(run, saved)
@@ -132,8 +132,8 @@ def _check_versions(run: RunFolder, saved: Checkpoint) -> None:
         was, has = (", ".join(f"{name} {of[name]}" for name in changed) for of in (then, now))
         raise UserError(
             f"{saved.path} was saved with {was}; here is {has}.\n"
-            "The run would not go on as it would have there. Install what it was saved with, or type:\n"
-            f"fastdqn train --resume {run.path} --inexact"
+            "The run would not go on as it would have there. Install what it was saved with, or go on all the "
+            f"same:\n`resume_training({str(run.path)!r}, inexact=True)`"
         )
 
 

@@ -123,7 +123,7 @@ def check(names: Sequence[str]) -> None:
     """
     for name in names:
         if name not in _CLIENTS:
-            raise UserError(f"tracker {name!r}: must be one of {', '.join(_CLIENTS)}")
+            raise UserError(f"trackers = {name!r}: must be one of {', '.join(_CLIENTS)}")
         if importlib.util.find_spec(name) is None:
             raise UserError(f'{name} is not installed.\n  Type: pip install "fastdqn[{name}]"')
     if "wandb" in names:

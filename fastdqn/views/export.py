@@ -120,11 +120,11 @@ def export(
         RunFailedError: The file's values differ from those of the run's network.
     """
     if format not in get_args(PolicyFormat):
-        raise UserError(f"--format {format}: must be one of {', '.join(get_args(PolicyFormat))}")
+        raise UserError(f"format = {format!r}: must be one of {', '.join(get_args(PolicyFormat))}")
     policy = load_played(run, which)
     network = policy_network(policy)
     path = out or run.path / f"policy{_SUFFIX[format]}"
-    with new_file(path, "--out") as temporary:
+    with new_file(path, "out") as temporary:
         load = _WRITERS[format](network, policy, temporary)
         frames = real_frames(run.config, _CHECKED_STEPS)
         difference = largest_difference(network, load(temporary), frames)

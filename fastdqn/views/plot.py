@@ -116,9 +116,9 @@ def plot(runs: Sequence[Path], out: Path | None = None) -> Picture:
     if out is None:
         out = (runs[0] if len(runs) == 1 else Path()) / "curves.png"
     if out.suffix.lower() not in SUFFIXES:
-        raise UserError(f"--out {out}: the name must end in {', '.join(SUFFIXES)}")
+        raise UserError(f"out = {out}: the name must end in {', '.join(SUFFIXES)}")
     groups = group_by_configuration([read(path) for path in runs])
-    with new_file(out, "--out") as temporary:
+    with new_file(out, "out") as temporary:
         draw(groups).savefig(temporary, dpi=120, format=out.suffix[1:].lower())
     return Picture(str(out), [_label(name, group) for name, group in groups.items()])
 

@@ -105,7 +105,7 @@ def record(
     )
     stem = (out or run.path / "video") / f"{policy.source.parent.name}-seed{seed}"
     mp4, gif = Path(f"{stem}.mp4"), Path(f"{stem}.gif")
-    with new_file(mp4, "--out") as new_mp4, new_file(gif, "--out") as new_gif:
+    with new_file(mp4, "out") as new_mp4, new_file(gif, "out") as new_gif:
         moments, game_over = play(run.config.game, rules, policy, epsilon, seed, settings.max_seconds)
         start, end = settings.gif_start, settings.gif_start + settings.gif_seconds
         window = (round(start * CONSOLE_FPS), round(end * CONSOLE_FPS))
@@ -317,8 +317,9 @@ def _check_stills(seconds: float, scale: int) -> None:
     pixels = max(2, scale - 1)
     needed = int(seconds * GIF_FPS) * 2 * _COLUMNS * _LINES * pixels**2 * _BYTES_PER_PIXEL
     if there is not None and needed > there:
+        fitting = max(0.1, seconds * there / needed / 2)
         raise UserError(
-            f"--gif-seconds: {seconds * GIF_FPS:.0f} pictures of {2 * _COLUMNS * pixels} x "
+            f"gif_seconds = {seconds:g}: {seconds * GIF_FPS:.0f} pictures of {2 * _COLUMNS * pixels} x "
             f"{_LINES * pixels} pixels x {_BYTES_PER_PIXEL} bytes = {needed / 2**30:.1f} GiB, and this machine "
-            f"has {there / 2**30:.1f} GiB to spare; try --gif-seconds {max(0.1, seconds * there / needed / 2):.2g}"
+            f"has {there / 2**30:.1f} GiB to spare; try `gif_seconds = {fitting:.2g}`"
         )

@@ -458,5 +458,5 @@ def test_frames_go_where_they_fit_and_that_is_said(free, setting, resident):
 def test_frames_that_do_not_fit_are_refused():
     config = small()
     config = replace(config, pipeline=replace(config.pipeline, frames_on="cuda"))
-    with pytest.raises(UserError, match=r"the GPU has 0\.0 GiB free; try --pipeline\.frames-on host"):
+    with pytest.raises(UserError, match=r"the GPU has 0\.0 GiB free; try `pipeline\.frames_on = 'host'`"):
         build.build(Checked(config, Roomy(10**6)))

@@ -311,7 +311,7 @@ def test_the_best_stays_alone_and_is_named(tmp_path):
 
 def test_no_best_is_said(tmp_path):
     save(tmp_path, 4)
-    with pytest.raises(UserError, match="--evaluate-every-frames"):
+    with pytest.raises(UserError, match=r"`evaluation\.every_frames`"):
         checkpoint.choose(tmp_path, "best")
 
 
@@ -371,7 +371,7 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
         ),
         (
             '{"format": 3, "frames": 4}',
-            "format 3, of an older fastdqn; .*\n.*: fastdqn train GAME --weights ",
+            "format 3, of an older fastdqn; .*\n.*: `train\\(\\.\\.\\., weights=",
         ),
     ],
 )

@@ -94,7 +94,7 @@ def test_the_folder_of_an_older_version_is_refused_with_what_to_do(run: RunFolde
     lines = str(refused.value).splitlines()
     assert lines[0].startswith(f"{file}: this is a configuration of an older fastdqn: learner.")
     assert lines[0].endswith(" now (and 8 more).")
-    assert lines[1].endswith(f"fastdqn train GAME --weights {run.path}")
+    assert lines[1].endswith(f"`train(..., weights={str(run.path)!r})`")
 
 
 def test_a_run_that_another_process_trains_is_refused_and_left_as_it_is(run: RunFolder) -> None:
@@ -326,7 +326,7 @@ def test_overwrite_keeps_a_run_whose_weights_the_new_one_starts_from(
     put(tmp_path, "other/metrics.jsonl", "run/metrics.jsonl")
     before = everything(run.path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=f"{weights} lies in run, which --overwrite would remove"):
+    with pytest.raises(UserError, match=f"{weights} lies in run, which `overwrite` would remove"):
         RunFolder.create(Path("run"), CONFIG, overwrite=True, weights=Path(weights))
     assert everything(run.path) == before
     RunFolder.create(Path("run"), CONFIG, overwrite=True, weights=Path("other"))

@@ -166,7 +166,7 @@ def test_the_log_says_what_becomes_of_the_replay(setting, capacity, kept):
     config = replace(tiny(), replay=ReplayConfig(capacity=capacity))
     config = replace(config, checkpoint=CheckpointConfig(replay=setting))
     assert build.keeps_replay(config) is kept
-    assert ("resuming is exact" if kept else "--checkpoint.replay on") in report.replay_note(config)
+    assert ("resuming is exact" if kept else "`checkpoint.replay = 'on'`") in report.replay_note(config)
     if capacity == 1_000_000:
         assert "up to 7,090 MB" in report.replay_note(config)
 
@@ -240,7 +240,7 @@ def test_another_version_is_named_and_taken_only_when_that_is_wanted(package, st
     here = versions()[package]
     path = edit_versions(stopped, lambda state: state["versions"].update({package: "2.11.0+cu128"}))
     wanted = (
-        f"(?s){path} was saved with {package} 2.11.0.cu128; here is {package} {re.escape(here)}.*--inexact"
+        f"(?s){path} was saved with {package} 2.11.0.cu128; here is {package} {re.escape(here)}.*inexact=True"
     )
     with pytest.raises(UserError, match=wanted):
         train(RunFolder.open(stopped.path), resume=True)
@@ -368,7 +368,7 @@ def test_what_ends_a_run_names_the_last_good_checkpoint(error, wanted, tmp_path,
     monkeypatch.setattr(envs.AtariEnvs, "recv", recv)
     run = RunFolder.create(tmp_path / "r", tiny())
     with pytest.raises(
-        RunFailedError, match=f"(?s){wanted}.*frame-00000000150.*fastdqn train --resume {run.path}"
+        RunFailedError, match=rf"(?s){wanted}.*frame-00000000150.*`resume_training\('{run.path}'\)`"
     ):
         train(run)
 

@@ -19,7 +19,7 @@ pytest.importorskip("envpool")
 from safetensors.torch import load_file
 
 import fastdqn
-from fastdqn.config import CheckpointConfig, Config, EnvConfig, ReplayConfig
+from fastdqn.config import CheckpointConfig, Config, EnvConfig, EvaluationSettings, ReplayConfig
 from fastdqn.engine.device import Backend
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.presets import PRESETS
@@ -200,7 +200,7 @@ def test_training_starts_from_given_weights(finished, tmp_path):
 
 def test_weights_of_another_network_are_refused_with_the_flags_to_type(finished, tmp_path):
     config = replace(small(), network=replace(small().network, width=0.25, dueling=False))
-    with pytest.raises(UserError, match=r"--network\.width 0\.0625 --network\.dueling"):
+    with pytest.raises(UserError, match=r"`network\.width = 0\.0625` `network\.dueling = True`"):
         go(tmp_path / "x", config, weights=finished.path)
 
 
@@ -256,9 +256,10 @@ def test_nothing_is_trained_unchecked_and_nothing_is_checked_twice(tmp_path, mon
 
 
 def test_evaluation_is_repeatable_and_counts_whole_games(finished):
-    first = evaluate(finished, episodes=5, epsilon=0.5, max_episode_frames=2_000, seed=3)
-    assert evaluate(finished, episodes=5, epsilon=0.5, max_episode_frames=2_000, seed=3) == first
-    assert evaluate(finished, episodes=5, epsilon=0.5, max_episode_frames=2_000, seed=4) != first
+    settings = EvaluationSettings(episodes=5, epsilon=0.5, max_episode_frames=2_000)
+    first = evaluate(finished, settings, seed=3)
+    assert evaluate(finished, settings, seed=3) == first
+    assert evaluate(finished, settings, seed=4) != first
     row = first.row()
     assert len(row["returns"]) == len(row["lengths_frames"]) == 5
     assert max(row["lengths_frames"]) <= 2_000
@@ -269,7 +270,7 @@ def test_evaluation_needs_nothing_but_the_folder(finished, tmp_path):
     moved = tmp_path / "elsewhere"
     finished.path.rename(moved)
     try:
-        evaluate(RunFolder.open(moved), episodes=1, epsilon=1.0)
+        evaluate(RunFolder.open(moved), EvaluationSettings(episodes=1, epsilon=1.0))
     finally:
         moved.rename(finished.path)
 
@@ -278,12 +279,12 @@ def test_evaluation_needs_nothing_but_the_folder(finished, tmp_path):
     "bad", [{"episodes": 0}, {"epsilon": 1.5}, {"epsilon": float("nan")}, {"seed": -1}], ids=str
 )
 def test_evaluation_refuses_bad_numbers(finished, bad):
-    with pytest.raises(UserError, match="--" + next(iter(bad))):
-        evaluate(finished, **bad)
+    with pytest.raises(UserError, match=f"^{next(iter(bad))} = "):
+        fastdqn.evaluate(finished.path, **bad)
 
 
 def test_an_existing_folder_is_not_written_over(finished, tmp_path):
-    with pytest.raises(UserError, match=r"--resume .* --overwrite"):
+    with pytest.raises(UserError, match=r"(?s)`resume_training\(.*`overwrite = True`"):
         RunFolder.create(finished.path, small())
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.txt").write_text("precious")
@@ -360,13 +361,13 @@ def test_a_run_whose_folder_is_removed_is_saved_beside_it_and_fails(remove, tmp_
         (run.path / "config.json").unlink()
 
     gone = once(1_000, content if remove == "content" else lambda: shutil.rmtree(run.path))
-    wanted = r"(?s)r was removed while it was trained\n.*--resume \S+r-rescued-"
+    wanted = r"(?s)r was removed while it was trained\n.*`resume_training\('\S+r-rescued-"
     with pytest.raises(RunFailedError, match=wanted) as error:
         train(run, report=gone)
     assert (tmp_path / "r").exists() == (remove == "content")
     (rescued,) = tmp_path.glob("r-rescued-*")
     assert run.path == rescued
-    assert str(error.value).endswith(str(rescued))
+    assert str(error.value).endswith(f"`resume_training({str(rescued)!r})`")
     summary = fastdqn.resume_training(rescued)
     assert (summary.frames, summary.interrupted) == (2_000, False)
 
