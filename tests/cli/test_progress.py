@@ -27,6 +27,12 @@ def test_stdout_gets_one_json_line_and_stderr_the_rest(
     assert (Path("here") / "config.json").exists()
 
 
+def test_lines_of_a_run_name_flags(trainer: FakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer.during = lambda call: call["say"]("`checkpoint.replay = 'on'` keeps it")
+    assert main(["train", "Pong-v5"]) == 0
+    assert "--checkpoint.replay on keeps it" in capsys.readouterr().err
+
+
 def test_progress_none_is_silent(trainer: FakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "Pong-v5", "--progress", "none"]) == 0
     out, err = capsys.readouterr()

@@ -319,6 +319,14 @@ def test_the_live_view_draws_and_leaves_the_last_picture(monkeypatch: pytest.Mon
     assert "saved a checkpoint" in terminal.getvalue()
 
 
+def test_a_run_that_cannot_begin_leaves_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    terminal = Terminal()
+    with pytest.raises(ZeroDivisionError), Dashboard(history(), terminal):
+        raise ZeroDivisionError
+    assert terminal.getvalue() == ""
+
+
 def drawn_within(terminal: Terminal, text: str, seconds: float = 30.0) -> bool:
     """Wait until another thread has drawn a text."""
     deadline = time.monotonic() + seconds
