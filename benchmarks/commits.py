@@ -14,7 +14,7 @@ import json
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import common
 import tyro
@@ -53,6 +53,8 @@ class Settings:
 
     before: Path
     """The other checkout."""
+    only: tuple[Literal["quick", "nature", "loop"], ...] = ("quick", "nature", "loop")
+    """What is timed."""
     rounds: int = 40
     """Turns of each contestant; the first two do not count."""
     updates: int = 32
@@ -130,6 +132,8 @@ def main(settings: Settings) -> None:
     checkouts = {"before": settings.before.resolve(), "now": ROOT}
     results: dict[str, Any] = {}
     for name, case in CASES.items():
+        if name not in settings.only:
+            continue
         pair = {when: Contestant(path, UPDATE, json.dumps(case)) for when, path in checkouts.items()}
         times = compare(pair, settings.rounds, settings.updates)
         results[f"update_{name}"] = {
@@ -137,15 +141,16 @@ def main(settings: Settings) -> None:
             "now_over_before": ratio(times, "now", "before"),
         }
         print(f"update, {name}: now / before {results[f'update_{name}']['now_over_before']['median']:.3f}")
-    loops = {when: Contestant(path, LOOP, "ours") for when, path in checkouts.items()}
-    loops["raw"] = Contestant(ROOT, LOOP, "raw")
-    times = compare(loops, settings.rounds, settings.passes)
-    results["loop"] = {
-        "before_share_of_raw": ratio(times, "raw", "before"),
-        "now_share_of_raw": ratio(times, "raw", "now"),
-        "now_over_before": ratio(times, "now", "before"),
-    }
-    print(f"loop: now / before {results['loop']['now_over_before']['median']:.3f}")
+    if "loop" in settings.only:
+        loops = {when: Contestant(path, LOOP, "ours") for when, path in checkouts.items()}
+        loops["raw"] = Contestant(ROOT, LOOP, "raw")
+        times = compare(loops, settings.rounds, settings.passes)
+        results["loop"] = {
+            "before_share_of_raw": ratio(times, "raw", "before"),
+            "now_share_of_raw": ratio(times, "raw", "now"),
+            "now_over_before": ratio(times, "now", "before"),
+        }
+        print(f"loop: now / before {results['loop']['now_over_before']['median']:.3f}")
     commits = {when: commit(path) for when, path in checkouts.items()}
     told = {**asdict(settings), "before": commits["before"], "now": commits["now"], "out": None}
     common.write("commits", told, results, settings.out)
