@@ -171,6 +171,7 @@ def test_evaluation_is_the_commands(tiny_run):
             function("nowhere")
 
 
+@pytest.mark.long
 def test_films_curves_and_exports_are_the_commands(tiny_run, tmp_path):
     pytest.importorskip("matplotlib")
     pytest.importorskip("imageio_ffmpeg")

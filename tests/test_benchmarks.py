@@ -28,6 +28,7 @@ def run(script: str, *words: str, out: Path) -> dict:
     return data["results"]
 
 
+@pytest.mark.long
 def test_env(tmp_path):
     results = run("env.py", "--passes", "5", "--trials", "2", "--num-envs", "2", out=tmp_path / "env.json")
     assert results["ours_over_raw"]["median"] > 0
@@ -89,6 +90,7 @@ def test_gpu(tmp_path, part, figure):
         assert all(results["2_correctness"].values())
 
 
+@pytest.mark.long
 def test_gpu_refuses_to_measure_without_one(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("only without a GPU")
@@ -162,6 +164,7 @@ def test_peers_counts_planted_faults(tmp_path, monkeypatch):
     assert right == dict.fromkeys(planted, 0.0)
 
 
+@pytest.mark.long
 def test_snapshot(tmp_path):
     results = run("snapshot.py", "--frames", "400", "--trials", "2", out=tmp_path / "snapshot.json")
     assert results["file_bytes"] > 400 * 84 * 84

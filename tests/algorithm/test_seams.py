@@ -248,6 +248,7 @@ def own_run():
     )
 
 
+@pytest.mark.long
 def test_a_run_with_parts_of_ones_own_resumes_exactly_evaluates_and_exports(tmp_path, monkeypatch):
     whole = RunFolder.create(tmp_path / "whole", own_run())
     train(whole)

@@ -112,14 +112,8 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(
-    "format",
-    [
-        pytest.param("safetensors", marks=pytest.mark.long),
-        "pt2",
-        pytest.param("torchscript", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("format", ["safetensors", "pt2", "torchscript"])
 def test_export_on_a_full_disk_is_told_in_a_line(format: str, tiny_run, tmp_path: Path) -> None:
     """PyTorch's writer of files ends the process with SIGABRT there."""
     words = ["export", str(tiny_run.path), "--format", format, "--out", str(tmp_path / "out")]

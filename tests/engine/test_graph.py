@@ -176,7 +176,7 @@ def plain_loop(tmp_path_factory, **changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.long),
         pytest.param({"updates_per_launch": 4}, marks=pytest.mark.long),
         pytest.param({"alpha": 0.5}, marks=pytest.mark.long),
         {"alpha": 0.5, "updates_per_launch": 4, "priority_lag_updates": 8},

@@ -419,7 +419,7 @@ QUICK_FLAGS = (
     ("name", "format"),
     [
         pytest.param(b"r", "safetensors", marks=pytest.mark.long),
-        (b"r\xff", "torchscript"),
+        pytest.param(b"r\xff", "torchscript", marks=pytest.mark.long),
         pytest.param(b"r\xff", "safetensors", marks=pytest.mark.slow),
         pytest.param(b"r\xff", "pt2", marks=pytest.mark.slow),
     ],

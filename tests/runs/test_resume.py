@@ -139,6 +139,7 @@ def test_resumed_is_uninterrupted_at_many_places(seed, tmp_path):
     assert differences(outcome(interrupted(tmp_path / "parts", config, stops)), outcome(whole)) == []
 
 
+@pytest.mark.long
 def test_without_the_replay_games_and_replay_start_afresh(tmp_path):
     config = replace(tiny(), checkpoint=CheckpointConfig(every_frames=1_500, replay="off"))
     run = RunFolder.create(tmp_path / "r", config)
@@ -317,6 +318,7 @@ class _Full:
         return self.real(*args, **kwargs)
 
 
+@pytest.mark.long
 def test_a_full_disk_in_the_middle_ends_no_run_while_a_checkpoint_is_left(tmp_path, monkeypatch):
     real, saves = resume.save, []
 
