@@ -6,6 +6,7 @@ B is the batch, A the number of actions, N the numbers that a head has for each 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -21,7 +22,7 @@ PRIORITY_FLOOR = 1e-6
 """Added to |TD error|, so that no transition becomes unreachable (Schaul et al. 2016, section 3.3)."""
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """A hidden layer and N numbers for each action; a new head is a subclass in `HEADS`.
 
     Plain: one hidden layer of 512 (Mnih et al. 2015). Dueling (Wang et al. 2016, equation 9): two, of which one
@@ -70,6 +71,7 @@ class Head(nn.Module):
         state: Tensor = self.value(for_value).unsqueeze(1)
         return state + advantage - advantage.mean(dim=1, keepdim=True)
 
+    @abstractmethod
     def q(self, z: Tensor) -> Tensor:
         """Return the action values.
 
@@ -79,8 +81,8 @@ class Head(nn.Module):
         Returns:
             [B, A].
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def goal(self, next_z: Tensor, next_actions: Next, reward: Tensor, discount: Tensor) -> Tensor:
         """Return the target of z for the action taken.
 
@@ -93,8 +95,8 @@ class Head(nn.Module):
         Returns:
             [B, any], as `loss` takes it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(
         self, z: Tensor, goal: Tensor, draws: Draws, elementwise: ElementwiseLoss
     ) -> tuple[Tensor, Tensor]:
@@ -109,7 +111,6 @@ class Head(nn.Module):
         Returns:
             Both [B]; the priority without gradient, above zero.
         """
-        raise NotImplementedError
 
     def _by_action(self, numbers: Tensor) -> Tensor:
         return numbers.view(-1, self.num_actions, self.size)

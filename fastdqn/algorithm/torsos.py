@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import cast
 
@@ -15,7 +16,7 @@ GREY_LEVELS = 255
 """The largest grey level: features are made of pixels between 0 and 1."""
 
 
-class Torso(nn.Module):
+class Torso(nn.Module, ABC):
     """From frames to features; a new torso is a subclass in `TORSOS`.
 
     Args:
@@ -28,6 +29,7 @@ class Torso(nn.Module):
 
     features: int
 
+    @abstractmethod
     def forward(self, pixels: Tensor, draws: Draws) -> Tensor:
         """Return the features of observations.
 
@@ -39,7 +41,6 @@ class Torso(nn.Module):
         Returns:
             [B, features] in the type of `pixels`.
         """
-        raise NotImplementedError
 
     def initialize(self, generator: torch.Generator | None) -> None:
         """Draw the initial weights, layer by layer."""

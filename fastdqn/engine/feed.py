@@ -8,6 +8,7 @@ prepare a launch while earlier ones are queued.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ class _Priorities:
     arrived: Event
 
 
-class _Feed:
+class _Feed(ABC):
     """What both feeds have in common: slots, staging and priorities.
 
     Args:
@@ -156,9 +157,6 @@ class _Feed:
         else:
             self._static = torch.zeros(size, dtype=torch.uint8, device=backend.device)
         self._parts = _split(self._static, self._layout, count)
-
-    def store(self, added: Added, observation: NDArray[np.uint8]) -> None:
-        """Do nothing: the pixels go with the batches."""
 
     def refill(self) -> None:
         """Forget what was on its way."""
@@ -203,8 +201,9 @@ class _Feed:
         while self._pending:
             self._apply_oldest()
 
+    @abstractmethod
     def _fill(self, fields: dict[str, NDArray[Any]], row: NDArray[np.int64], beta: float) -> None:
-        raise NotImplementedError
+        """Sample a batch into `fields`, by name, and its rows into `row`, int64 [B]."""
 
     def _new_slot(self, size: int, count: int) -> _Slot:
         backend = self._backend
@@ -262,6 +261,9 @@ class HostFeed(_Feed):
         self.inputs = LaunchInputs(
             [tuple(part[name] for name in _FIELDS) for part in self._parts], Transitions
         )
+
+    def store(self, added: Added, observation: NDArray[np.uint8]) -> None:
+        """Do nothing: the pixels go with the batches."""
 
     def _fill(self, fields: dict[str, NDArray[Any]], row: NDArray[np.int64], beta: float) -> None:
         self._replay.sample(self._size, beta=beta, out=Batch(**fields, row=row))

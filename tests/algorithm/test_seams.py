@@ -338,3 +338,14 @@ def test_the_c51_of_the_map_projects_as_its_paper_and_learns():
     one_learner = Learner(replace(like, network=NetworkConfig(head="c51", width=1 / 8)), ACTIONS, seed=3)
     losses = [float(update(one_learner, batch(0))["loss"]) for _ in range(30)]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_head_or_torso_that_lacks_something_is_refused_where_it_is_made():
+    class Half(heads.Head):
+        def q(self, z):
+            return z.squeeze(2)
+
+    with pytest.raises(TypeError, match=r"abstract.*goal"):
+        Half(OWN, 10, 3)
+    with pytest.raises(TypeError, match=r"abstract.*forward"):
+        type("Empty", (torsos.Torso,), {})()
