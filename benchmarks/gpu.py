@@ -11,6 +11,7 @@ docs/gpu.md says how to take the project to a GPU machine that reaches no packag
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import tempfile
@@ -191,8 +192,11 @@ class Bench:
         start = time.perf_counter()
         learner.prepare(self.inputs(batch_size, updates))
         ready = time.perf_counter() - start
+        indices = itertools.count(step=updates)
         return {
-            "microseconds": self.microseconds(learner.launch, updates, learner.backend),
+            "microseconds": self.microseconds(
+                lambda: learner.launch(next(indices)), updates, learner.backend
+            ),
             "seconds_to_get_ready": ready,
             **floor(learner.num_parameters, batch_size),
         }
@@ -284,13 +288,12 @@ def correctness(bench: Bench) -> dict[str, bool]:
     start = {name: value.clone() for name, value in captured.state_tensors().items()}
 
     def after(one: Learner, updates: int) -> dict[str, torch.Tensor]:
-        for _ in range(updates):
-            one.launch()
+        for index in range(updates):
+            one.launch(index)
         return {name: value.clone() for name, value in one.state_tensors().items()}
 
     first, second = after(captured, 50), after(plain, 50)
     captured.load_state_tensors(start)
-    captured.updates = 0
     again = after(captured, 50)
     return {
         "captured_is_uncaptured_after_50": all(torch.equal(first[n], second[n]) for n in first),
@@ -306,10 +309,10 @@ def kernels(bench: Bench) -> dict[str, Any]:
     torch.compiler.reset()
     learner = bench.learner("graph")
     learner.prepare(bench.inputs(32, 1))
-    learner.launch()
+    learner.launch(0)
     bench.backend.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        learner.launch()
+        learner.launch(1)
         bench.backend.synchronize()
     events = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
     longest = sorted(events, key=lambda event: -event.device_time)[:15]
@@ -341,15 +344,16 @@ def host_cost(bench: Bench) -> dict[str, float]:
     learner.prepare(bench.feed.inputs)
     calls = 2 if bench.small else 300
     spent = {"stage": 0.0, "launch": 0.0}
-    for _ in range(calls):
+    for index in range(calls):
         start = time.perf_counter()
         bench.feed.stage(1.0)
         middle = time.perf_counter()
-        learner.launch()
+        learner.launch(index)
         spent["stage"] += middle - start
         spent["launch"] += time.perf_counter() - middle
         bench.backend.synchronize()
-    whole = bench.microseconds(lambda: (bench.feed.stage(1.0), learner.launch()))
+    indices = itertools.count(calls)
+    whole = bench.microseconds(lambda: (bench.feed.stage(1.0), learner.launch(next(indices))))
     return {
         **{f"{name}_microseconds": 1e6 * s / calls for name, s in spent.items()},
         "both_and_device": whole,
@@ -362,16 +366,17 @@ def acting(bench: Bench) -> dict[str, Any]:
     for games in (64, 128, 256) if not bench.small else (4,):
         torch.compiler.reset()
         learner = bench.learner("graph")
-        learner.prepare(bench.inputs(32, 4 if not bench.small else 1))
-        best = ActingNetwork(learner, games, lag_updates=10**9)
+        updates = 4 if not bench.small else 1
+        learner.prepare(bench.inputs(32, updates))
+        best = ActingNetwork(learner, games, lambda: 0, lag_updates=10**9)
         best.prepare()
         observation = np.zeros((games, 4, 84, 84), np.uint8)
 
         alone = bench.microseconds(lambda best=best, seen=observation: best(seen, 0))
-        busy = []
+        busy, indices = [], itertools.count(step=updates)
         for _ in range(2 if bench.small else 50):
             for _ in range(4):
-                learner.launch()
+                learner.launch(next(indices))
             start = time.perf_counter()
             best(observation, 0)
             busy.append(1e6 * (time.perf_counter() - start))

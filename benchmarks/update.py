@@ -12,6 +12,7 @@ a ratio is that of two neighbours in time, the figure is the median of the ratio
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -136,7 +137,8 @@ def our_step(case: Case, batch: Transitions, accelerate: Literal["eager", "compi
     )
     # As in a run: all batches lie at one place, where the sampler writes them.
     learner.prepare(LaunchInputs([tuple(vars(batch).values())], Transitions))  # compiles
-    return learner.launch
+    counts = itertools.count()
+    return lambda: learner.launch(next(counts))
 
 
 def random_batch(size: int, seed: int) -> Transitions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import numpy as np
@@ -81,14 +81,23 @@ class ActingNetwork:
     Args:
         learner: Whose weights; after a restore of its state, call `prepare` again.
         num_envs: Rows of each observation, N.
+        updates: Returns how many updates of the run were queued so far.
         lag_updates: Updates that the weights may be behind.
         seed: Of the random numbers that the network's layers take.
     """
 
-    def __init__(self, learner: Learner, num_envs: int, *, lag_updates: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        num_envs: int,
+        updates: Callable[[], int],
+        *,
+        lag_updates: int = 0,
+        seed: int = 0,
+    ) -> None:
         backend = self._backend = learner.backend
         self._learner, self._layout = learner, WeightsLayout(learner.network)
-        self._lag = lag_updates
+        self._count, self._lag = updates, lag_updates
         shape = (num_envs, STACK, FRAME_SIZE, FRAME_SIZE)
         self._host_obs = backend.host_memory(*shape, dtype=torch.uint8)
         self._obs = torch.zeros(shape, dtype=torch.uint8, device=backend.device)
@@ -101,7 +110,7 @@ class ActingNetwork:
             self._weights, self._coming = learner.weights.clone(), learner.weights.clone()
         self._run: Work = self._choose
         # A copy of the weights: how many updates it has seen, when it has arrived, when it may be replaced.
-        self._updates = self._queued_updates = learner.updates
+        self._updates = self._queued_updates = updates()
         self._queued: Event | None = None
         self._taken: Event | None = None
 
@@ -114,7 +123,7 @@ class ActingNetwork:
             self._backend.act.submit(self._choose)
         if self._lag:
             copy_weights(self._learner.weights, self._weights)
-        self._updates, self._queued, self._taken = self._learner.updates, None, None
+        self._updates, self._queued, self._taken = self._count(), None, None
         self._backend.synchronize()
 
     def __call__(self, observation: NDArray[np.uint8], act: int) -> NDArray[np.int64]:
@@ -145,7 +154,7 @@ class ActingNetwork:
         the one that is coming once acting has read it for the last time (`_taken`), `act` takes it over once it
         has arrived (`_queued`). Half of the allowed age lies between the two, in which the copy is made.
         """
-        learn, act, now = self._backend.learn, self._backend.act, self._learner.updates
+        learn, act, now = self._backend.learn, self._backend.act, self._count()
         if self._lag == 0:
             act.wait(learn.record())
             return

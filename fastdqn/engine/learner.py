@@ -66,12 +66,86 @@ class LaunchResults:
     metrics: Mapping[str, Tensor]
     priority: Tensor
 
+    @classmethod
+    def zeros(cls, updates: int, batch_size: int, device: torch.device) -> LaunchResults:
+        """Return new ones, each at a place that compiled code on a GPU need not copy to an aligned one."""
+        step, columns = _ALIGNED, len(METRICS)
+        width = step * (columns + -(-batch_size // step))
+        flat = torch.zeros(updates, width, device=device)
+        metrics = {name: flat[:, step * column] for column, name in enumerate(METRICS)}
+        return cls(metrics, flat[:, step * columns :][:, :batch_size])
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The metrics and the priorities, in the order in which an update returns them."""
+        return *self.metrics.values(), self.priority
+
+
+class Means:
+    """Means of what updates report: summed on the device, read without waiting for it.
+
+    Args:
+        backend: Where the updates run.
+
+    Attributes:
+        sums: float64 [len(METRICS)] on the device; each update adds to it.
+        count: Updates queued since they were last cleared.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.sums = torch.zeros(len(METRICS), dtype=torch.float64, device=backend.device)
+        self.count = self._reads = 0
+        self._host = [backend.host_memory(len(METRICS), dtype=torch.float64) for _ in range(_READS_IN_FLIGHT)]
+
+    def read(self, *, clear: bool = False) -> Callable[[], dict[str, float] | None]:
+        """Queue a reading.
+
+        Args:
+            clear: Begin the next means after this reading.
+
+        Returns:
+            What waits for the reading and returns `METRICS`, or `None` if there was no update. To be called within
+            the next few readings: the memory is used again.
+        """
+        learn, count = self._backend.learn, self.count
+        host = self._host[self._reads % _READS_IN_FLIGHT]
+        self._reads += 1
+        learn.submit(lambda: host.copy_(self.sums, non_blocking=True))
+        if clear:
+            learn.submit(self.sums.zero_)
+            self.count = 0
+        event = learn.record()
+
+        def read() -> dict[str, float] | None:
+            event.wait()
+            return {name: float(host[i]) / count for i, name in enumerate(METRICS)} if count else None
+
+        return read
+
+    def state(self) -> tuple[Tensor, int]:
+        """Return what is divided, for a checkpoint: the sums on the host, and the updates in them."""
+        self._backend.synchronize()
+        return self.sums.cpu(), self.count
+
+    def set_state(self, sums: Tensor, count: int) -> None:
+        """Go on from what `state` returned.
+
+        Raises:
+            ValueError: The shape or the dtype is another.
+        """
+        check_same({"sums": self.sums}, {"sums": sums})
+        self.sums.copy_(sums)
+        self.count = count
+        self._backend.synchronize()
+
 
 class Learner:
     """Q-learning from batches.
 
     Two learners of the same arguments that see the same batches on the same machine hold the same bits. All
-    tensors of the state are allocated here, once; only the backend's stream `learn` changes them.
+    tensors of the state are allocated here, once; only the backend's stream `learn` changes them. How many
+    updates there were is the run's to count: each launch is given its place among them.
 
     Args:
         config: Its groups `network`, `learner` and `optimizer`, and the pipeline's precision, decide.
@@ -82,11 +156,14 @@ class Learner:
             backend: what `resolve_accelerate` makes of the pipeline's.
 
     Attributes:
-        updates: Updates queued so far; set it when a run is resumed.
+        backend: As given.
         accelerate: How updates are run, as given.
+        captured: Whether launches are captured by the backend.
+        wrap: What is put round a function that is to be run as the updates are.
         network: The network's structure; its own tensors are not used.
         weights: The online network, live.
         num_parameters: Weights and biases of one network.
+        means: Of what the updates report.
     """
 
     def __init__(
@@ -117,13 +194,8 @@ class Learner:
         self.captured = accelerate == "graph"
         compiled = self.backend.compiles_captures if self.captured else accelerate == "compile"
         self.wrap = WRAPPERS[compiled]
-        self._totals = torch.zeros(len(METRICS), dtype=torch.float64, device=device)
-        self._read_totals = [
-            self.backend.host_memory(len(METRICS), dtype=torch.float64) for _ in range(_READS_IN_FLIGHT)
-        ]
-        self._counted = self._reads = 0
+        self.means = Means(self.backend)
         self.num_parameters = self._layout.parameters.size
-        self.updates = 0
         keep_freed_memory()
 
     def prepare(self, inputs: LaunchInputs) -> None:
@@ -138,83 +210,42 @@ class Learner:
         self._count_per_launch = count
         passes = dict.fromkeys(PASSES, draws_of(self.network, rows))
         self._draws = DrawBuffer(passes, self.backend.device, self._seed, copies=count)
-        self._results = self._new_results(count, rows)
+        self._results = LaunchResults.zeros(count, rows, self.backend.device)
         self._launch: Work = self._launch_of(inputs)
-        saved = {name: value.clone() for name, value in self._changed_by_updates().items()}
+        changed = (*self.weights, *self._slots.values(), self.means.sums)
+        saved = [value.clone() for value in changed]
         self.backend.synchronize()  # what was allocated and cloned so far was written on another stream
         if self.captured:
             # The gather and the outputs' copies are inside: a launch is nothing but the graph.
-            outputs = [*self._results.metrics.values(), self._results.priority]
-            self._launch = self.backend.capture(self._launch, outputs, self.backend.learn)
+            self._launch = self.backend.capture(self._launch, self._results.tensors, self.backend.learn)
         else:
             self.backend.learn.submit(self._launch)
         self.backend.synchronize()
-        for name, value in self._changed_by_updates().items():
-            value.copy_(saved[name])
+        for value, before in zip(changed, saved, strict=True):
+            value.copy_(before)
         self.backend.synchronize()
 
-    def launch(self, learning_rate: float | None = None) -> LaunchResults:
+    def launch(self, index: int, learning_rate: float | None = None) -> LaunchResults:
         """Queue one update on each batch of the inputs, then the target's copy where its period has passed.
 
         Args:
+            index: Number of the launch's first update in the run, counted from 0: the layers' random numbers and
+                the target's copies follow from it.
             learning_rate: From this launch on; `None` keeps the last one.
 
         Returns:
             What the updates report once they are done, in memory that the next launch uses again.
         """
-        learn, index = self.backend.learn, self.updates
+        learn, period = self.backend.learn, self._config.learner.target_period_updates
         if learning_rate is not None and learning_rate != self._rate:
             self._rate = learning_rate
             learn.submit(lambda: self._learning_rate.fill_(learning_rate))
         learn.submit(lambda: self._draws.fill(index))
         learn.submit(self._launch)
-        self._counted += self._count_per_launch
-        self.updates += self._count_per_launch
-        period = self._config.learner.target_period_updates
-        if self.updates // period > index // period:
+        self.means.count += self._count_per_launch
+        if (index + self._count_per_launch) // period > index // period:
             learn.submit(lambda: copy_weights(self.weights, self._target))
         return self._results
-
-    def means(self, *, clear: bool = False) -> Callable[[], dict[str, float] | None]:
-        """Queue a reading of the updates' means since they were last cleared.
-
-        Args:
-            clear: Begin the next means after this reading.
-
-        Returns:
-            What waits for the reading and returns `METRICS`, or `None` if there was no update. To be called within
-            the next few readings: the memory is used again.
-        """
-        learn, count = self.backend.learn, self._counted
-        host = self._read_totals[self._reads % _READS_IN_FLIGHT]
-        self._reads += 1
-        learn.submit(lambda: host.copy_(self._totals, non_blocking=True))
-        if clear:
-            learn.submit(self._totals.zero_)
-            self._counted = 0
-        event = learn.record()
-
-        def read() -> dict[str, float] | None:
-            event.wait()
-            return {name: float(host[i]) / count for i, name in enumerate(METRICS)} if count else None
-
-        return read
-
-    def sums(self) -> tuple[Tensor, int]:
-        """Return what `means` divides, for a checkpoint: float64 sums on the host, and the updates in them."""
-        self.backend.synchronize()
-        return self._totals.cpu(), self._counted
-
-    def set_sums(self, totals: Tensor, count: int) -> None:
-        """Go on from what `sums` returned.
-
-        Raises:
-            ValueError: The shape or the dtype is another.
-        """
-        check_same({"sums": self._totals}, {"sums": totals})
-        self._totals.copy_(totals)
-        self._counted = count
-        self.backend.synchronize()
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return the live tensors of the state, contiguous, in the shapes of the module's own.
@@ -262,29 +293,11 @@ class Learner:
             KeyError: A tensor `online.*` is missing or is not one of ours.
             ValueError: A tensor `online.*` has another shape or dtype.
         """
-        own = {name: value for name, value in self.state_tensors().items() if name.startswith("online.")}
         given = {name: value for name, value in tensors.items() if name.startswith("online.")}
-        check_same(own, given)
-        for name, value in own.items():
-            value.copy_(given[name])
+        own = {name: value for name, value in self.state_tensors().items() if not name.startswith("online.")}
+        self.load_state_tensors({**own, **given})
         copy_weights(self.weights, self._target)
         self.backend.synchronize()
-
-    def _changed_by_updates(self) -> dict[str, Tensor]:
-        return {
-            **self._slots,
-            "parameters": self.weights.parameters,
-            "buffers": self.weights.buffers,
-            "totals": self._totals,
-        }
-
-    def _new_results(self, updates: int, batch_size: int) -> LaunchResults:
-        """Allocate results, each at a place that compiled code on a GPU need not copy to an aligned one."""
-        step, columns = _ALIGNED, len(METRICS)
-        width = step * (columns + -(-batch_size // step))
-        flat = torch.zeros(updates, width, device=self.backend.device)
-        metrics = {name: flat[:, step * column] for column, name in enumerate(METRICS)}
-        return LaunchResults(metrics, flat[:, step * columns :][:, :batch_size])
 
     def _launch_of(self, inputs: LaunchInputs) -> Work:
         """Return what does the updates of one launch, each as one function that can be compiled."""
@@ -296,21 +309,18 @@ class Learner:
             target: Weights,
             slots: dict[str, Tensor],
             learning_rate: Tensor,
-            totals: Tensor,
+            sums: Tensor,
             results: tuple[Tensor, ...],
             tensors: tuple[Tensor, ...],
             draws: Mapping[str, Mapping[str, Tensor]],
         ) -> None:
             metrics, priority = update(online, target, slots, learning_rate, batch_of(*tensors), draws)
-            totals.add_(torch.stack([metrics[name] for name in METRICS]))
+            sums.add_(torch.stack([metrics[name] for name in METRICS]))
             for kept, value in zip(results, (*metrics.values(), priority), strict=True):
                 kept.copy_(value)
 
         step = self.wrap(step)
-        results = [
-            (*(value[index] for value in self._results.metrics.values()), self._results.priority[index])
-            for index in range(inputs.updates)
-        ]
+        results = [tuple(value[index] for value in self._results.tensors) for index in range(inputs.updates)]
 
         def launch() -> None:
             for own, tensors, draws in zip(results, inputs.tensors, self._draws.parts, strict=True):
@@ -319,7 +329,7 @@ class Learner:
                     self._target,
                     self._slots,
                     self._learning_rate,
-                    self._totals,
+                    self.means.sums,
                     own,
                     tensors,
                     draws,

@@ -77,7 +77,11 @@ def build(checked: Checked, saved: checkpoint.Checkpoint | None = None) -> Compo
     envs = AtariEnvs(config.game, config.env, seeds.games, _generation(saved))
     learner = Learner(config, envs.num_actions, backend=device, seed=seeds.network, accelerate=accelerate)
     acting = ActingNetwork(
-        learner, config.env.num_envs, lag_updates=config.pipeline.acting_lag_updates, seed=seeds.actor
+        learner,
+        config.env.num_envs,
+        lambda: clock.updates,
+        lag_updates=config.pipeline.acting_lag_updates,
+        seed=seeds.actor,
     )
     return Components(
         clock=clock,

@@ -88,7 +88,7 @@ class Report:
         self._speed = Speed(components.clock.frames)
         self._displayed_at = 0.0
         self._means: Mapping[str, float] | None = None
-        self._read_row = self._read_display = components.learner.means()
+        self._read_row = self._read_display = components.learner.means.read()
         self._row: Snapshot | None = None
         self._trackers = trackers.start(run, track, say, resuming=resuming)
 
@@ -162,14 +162,14 @@ class Report:
     def update_display(self) -> None:
         """Show the state of the run, with the means that were queued when it was shown last."""
         self._mark_speed()
-        self._means, self._read_display = self._read_display(), self._components.learner.means()
+        self._means, self._read_display = self._read_display(), self._components.learner.means.read()
         self.display("" if self._components.clock.updates else "filling the replay before the first update")
         self._displayed_at = time.perf_counter()
 
     def display_last(self) -> None:
         """Show the state of the run at its end, to the newest update."""
         self._mark_speed()
-        self._means = self._components.learner.means()()
+        self._means = self._components.learner.means.read()()
         self.display("")
 
     def write_last_row(self, *, complete: bool) -> None:
@@ -216,7 +216,7 @@ class Report:
 
     def _begin_row(self) -> None:
         self._row = self._snapshot("", returns=self._components.games.take_logged())
-        self._read_row = self._components.learner.means(clear=True)
+        self._read_row = self._components.learner.means.read(clear=True)
         self._components.marks.logged = self._components.clock.frames
 
     def _mark_speed(self) -> None:

@@ -57,7 +57,7 @@ def save(run: RunFolder, components: Components, say: Callable[[str], None]) -> 
             raise RunFailedError(
                 f"{name} is not finite at frame {components.clock.frames}: the run has diverged."
             )
-    sums, count = components.learner.sums()
+    sums, count = components.learner.means.state()
     actions, observation = components.envs.played()
     loop = {"loop.sums": sums}
     if components.keeps_replay:  # the games are of use only with the replay that belongs to them
@@ -184,10 +184,9 @@ def restore(saved: Checkpoint, components: Components) -> NDArray[np.uint8] | No
             setattr(components.clock, name, value)
         for name, value in state["marks"].items():
             setattr(components.marks, name, value)
-        components.learner.updates = components.clock.updates
         components.actor.set_random_state(state["actor"])
         components.games.set_state(state["games"])
-        components.learner.set_sums(tensors["loop.sums"], state["updates_in_means"])
+        components.learner.means.set_state(tensors["loop.sums"], state["updates_in_means"])
         if saved.replay is None:
             components.clock.restart_warmup()
             return None

@@ -124,7 +124,7 @@ class _Training:
                 with phase("sample"):
                     experience.stage(schedule.beta(clock.frames))
                 with phase("learn"):
-                    experience.report(learner.launch(schedule.learning_rate(clock.frames)))
+                    experience.report(learner.launch(clock.updates, schedule.learning_rate(clock.frames)))
                     clock.add_updates(updates)
             with phase("env"):
                 outcome = envs.recv()

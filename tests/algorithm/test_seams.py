@@ -6,6 +6,7 @@ import importlib.util
 import math
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.trainer import train
 from fastdqn.views import export
 from tests.engine.strict_twin import StrictTwin
-from tests.engine.test_learner import ACTIONS, assert_same_bits, batch, copy_of, learner, update
+from tests.engine.test_learner import ACTIONS, assert_same_bits, batch, copy_of, learner, update, updates_of
 from tests.runs.test_resume import differences, interrupted, outcome, tiny
 
 
@@ -141,9 +142,8 @@ def test_captured_is_eager_bit_for_bit_and_a_restored_state_goes_on_the_same():
     assert_same_bits(captured.state_tensors(), plain.state_tensors())
     again = own_learner()
     again.load_state_tensors(kept)
-    again.updates = 3
     for seed in range(3, 6):
-        update(again, batch(seed))
+        update(again, batch(seed), index=seed)
     assert_same_bits(again.state_tensors(), plain.state_tensors())
 
 
@@ -191,7 +191,7 @@ def test_draws_are_what_they_are_called():
 
 def test_state_moves_on_once_an_update_and_not_while_acting():
     one = own_learner()
-    acting = ActingNetwork(one, 8, seed=5)
+    acting = ActingNetwork(one, 8, partial(updates_of, one), seed=5)
     levels = []
     for seed in range(3):
         update(one, batch(seed))
@@ -212,7 +212,7 @@ def test_acting_on_the_twin_is_acting_at_once(lag):
     taken = []
     for machine, accelerate in ((CpuBackend(), "eager"), (StrictTwin(), "graph")):
         one = own_learner(machine, accelerate)
-        acting = ActingNetwork(one, 6, lag_updates=lag, seed=5)
+        acting = ActingNetwork(one, 6, partial(updates_of, one), lag_updates=lag, seed=5)
         update(one, batch(0))
         acting.prepare()
         actions = []

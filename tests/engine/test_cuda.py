@@ -90,7 +90,7 @@ def run(one: Learner, updates: int) -> list[torch.Tensor]:
     losses = []
     for count in range(updates):
         put(inputs, [batch(count)])
-        results = one.launch(1e-3 / (1 + count // 10))
+        results = one.launch(count, 1e-3 / (1 + count // 10))
         one.backend.synchronize()
         losses.append(results.metrics["loss"].clone())
     return losses
@@ -136,12 +136,11 @@ def test_a_restored_state_is_what_the_graph_goes_on_from(gpu):
     middle = copy_of(first.state_tensors())
     run(second, 5)
     second.load_state_tensors(middle)
-    second.updates = first.updates
     for one in (first, second):
         inputs = device_inputs()
         one.prepare(inputs)
         put(inputs, [batch(77)])
-        one.launch(1e-3)
+        one.launch(20, 1e-3)
     gpu.synchronize()
     assert_same_bits(first.state_tensors(), second.state_tensors())
 
@@ -150,7 +149,7 @@ def test_the_target_and_the_learning_rate_react_after_the_capture(gpu):
     one = make(gpu)
     run(one, 2)
     before = copy_of(one.state_tensors())
-    one.launch(0.0)  # the third: the target's period
+    one.launch(2, 0.0)  # the third: the target's period
     after = copy_of(one.state_tensors())
     for name, value in before.items():
         if name.startswith("online."):
@@ -186,7 +185,8 @@ def test_nothing_in_the_loop_synchronises(gpu, lag):
     replay = ReplayBuffer(4_000, 8, seed=1)
     feed = DeviceFeed(replay, 32, gpu, Queueing(updates=2, in_flight=4))
     one = Learner(replace(learner()._config, network=NARROW), ACTIONS, backend=gpu, accelerate="graph")
-    best = ActingNetwork(one, 8, lag_updates=lag)
+    updates = 0
+    best = ActingNetwork(one, 8, lambda: updates, lag_updates=lag)
     observation = np.repeat(rng.integers(256, size=(8, 1, 84, 84), dtype=np.uint8), 4, axis=1)
     feed.store(replay.begin(observation), observation)
     no = np.zeros(8, np.bool_)
@@ -207,8 +207,9 @@ def test_nothing_in_the_loop_synchronises(gpu, lag):
         for _ in range(30):
             observation = step(observation)
             feed.stage(1.0)
-            feed.report(one.launch(1e-3))
-        means = one.means(clear=True)
+            feed.report(one.launch(updates, 1e-3))
+            updates += 2
+        means = one.means.read(clear=True)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert means() is not None
@@ -225,9 +226,9 @@ def test_a_store_above_2_2_gb_is_gathered_right(gpu):
     one = Learner(replace(learner()._config, network=NARROW), ACTIONS, backend=gpu, accelerate="graph")
     one.prepare(feed.inputs)
     seen_high = False
-    for _ in range(20):
+    for index in range(20):
         feed.stage(1.0)
-        one.launch(0.0)
+        one.launch(index, 0.0)
         gpu.synchronize()
         tensors = feed.inputs.tensors[0]
         got = feed.inputs.batch(*tensors)

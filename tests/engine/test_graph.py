@@ -90,7 +90,7 @@ def test_a_launch_of_four_is_four_updates(accelerate):
     for launch in range(3):
         batches = [batch(4 * launch + i) for i in range(4)]
         put(inputs, batches)
-        got = block.launch(1e-3)
+        got = block.launch(4 * launch, 1e-3)
         block.backend.synchronize()
         for i, one in enumerate(batches):
             want = update(singles, one, 1e-3)
@@ -98,8 +98,8 @@ def test_a_launch_of_four_is_four_updates(accelerate):
             for name, value in want.items():
                 assert torch.equal(got.metrics[name][i], value), name
     assert_same_bits(block.state_tensors(), singles.state_tensors())
-    assert block.updates == singles.updates == 12
-    assert block.means()() == singles.means()()
+    assert block.means.count == singles.means.count == 12
+    assert block.means.read()() == singles.means.read()()
 
 
 @pytest.mark.slow
@@ -113,7 +113,7 @@ def test_a_compiled_launch_of_three_is_three_updates_by_one_compilation():
         for launch in range(3):
             batches = [batch(3 * launch + i) for i in range(3)]
             put(inputs, batches)
-            got = block.launch(1e-3)
+            got = block.launch(3 * launch, 1e-3)
             for i, one in enumerate(batches):
                 want = update(singles, one, 1e-3)
                 torch.testing.assert_close(got.priority[i], want["priority"], rtol=2e-5, atol=2e-5)
@@ -123,12 +123,12 @@ def test_a_compiled_launch_of_three_is_three_updates_by_one_compilation():
 
 def test_means_are_of_what_was_queued_before_and_start_over_when_cleared():
     one = twin_of(learner())
-    assert one.means()() is None
+    assert one.means.read()() is None
     losses = [update(one, batch(seed))["loss"].item() for seed in range(3)]
-    first = one.means(clear=True)
+    first = one.means.read(clear=True)
     update(one, batch(5))
     assert first() == pytest.approx({**first(), "loss": sum(losses) / 3})
-    second = one.means()()
+    second = one.means.read()()
     assert second is not None
     assert second["loss"] != pytest.approx(sum(losses) / 3)
 
@@ -140,13 +140,12 @@ def test_sums_go_on_from_a_checkpoint():
     for seed in range(2):
         update(half, batch(seed))
     rest.load_state_tensors(half.state_tensors())
-    rest.updates = half.updates
-    rest.set_sums(*half.sums())
+    rest.means.set_state(*half.means.state())
     for seed in (2, 3):
-        update(rest, batch(seed))
-    assert rest.means()() == whole.means()()
+        update(rest, batch(seed), index=seed)
+    assert rest.means.read()() == whole.means.read()()
     with pytest.raises(ValueError, match="sums: shape"):
-        rest.set_sums(torch.zeros(2, dtype=torch.float64), 1)
+        rest.means.set_state(torch.zeros(2, dtype=torch.float64), 1)
 
 
 def loop(path, config, machine, alpha=0.0, **changes):
@@ -224,15 +223,17 @@ def actions(machine: devices.Backend, lag: int) -> list[list[int]]:
     captured = isinstance(machine, StrictTwin)
     accelerate = "graph" if captured else "eager"
     one = Learner(replace(learner()._config, network=NARROW), ACTIONS, backend=machine, accelerate=accelerate)
-    best = ActingNetwork(one, 6, lag_updates=lag)
+    count = 0
+    best = ActingNetwork(one, 6, lambda: count, lag_updates=lag)
     inputs = blank(1)
     one.prepare(inputs)
     best.prepare()
     taken = []
-    for count in range(20):
-        machine.learn.submit(partial(put, inputs, [batch(count)]))
-        one.launch(0.3)
-        taken.append(best(batch(100 + count, rows=6).obs.numpy(), count).tolist())
+    for index in range(20):
+        machine.learn.submit(partial(put, inputs, [batch(index)]))
+        one.launch(index, 0.3)
+        count = index + 1
+        taken.append(best(batch(100 + index, rows=6).obs.numpy(), index).tolist())
     return taken
 
 
@@ -356,7 +357,8 @@ def test_acting_is_at_most_as_stale_as_allowed(device, lag):
         backend=device(),
         accelerate="graph" if captured else "eager",
     )
-    best = ActingNetwork(one, 5, lag_updates=lag)
+    count = 0
+    best = ActingNetwork(one, 5, lambda: count, lag_updates=lag)
     inputs = blank(1)
     one.prepare(inputs)
     best.prepare()
@@ -364,7 +366,7 @@ def test_acting_is_at_most_as_stale_as_allowed(device, lag):
     history, ages = [one.weights.parameters.clone()], []
     for count in range(1, 25):
         put(inputs, [batch(count)])
-        one.launch()
+        one.launch(count - 1)
         if count % 2:
             best(observation, count)
             one.backend.synchronize()
@@ -384,7 +386,7 @@ def test_acting_is_at_most_as_stale_as_allowed(device, lag):
 
 def test_a_resumed_learner_acts_on_its_restored_weights():
     first = twin_of(learner())
-    best = ActingNetwork(first, 5, lag_updates=50)
+    best = ActingNetwork(first, 5, lambda: 0, lag_updates=50)
     first.prepare(blank(1))
     best.prepare()
     with torch.no_grad():
@@ -460,3 +462,20 @@ def test_frames_that_do_not_fit_are_refused():
     config = replace(config, pipeline=replace(config.pipeline, frames_on="cuda"))
     with pytest.raises(UserError, match=r"the GPU has 0\.0 GiB free; try `pipeline\.frames_on = 'host'`"):
         build.build(Checked(config, Roomy(10**6)))
+
+
+def test_a_runs_acting_follows_the_updates_of_its_clock():
+    """Fails when the weights' age is counted by anything else: they would never be taken over."""
+    config = small()
+    config = replace(config, pipeline=replace(config.pipeline, acting_lag_updates=4))
+    components = build.build(Checked(config, CpuBackend()))
+    components.envs.close()
+    acting, weights = components.acting, components.learner.weights.parameters
+    acting.prepare()
+    start = weights.clone()
+    observation = np.zeros((config.env.num_envs, 4, 84, 84), np.uint8)
+    for updates, used in ((4, start), (1, start + 1)):  # at the fifth those of the fourth
+        weights.add_(1.0)
+        components.clock.add_updates(updates)
+        acting(observation, 0)
+        assert torch.equal(acting._weights.parameters, used)

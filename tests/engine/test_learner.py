@@ -99,10 +99,21 @@ def learner(
 
 
 _PREPARED: weakref.WeakKeyDictionary[Learner, LaunchInputs] = weakref.WeakKeyDictionary()
+_UPDATED: weakref.WeakKeyDictionary[Learner, int] = weakref.WeakKeyDictionary()
 
 
-def update(one: Learner, rows: Transitions, rate: float | None = None) -> dict[str, torch.Tensor]:
-    """One launch of one update on a batch of one's own: its metrics, and the priorities."""
+def updates_of(one: Learner) -> int:
+    """How many updates `update` did."""
+    return _UPDATED.get(one, 0)
+
+
+def update(
+    one: Learner, rows: Transitions, rate: float | None = None, index: int | None = None
+) -> dict[str, torch.Tensor]:
+    """One launch of one update on a batch of one's own: its metrics, and the priorities.
+
+    It is the one after the learner's last, or that of an index.
+    """
     if one not in _PREPARED:
         places = tuple(
             torch.empty_strided(t.shape, t.stride(), dtype=t.dtype).zero_() for t in vars(rows).values()
@@ -112,7 +123,9 @@ def update(one: Learner, rows: Transitions, rate: float | None = None) -> dict[s
     one.backend.synchronize()  # the last batch's readers
     for place, tensor in zip(_PREPARED[one].tensors[0], vars(rows).values(), strict=True):
         place.copy_(tensor)
-    results = one.launch(rate)
+    index = updates_of(one) if index is None else index
+    _UPDATED[one] = index + 1
+    results = one.launch(index, rate)
     one.backend.synchronize()
     told = {**results.metrics, "priority": results.priority}
     return {name: value[0].clone() for name, value in told.items()}
@@ -285,15 +298,14 @@ def test_one_compilation_serves_a_whole_run() -> None:
     for one in (first, second):
         update(one, batch(0))
         one.load_state_tensors(before)
-        one.updates = 0
-    best = [ActingNetwork(one, ROWS) for one in (first, eager)]
+    best = [ActingNetwork(one, ROWS, lambda: 0) for one in (first, eager)]
     for acting in best:
         acting.prepare()
     with torch.compiler.set_stance("fail_on_recompile"):
         for seed in range(5):
             rate = 1e-3 / (1 + seed)
             for one in (first, second, eager):
-                update(one, batch(seed), rate)
+                update(one, batch(seed), rate, seed)
         first.load_state_tensors(copy_of(first.state_tensors()))
         for act in range(3):
             actions = [acting(batch(9 + act).obs.numpy(), act).tolist() for acting in best]
@@ -328,7 +340,7 @@ def test_preparing_leaves_all_state_as_it_was() -> None:
     before = copy_of(one.state_tensors())
     one.prepare(LaunchInputs([fields(batch(1))], Transitions))
     assert_same_bits(before, one.state_tensors())
-    assert one.updates == 1
+    assert one.means.count == 1
 
 
 @pytest.mark.parametrize("period", [1, 2, 5])
@@ -349,12 +361,10 @@ def test_the_target_is_copied_after_exactly_the_period(period: int) -> None:
 
 def test_a_resumed_count_keeps_the_targets_rhythm() -> None:
     one = learner(period=5)
-    one.updates = 3
     before = copy_of(one.state_tensors())
-    update(one, batch(0))
+    update(one, batch(0), index=3)
     assert not differs(before, one.state_tensors(), "target.")
-    update(one, batch(1))
-    assert one.updates == 5
+    update(one, batch(1), index=4)
     assert differs(before, one.state_tensors(), "target.")
 
 
@@ -367,9 +377,8 @@ def test_a_saved_state_continues_with_the_same_bits(tmp_path: Path) -> None:
     save_file(half.state_tensors(), tmp_path / "state.safetensors")
     resumed = learner(seed=77)
     resumed.load_state_tensors(load_file(tmp_path / "state.safetensors"))
-    resumed.updates = half.updates
     for seed in (2, 3):
-        update(resumed, batch(seed))
+        update(resumed, batch(seed), index=seed)
     assert_same_bits(whole.state_tensors(), resumed.state_tensors())
 
 
@@ -472,7 +481,7 @@ def test_a_batch_that_is_not_uint8_is_refused_and_not_counted() -> None:
     one = learner()
     with pytest.raises(TypeError, match="uint8"):
         update(one, dataclasses.replace(batch(0), obs=batch(0).obs.float()))
-    assert one.updates == 0
+    assert one.means.count == 0
 
 
 def test_auto_is_a_rule_of_device_and_length() -> None:

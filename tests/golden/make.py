@@ -92,10 +92,10 @@ def updates(config: Config, count: int = UPDATES) -> dict[str, str]:
     feed = HostFeed(replay, rules.batch_size, CpuBackend())
     learner.prepare(feed.inputs)
     batches, priorities, losses = [], [], []
-    for _ in range(count):
+    for index in range(count):
         feed.stage(config.replay.beta)
         batches.append(digest(*(part.numpy() for part in feed.inputs.tensors[0])))
-        results = learner.launch()
+        results = learner.launch(index)
         feed.report(results)
         priorities.append(results.priority[0].numpy().copy())
         losses.append(results.metrics["loss"][0].numpy().copy())
