@@ -403,9 +403,15 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(one: Any, other: Any) -> dict[str, tuple[Any, Any]]:
-    """Return where two of one of these dataclasses differ: under each dotted name both values."""
-    ours, theirs = (flatten(dataclasses.asdict(values)) for values in (one, other))
+def differences(one: Any, other: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Return where two of one of these dataclasses differ: under each dotted name both values.
+
+    Args:
+        one: Its values come first.
+        other: Of the same class.
+        prefix: What the names begin with, such as `network.` where two groups are compared.
+    """
+    ours, theirs = (flatten(dataclasses.asdict(values), prefix) for values in (one, other))
     return {name: (value, theirs[name]) for name, value in ours.items() if value != theirs[name]}
 
 

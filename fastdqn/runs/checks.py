@@ -71,7 +71,7 @@ def check_played(policy: checkpoint.SavedPolicy, config: Config) -> None:
     problems = _game_problems(config.game)
     if problems:
         raise UserError("\n".join(problems))
-    differing = differences(policy.network, config.network)
+    differing = differences(policy.network, config.network, "network.")
     if differing:
         raise UserError(
             f"{policy.source} is of another network than config.json names: {in_words(differing)}; one of the "
@@ -86,9 +86,9 @@ def check_policy(policy: checkpoint.SavedPolicy, config: Config, num_actions: in
     Raises:
         UserError: The shape or the number of actions differs.
     """
-    differing = differences(policy.network, config.network)
+    differing = differences(policy.network, config.network, "network.")
     if differing:
-        settings = " ".join(f"`network.{name} = {theirs!r}`" for name, (theirs, _) in differing.items())
+        settings = " ".join(f"`{name} = {theirs!r}`" for name, (theirs, _) in differing.items())
         raise UserError(
             f"{policy.source} is of another network than this run's: {in_words(differing)}.\n"
             f"Set {settings}, or name the preset it was trained with."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from fastdqn.algorithm.networks import STACK, count_parameters
@@ -27,10 +28,10 @@ class Need:
 
     Attributes:
         setting: Its name.
-        value: Its value.
+        value: What the bytes grow with: its value, or what that comes to in this run.
         how: What is multiplied, for people.
         size: Bytes, about.
-        power: With which power of the value the bytes grow.
+        power: With which power of `value` the bytes grow.
     """
 
     setting: str
@@ -56,11 +57,11 @@ def problems(config: Config, gpu_bytes: int | None = None) -> list[str]:
     """
     if gpu_bytes is None:
         needs = [*_of_play(config), *_of_batches(config, 1), *_of_learning(config)]
-        return _too_much(needs, host_bytes(), "this machine")
+        return _too_much(config, needs, host_bytes(), "this machine")
     on_host = [*_of_play(config), *_of_batches(config, launches_in_flight(config))]
     return [
-        *_too_much(on_host, host_bytes(), "this machine"),
-        *_too_much(_of_learning(config), gpu_bytes, "the GPU"),
+        *_too_much(config, on_host, host_bytes(), "this machine"),
+        *_too_much(config, _of_learning(config), gpu_bytes, "the GPU"),
     ]
 
 
@@ -89,9 +90,13 @@ def _of_play(config: Config) -> list[Need]:
     capacity, games = config.replay.capacity, config.env.num_envs
     record = min(config.env.restart_steps, config.total_frames // config.env.frame_skip) + games
     return [
-        Need("replay.capacity", capacity, f"{capacity} frames x {SLOT_BYTES} bytes", capacity * SLOT_BYTES),
-        Need("env.num_envs", games, f"{games} games x {_GAME_BYTES} bytes", games * _GAME_BYTES),
-        Need("env.restart_steps", record, f"a record of {record} actions, twice in a checkpoint", 3 * record),
+        Need(
+            "replay.capacity", capacity, f"{capacity:,} frames x {SLOT_BYTES:,} bytes", capacity * SLOT_BYTES
+        ),
+        Need("env.num_envs", games, f"{games:,} games x {_GAME_BYTES:,} bytes", games * _GAME_BYTES),
+        Need(
+            "env.restart_steps", record, f"a record of {record:,} actions, twice in a checkpoint", 3 * record
+        ),
     ]
 
 
@@ -103,7 +108,7 @@ def _of_batches(config: Config, slots: int) -> list[Need]:
         Need(
             "pipeline.updates_per_launch",
             updates,
-            f"{slots} launches x {updates} batches x {batch} transitions x {pixels} bytes",
+            f"{slots:,} launches x {updates:,} batches x {batch:,} transitions x {pixels:,} bytes",
             slots * updates * batch * pixels,
         ),
     ]
@@ -113,23 +118,23 @@ def _of_learning(config: Config) -> list[Need]:
     width, batch = config.network.width, config.learner.batch_size
     each, weights = int(_TRANSITION_BYTES * max(1.0, width)), count_parameters(config.network, _MOST_ACTIONS)
     return [
-        Need("learner.batch_size", batch, f"{batch} transitions x {each} bytes", batch * each),
+        Need("learner.batch_size", batch, f"{batch:,} transitions x {each:,} bytes", batch * each),
         Need(
             "network.width",
             float(width),
-            f"{weights} weights x 4 bytes x {_NETWORK_COPIES} copies while learning",
+            f"{weights:,} weights x 4 bytes x {_NETWORK_COPIES} copies while learning",
             weights * 4 * _NETWORK_COPIES,
             power=2,
         ),
     ]
 
 
-def _too_much(needs: Sequence[Need], available: int | None, where: str) -> list[str]:
+def _too_much(config: Config, needs: Sequence[Need], available: int | None, where: str) -> list[str]:
     if available is None or sum(need.size for need in needs) <= available:
         return []
     there = f"and {where} has {_gib(available)} to spare"
     alone = [
-        f"{need.setting} = {need.value:.15g}: {need.how} = {_gib(need.size)}, {there}; "
+        f"{_as_set(config, need)}: {need.how} = {_gib(need.size)}, {there}; "
         f"try `{need.setting} = {need.fitting(available)}`"
         for need in needs
         if need.size > available
@@ -137,11 +142,15 @@ def _too_much(needs: Sequence[Need], available: int | None, where: str) -> list[
     if alone:
         return alone
     largest = sorted(needs, key=lambda need: need.size, reverse=True)[:3]
-    parts = " + ".join(f"{_gib(need.size)} for {need.setting} = {need.value:.15g}" for need in largest)
+    parts = " + ".join(f"{_gib(need.size)} for {_as_set(config, need)}" for need in largest)
     return [
         f"memory: {parts} = {_gib(sum(need.size for need in largest))}, {there}; make one of them smaller"
     ]
 
 
+def _as_set(config: Config, need: Need) -> str:
+    return f"{need.setting} = {attrgetter(need.setting)(config):,}"
+
+
 def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
+    return f"{size / 2**30:,.1f} GiB"

@@ -164,7 +164,7 @@ def test_a_film_goes_where_ffmpeg_would_see_a_protocol(tiny_run, tmp_path: Path,
         ({"game": "Pong-v4"}, "EnvPool has no such Atari game; did you mean Pong-v5?"),
         ({"game": "CartPole-v1"}, "EnvPool has no such Atari game"),
         ({"game": "Seaquest-v5"}, "knows 6 actions, Seaquest-v5 has 18"),
-        ({"network": {"width": 16.0}}, "one of the two was changed"),
+        ({"network": {"width": 16.0}}, "network.width 0.0625 instead of 16.0; one of the two was changed"),
         ({"env": {"threads": 100_000}}, "env.threads = 100000: must be a whole number from 0 to 512"),
     ],
 )

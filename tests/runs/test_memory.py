@@ -81,8 +81,21 @@ def test_settings_that_fit_only_one_by_one_are_refused_together() -> None:
     config = changed(replay__capacity=350_000, learner__batch_size=3_000)
     (problem,) = memory.problems(config)
     assert problem.startswith("memory: ")
-    assert "GiB for replay.capacity = 350000" in problem
-    assert "GiB for learner.batch_size = 3000" in problem
+    assert "GiB for replay.capacity = 350,000" in problem
+    assert "GiB for learner.batch_size = 3,000" in problem
+
+
+@pytest.mark.usefixtures("machine")
+def test_numbers_are_whole_and_those_that_were_set() -> None:
+    """A capacity is no 4.6e+18, and a record that the run's length bounds is not the setting."""
+    huge = "4,611,686,018,427,387,904"
+    config = changed(
+        replay__capacity=2**62, env__restart_steps=2**62, total_frames=2**50, network__width=16.0
+    )
+    capacity, record, width = memory.problems(config)
+    assert capacity.startswith(f"replay.capacity = {huge}: {huge} frames x 7,090 bytes = 30,451,")
+    assert record.startswith(f"env.restart_steps = {huge}: a record of 281,474,976,710,664 actions")
+    assert width.startswith("network.width = 16.0: ")
 
 
 @pytest.mark.usefixtures("machine")
