@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -68,3 +71,53 @@ def test_a_release_names_the_repository_that_it_was_made_in(tmp_path):
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert "has an address already" in again.stderr
+
+
+PIN = re.search(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
+
+
+def write_wheel(folder: Path, version: str) -> None:
+    """Write a wheel of a torch with nothing in it."""
+    about = f"torch-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"torch-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", "")
+
+
+@pytest.mark.parametrize(
+    ("there", "installs"),
+    [
+        (f"{PIN}+cpu", []),
+        (f"{PIN}+cu130", []),
+        ("2.11.0+cpu", [PIN]),
+        ("99.0+cpu", [PIN]),
+    ],
+)
+def test_setting_up_keeps_whichever_build_of_the_pinned_pytorch_is_there(there, installs, tmp_path):
+    """By pip itself, with the Makefile's options, in front of an index that has the pinned version and a newer."""
+    index, site = tmp_path / "index", tmp_path / "site"
+    for folder in (index, site):
+        folder.mkdir()
+    for version in (PIN, "99.1"):
+        write_wheel(index, version)
+    write_wheel(site, there)
+    with zipfile.ZipFile(site / f"torch-{there}-py3-none-any.whl") as wheel:
+        wheel.extractall(site)
+
+    options = re.search(r"-m (pip install .*) -e '\.\[\$\(EXTRAS\)\]'", (ROOT / "Makefile").read_text())[1]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (wanted,) = (requirement for requirement in extras["train"] if requirement.startswith("torch>"))
+    command = [sys.executable, "-m", *options.split(), "--dry-run", "--report", str(tmp_path / "report.json")]
+    command += ["--no-index", "--find-links", str(index), wanted]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    own = {"PYTHONPATH": str(site), "PIP_CONFIG_FILE": os.devnull}
+    subprocess.run(command, cwd=ROOT, env={**kept, **own}, check=True)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [one["metadata"]["version"] for one in report["install"]] == installs
+
+
+def test_the_page_names_the_pinned_pytorch():
+    page = (ROOT / "docs/pythons.md").read_text()
+    assert f"`{PIN}+cpu` is a {PIN}" in page
+    assert f"for torch=={PIN} and CPU" in page
