@@ -7,7 +7,8 @@
 It copies the sources to a temporary folder, builds the extension there once and runs the tests on it, which
 must pass. Then, one mutation at a time, it replaces pieces of the copy (each piece must occur exactly once,
 so a mutation that no longer fits the code is reported rather than skipped), builds again and runs the one
-test. The repository itself is only read. The exit status is 1 if any mutation survives.
+test. The repository itself is only read. The exit status is 1 if any mutation survives. It needs pybind11
+where it runs (`pip install pybind11`).
 
 A test that fails, crashes or runs past its time limit has noticed the mutation. One that cannot be collected
 has not: that is an error of this script.
