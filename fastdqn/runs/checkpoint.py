@@ -1,21 +1,13 @@
-"""Checkpoints: tensors as safetensors, the rest as JSON, on disk whole or not at all.
+"""Checkpoints: tensors as safetensors, the rest as JSON.
 
 A checkpoint is a folder `frame-N`: online.safetensors (the policy, enough to play), target.safetensors,
-optimizer.safetensors, loop.safetensors, state.json and, in the newest one, replay.safetensors. SHA256SUMS has
-the checksum of each (`sha256sum -c SHA256SUMS` checks them by hand). The best policy by evaluation is a folder
-`best-N` with online.safetensors, evaluation.json and SHA256SUMS. A folder is written under a temporary name,
-synced, and renamed.
+optimizer.safetensors, loop.safetensors, state.json and, in the newest one, replay.safetensors. The best policy
+by evaluation is a folder `best-N` with online.safetensors and evaluation.json. Either is a `checkpoint_folder`.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
-import os
-import re
-import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -29,28 +21,14 @@ from safetensors import torch as safetensors
 from fastdqn.config import Config, NetworkConfig
 from fastdqn.errors import UserError
 from fastdqn.json_files import checked, parse_object, read_object, shown
-from fastdqn.outputs import write_atomic
+from fastdqn.runs import checkpoint_folder
+from fastdqn.runs.checkpoint_folder import ANOTHER, BEST, CHECKPOINT, PARTS, REPLAY, SUMS
 
 FORMAT = 4
 POLICY_FORMAT = "fastdqn-2"
-PARTS = ("online", "target", "optimizer", "loop")
-SUMS = "SHA256SUMS"
-REPLAY = "replay.safetensors"
 LARGEST_HEADER_BYTES = 2**20
 """Of a safetensors file; ours are a few kilobytes."""
-_SWITCH = {"0": False, "1": True}
 _MOST_ACTIONS = 18  # the whole joystick
-_CHECKPOINT, _BEST, _TEMPORARY = "frame-", "best-", "tmp-"
-_OURS = re.compile(rf"{_TEMPORARY}(old-)?({_CHECKPOINT}|{_BEST})\d{{12}}(-[0-9a-f]{{16}})?")
-"""What `_write` and `_remove` name a folder that is on its way."""
-
-_PART = re.compile(
-    rf"({'|'.join(PARTS)})\.safetensors|{re.escape(REPLAY)}(\.[0-9a-f]{{16}})?(\.partial)?"
-    rf"|(state|evaluation)\.json|{SUMS}(\.tmp)?"
-)
-"""What such a folder may have in it."""
-
-_ANOTHER = "To go on from the checkpoint before it, remove this one's folder."
 
 
 @dataclass(frozen=True)
@@ -126,14 +104,14 @@ def save(
     about = _about(network, num_actions, frames)
     files = {f"{part}.safetensors": _packed(tensors, part, about) for part in PARTS}
     files["state.json"] = _json({"format": FORMAT, "frames": frames, **state})
-    final = _write(folder, f"{_CHECKPOINT}{frames:012d}", files, write_replay)
+    final = checkpoint_folder.write(folder, f"{CHECKPOINT}{frames:012d}", files, write_replay)
     found = find(folder)
     for old in found[:-keep]:
-        _remove(old, say)
+        checkpoint_folder.remove(old, say)
     for old in found[-keep:]:
         if old != final:
             with suppress(OSError):  # a full disk may not even take a shorter list; the next save tries again
-                _drop_replay(old)
+                checkpoint_folder.drop_replay(old)
     return final
 
 
@@ -156,10 +134,10 @@ def save_best(
     """
     assert policy.frames is not None
     files = {"online.safetensors": pack(policy), "evaluation.json": _json(evaluation)}
-    final = _write(folder, f"{_BEST}{policy.frames:012d}", files)
-    for old in find(folder, _BEST):
+    final = checkpoint_folder.write(folder, f"{BEST}{policy.frames:012d}", files)
+    for old in find(folder, BEST):
         if old != final:
-            _remove(old, say)
+            checkpoint_folder.remove(old, say)
     return final
 
 
@@ -168,7 +146,7 @@ def pack(policy: SavedPolicy) -> bytes:
     return _packed(policy.online(), "online", _about(policy.network, policy.num_actions, policy.frames))
 
 
-def find(folder: Path, kind: str = _CHECKPOINT) -> list[Path]:
+def find(folder: Path, kind: str = CHECKPOINT) -> list[Path]:
     """Return a run's checkpoints, oldest first."""
     found = [path for path in folder.glob(kind + "*") if path.name.removeprefix(kind).isdigit()]
     return sorted(found, key=lambda path: int(path.name.removeprefix(kind)))
@@ -176,7 +154,7 @@ def find(folder: Path, kind: str = _CHECKPOINT) -> list[Path]:
 
 def exists(folder: Path, frames: int) -> bool:
     """Whether a run has a checkpoint of this frame."""
-    return (folder / f"{_CHECKPOINT}{frames:012d}").is_dir()
+    return (folder / f"{CHECKPOINT}{frames:012d}").is_dir()
 
 
 def newest(folder: Path) -> Path:
@@ -193,7 +171,7 @@ def newest(folder: Path) -> Path:
 
 def best(folder: Path) -> Path | None:
     """Return the folder of a run's best policy by evaluation, `None` if there was no evaluation."""
-    found = find(folder, _BEST)
+    found = find(folder, BEST)
     return found[-1] if found else None
 
 
@@ -207,7 +185,7 @@ def best_mean(folder: Path) -> float | None:
     if path is None:
         return None
     file = path / "evaluation.json"
-    _verify(file, _sums(path))
+    checkpoint_folder.verify(file, checkpoint_folder.read_sums(path))
     try:
         return float(checked(read_object(file).get("mean"), float, "mean"))
     except ValueError as error:
@@ -234,7 +212,7 @@ def choose(folder: Path, which: str | int) -> Path:
                 "(`evaluation.every_frames`). Name last, or the frames of a checkpoint."
             )
         return path
-    frames = {int(path.name.rpartition("-")[2]): path for path in (*find(folder, _BEST), *find(folder))}
+    frames = {int(path.name.rpartition("-")[2]): path for path in (*find(folder, BEST), *find(folder))}
     if which not in frames:
         there = ", ".join(str(number) for number in sorted(frames)) or "none"
         raise UserError(f"{folder} has no checkpoint of frame {which}. There are: {there}.")
@@ -247,17 +225,17 @@ def load(path: Path) -> Checkpoint:
     Raises:
         UserError: A file is missing, damaged, of another checkpoint, not ours, or newer than this version.
     """
-    sums = _sums(path)
+    sums = checkpoint_folder.read_sums(path)
     if set(sums) - {REPLAY} != {"state.json", *(f"{part}.safetensors" for part in PARTS)}:
-        raise UserError(f"{path / SUMS} is damaged: it does not list what a checkpoint has.\n{_ANOTHER}")
+        raise UserError(f"{path / SUMS} is damaged: it does not list what a checkpoint has.\n{ANOTHER}")
     if REPLAY in sums:
-        _verify(path / REPLAY, sums)
+        checkpoint_folder.verify(path / REPLAY, sums)
     tensors: dict[str, torch.Tensor] = {}
     for part in PARTS:
         own, _ = _read(path / f"{part}.safetensors", sums)
         tensors.update({f"{part}.{name}": tensor for name, tensor in own.items()})
     file = path / "state.json"
-    _verify(file, sums)
+    checkpoint_folder.verify(file, sums)
     try:
         state = read_object(file)
     except ValueError as error:
@@ -271,7 +249,7 @@ def load(path: Path) -> Checkpoint:
             "Go on with the fastdqn that wrote it, or start a new run from its weights: "
             f"`train(..., weights={str(path)!r})`"
         )
-    if f"{_CHECKPOINT}{state['frames']:012d}" != path.name:
+    if f"{CHECKPOINT}{state['frames']:012d}" != path.name:
         raise UserError(f"{path} holds the checkpoint of frame {state['frames']}: it was renamed.")
     return Checkpoint(path, tensors, state, path / REPLAY if REPLAY in sums else None)
 
@@ -310,7 +288,7 @@ def load_policy(path: Path) -> SavedPolicy:
     in_folder = path.is_dir()
     if in_folder:
         path = path / "online.safetensors"
-    sums = _sums(path.parent) if in_folder or (path.parent / SUMS).exists() else None
+    sums = checkpoint_folder.read_sums(path.parent) if in_folder or (path.parent / SUMS).exists() else None
     weights, about = _read(path, sums)
     try:
         network = checked(parse_object(about["network"]), NetworkConfig, "network")
@@ -350,114 +328,6 @@ def _json(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, indent=1) + "\n").encode()
 
 
-def _write(
-    folder: Path,
-    name: str,
-    files: Mapping[str, bytes],
-    write_replay: Callable[[Path], None] | None = None,
-) -> Path:
-    """Write a folder of files and their checksums: it appears whole or not at all."""
-    final, temporary = folder / name, _new_name(folder, name)
-    for left in folder.glob(_TEMPORARY + "*"):
-        _sweep(left)
-    try:
-        folder.mkdir(exist_ok=True)  # not its parents: a run's folder that is gone is not made again
-        temporary.mkdir()
-        sums = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
-        for file, data in files.items():
-            (temporary / file).write_bytes(data)
-        if write_replay:
-            write_replay(temporary / REPLAY)
-            sums[REPLAY] = _hash(temporary / REPLAY)
-        (temporary / SUMS).write_bytes(_sums_text(sums))
-        for path in (*temporary.iterdir(), temporary):
-            _sync(path)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    old = _new_name(folder, name)
-    if final.exists():  # saved twice at one frame
-        final.rename(old)
-    temporary.rename(final)
-    _sync(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    return final
-
-
-def _new_name(folder: Path, name: str) -> Path:
-    """Return a temporary name that nobody has: a fixed one could be a user's, or a link to something."""
-    return folder / f"{_TEMPORARY}{name}-{secrets.token_hex(8)}"
-
-
-def _sweep(path: Path) -> None:
-    """Remove what a process left that was killed. What else begins alike, or lies in there, is somebody's."""
-    if path.is_symlink() or not _OURS.fullmatch(path.name) or not path.is_dir():
-        return
-    with suppress(OSError):
-        for file in path.iterdir():
-            if _PART.fullmatch(file.name):
-                file.unlink()
-        path.rmdir()
-
-
-def _remove(path: Path, say: Callable[[str], None]) -> None:
-    """Remove a checkpoint that newer ones replace. A reader finds it whole or not at all."""
-    try:
-        if not os.access(path, os.W_OK):  # it could lose its name and nothing else
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        path = path.rename(path.with_name(_TEMPORARY + path.name))
-        shutil.rmtree(path)
-    except OSError as error:
-        say(f"{path} cannot be removed and takes up space: {error.strerror or error}")
-
-
-def _drop_replay(path: Path) -> None:
-    """Remove a checkpoint's replay, from its checksums first: at every moment the checkpoint is good."""
-    try:
-        sums = _sums(path)
-    except UserError:  # damaged already: `load` will say so, should it ever be read
-        return
-    if sums.pop(REPLAY, None):
-        write_atomic(path / SUMS, _sums_text(sums))
-        _sync(path)
-    (path / REPLAY).unlink(missing_ok=True)
-
-
-def _sums_text(sums: Mapping[str, str]) -> bytes:
-    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode()
-
-
-def _sums(path: Path) -> dict[str, str]:
-    """Read a folder's checksums."""
-    file = path / SUMS
-    try:
-        lines = file.read_text("ascii").splitlines()
-        return {name: digest for digest, name in (line.split("  ") for line in lines)}
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} is no checkpoint, a damaged one, or of an older fastdqn: it has no {SUMS}.\n{_ANOTHER}"
-        ) from None
-    except (OSError, ValueError):
-        raise UserError(f"{file} is damaged.\n{_ANOTHER}") from None
-
-
-def _verify(path: Path, sums: Mapping[str, str]) -> None:
-    """Compare a file with its checksum."""
-    if path.exists() and not path.is_file():  # a FIFO would be waited for
-        raise UserError(f"{path} is no file.\n{_ANOTHER}")
-    try:
-        digest = _hash(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.\n{_ANOTHER}") from None
-    if sums.get(path.name) != digest:
-        raise UserError(f"{path} is damaged: its checksum is not the one in {SUMS}.\n{_ANOTHER}")
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read(path: Path, sums: Mapping[str, str] | None) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Read tensors and header of a file of ours; without checksums if it lies alone."""
     if not path.is_file():
@@ -465,7 +335,7 @@ def _read(path: Path, sums: Mapping[str, str] | None) -> tuple[dict[str, torch.T
             f"{path} does not exist. Name a run's folder, a checkpoint's, or an online.safetensors."
         )
     if sums is not None:
-        _verify(path, sums)
+        checkpoint_folder.verify(path, sums)
     try:
         about = _header(path)
         if not str(about.get("format", "")).startswith("fastdqn-"):
@@ -490,12 +360,3 @@ def _header(path: Path) -> dict[str, Any]:
     if not isinstance(about, dict):
         raise ValueError("its __metadata__ is no object")
     return about
-
-
-def _sync(path: Path) -> None:
-    """Have the disk hold a file or a folder's entries before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

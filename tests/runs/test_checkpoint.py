@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from fastdqn.config import NetworkConfig
 from fastdqn.errors import UserError
-from fastdqn.runs import checkpoint
+from fastdqn.runs import checkpoint, checkpoint_folder
 
 NETWORK = NetworkConfig(width=0.5, dueling=True)
 
@@ -74,7 +74,7 @@ def test_only_the_newest_stay_in_order_of_frames(tmp_path):
 def test_a_kill_while_saving_leaves_the_previous_one(tmp_path, monkeypatch):
     """Fails when a checkpoint is written under its final name."""
     save(tmp_path, 4)
-    monkeypatch.setattr(checkpoint, "_sync", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(checkpoint_folder, "_sync", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, 8)
     assert [path.name for path in checkpoint.find(tmp_path)] == ["frame-000000000004"]
@@ -174,7 +174,7 @@ def test_a_kill_while_a_replay_is_dropped_leaves_a_good_checkpoint(tmp_path, mon
 
 def stuck(monkeypatch, name):
     """Have nothing in the folders of this name be removed, as where another user owns them."""
-    real = checkpoint.shutil.rmtree
+    real = checkpoint_folder.shutil.rmtree
 
     def rmtree(path, ignore_errors=False):
         if path.name.endswith(name):
@@ -183,7 +183,7 @@ def stuck(monkeypatch, name):
             raise PermissionError(13, "Permission denied", str(path))
         real(path, ignore_errors=ignore_errors)
 
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", rmtree)
+    monkeypatch.setattr(checkpoint_folder.shutil, "rmtree", rmtree)
 
 
 def test_an_old_one_that_cannot_be_removed_is_told_and_the_new_one_is_saved(tmp_path, monkeypatch):
@@ -208,7 +208,7 @@ def test_an_old_one_that_cannot_be_removed_is_told_and_the_new_one_is_saved(tmp_
 def test_one_that_was_made_read_only_keeps_its_name(tmp_path, monkeypatch):
     said: list[str] = []
     old = save(tmp_path, 4, keep=1)
-    monkeypatch.setattr(checkpoint.os, "access", lambda path, mode: path != old)
+    monkeypatch.setattr(checkpoint_folder.os, "access", lambda path, mode: path != old)
     checkpoint.save(tmp_path, 8, tensors(), {}, NETWORK, 6, 1, None, said.append)
     assert said == [f"{old} cannot be removed and takes up space: Permission denied"]
     assert checkpoint.load(old).state["frames"] == 4
@@ -231,40 +231,46 @@ def test_a_run_that_is_gone_is_not_made_again(tmp_path):
 
 
 @pytest.mark.parametrize("which", ["last", "best"])
-@pytest.mark.parametrize("reads", ["_sums", "_hash", "_header"])
-def test_a_reader_takes_the_one_that_replaces_what_it_was_reading(tmp_path, monkeypatch, which, reads):
+@pytest.mark.parametrize(
+    ("module", "reads"),
+    [(checkpoint_folder, "read_sums"), (checkpoint_folder, "_hash"), (checkpoint, "_header")],
+    ids=["sums", "hash", "header"],
+)
+def test_a_reader_takes_the_one_that_replaces_what_it_was_reading(
+    tmp_path, monkeypatch, which, module, reads
+):
     """Fails when a run that saves while its policy is read makes the reader fail."""
 
     def put(frames):
         save(tmp_path, frames, keep=1)
         save_best(tmp_path, frames, frames)
 
-    real, frames = getattr(checkpoint, reads), [8, 12]
+    real, frames = getattr(module, reads), [8, 12]
 
     def replaced(*args, **kwargs):
         if frames:
             number = frames.pop(0)
-            monkeypatch.setattr(checkpoint, reads, real)
+            monkeypatch.setattr(module, reads, real)
             put(number)
-            monkeypatch.setattr(checkpoint, reads, replaced)
+            monkeypatch.setattr(module, reads, replaced)
         return real(*args, **kwargs)
 
     put(4)
-    monkeypatch.setattr(checkpoint, reads, replaced)
+    monkeypatch.setattr(module, reads, replaced)
     assert checkpoint.choose_policy(tmp_path, which).frames == 12
     assert not frames
 
 
 def test_a_reader_of_one_by_its_frames_is_told_that_it_is_gone(tmp_path, monkeypatch):
     save(tmp_path, 4)
-    real = checkpoint._hash
+    real = checkpoint_folder._hash
 
     def replaced(path):
-        monkeypatch.setattr(checkpoint, "_hash", real)
+        monkeypatch.setattr(checkpoint_folder, "_hash", real)
         save(tmp_path, 8, keep=1)
         return real(path)
 
-    monkeypatch.setattr(checkpoint, "_hash", replaced)
+    monkeypatch.setattr(checkpoint_folder, "_hash", replaced)
     with pytest.raises(UserError, match=r"no checkpoint of frame 4\. There are: 8"):
         checkpoint.choose_policy(tmp_path, 4)
 
