@@ -21,6 +21,7 @@ class Replay:
         alpha: float,
         autoreset: int,
         layout: int,
+        storage: int,
         guard_frames: int,
         seed: int,
     ) -> None: ...

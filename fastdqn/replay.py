@@ -54,6 +54,8 @@ COLUMNS: Mapping[str, np.dtype[Any]] = {name: np.dtype(kind) for name, kind in _
 # As the core numbers them.
 _AUTORESET = ("next_step", "same_step", "disabled")
 _LAYOUT = ("separate", "window")
+_STORAGE = ("raw", "delta")
+_MOST_AXES = 32  # with those of the batch and the stack still an array of numpy 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,6 +142,9 @@ class ReplayStats(NamedTuple):
         episodes: episodes ever begun.
         whole_stacks: observations that did not continue the one before and had to be stored whole; first
             ones of two frames, which may be padded, are not counted.
+        stored_bytes: what the frames take now, with what finds them.
+        key_frames: of `frames`, kept without the frame before; all of them in raw storage.
+        raw_frames: of those, kept as they are.
         allocated_bytes: memory reserved; the system hands it out as it fills.
     """
 
@@ -152,6 +157,9 @@ class ReplayStats(NamedTuple):
     sampleable: int
     episodes: int
     whole_stacks: int
+    stored_bytes: int
+    key_frames: int
+    raw_frames: int
     allocated_bytes: int
 
 
@@ -182,6 +190,10 @@ class ReplayBuffer:
         layout: ``"separate"`` gives `obs` and `next_obs` as two arrays; ``"window"`` (n_step 1 only) as views
             of one array of stack + 1 frames, which is less to copy. A window can hold no transition whose
             next observation does not shift its observation by one frame: `add` refuses one with a ValueError.
+        storage: How frames lie in memory, which changes nothing that is sampled. ``"raw"``: as they are.
+            ``"delta"``: as what changes from one to the next, losslessly: for games a fourth to a fiftieth of
+            the bytes, at about half the speed. `capacity` counts frames all the same: however well they shrink,
+            as many live. Frames that do not shrink, such as noise, take 2 % more than raw ones.
         guard_frames: Frames that each environment may still store before the frames of anything sampled or
             planned are lost: for readers that gather later.
         seed: Seed of the sampling, 0 to 2^64 - 1.
@@ -204,6 +216,7 @@ class ReplayBuffer:
         alpha: float = 0.0,
         autoreset: Literal["next_step", "same_step", "disabled"] = "next_step",
         layout: Literal["separate", "window"] = "separate",
+        storage: Literal["raw", "delta"] = "raw",
         guard_frames: int = 0,
         seed: int = 0,
     ) -> None:
@@ -211,6 +224,10 @@ class ReplayBuffer:
         self.num_envs = _integer("num_envs", num_envs, 1, 2**31 - 1)
         _instance("frame_shape", frame_shape, Sequence)
         self.frame_shape = tuple(_integer("frame_shape", extent, 1) for extent in frame_shape)
+        if len(self.frame_shape) > _MOST_AXES:
+            raise ValueError(
+                f"frame_shape: {len(self.frame_shape)} axes, and at most {_MOST_AXES} are possible"
+            )
         _integer("frame_shape", math.prod(self.frame_shape), 1, 2**31 - 1)
         self.stack = _integer("stack", stack, 1, 255)
         self.n_step = _integer("n_step", n_step, 1, 2**31 - 1)
@@ -218,6 +235,7 @@ class ReplayBuffer:
         self.alpha = _number("alpha", alpha)
         self.autoreset = autoreset
         self.layout = layout
+        self.storage = storage
         self.guard_frames = _integer("guard_frames", guard_frames, 0, 2**31 - 1)
         self.seed = _integer("seed", seed, 0)
         self._warned = False
@@ -234,6 +252,7 @@ class ReplayBuffer:
             alpha=self.alpha,
             autoreset=_choice("autoreset", self.autoreset, _AUTORESET),
             layout=_choice("layout", self.layout, _LAYOUT),
+            storage=_choice("storage", self.storage, _STORAGE),
             guard_frames=self.guard_frames,
             seed=self.seed,
         )
@@ -468,6 +487,7 @@ class ReplayBuffer:
         options = _core.saved_options(os.fsencode(path))
         options["autoreset"] = _AUTORESET[options["autoreset"]]
         options["layout"] = _LAYOUT[options["layout"]]
+        options["storage"] = _STORAGE[options["storage"]]
         replay = cls(**options)
         replay.load(path)
         return replay

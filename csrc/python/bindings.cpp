@@ -27,6 +27,7 @@ using fastdqn::Layout;
 using fastdqn::Replay;
 using fastdqn::ReplayOptions;
 using fastdqn::Span;
+using fastdqn::Storage;
 using Shape = std::vector<py::ssize_t>;
 
 std::string text_of(const Shape& shape) {
@@ -239,6 +240,9 @@ class PyReplay {
     dict["sampleable"] = stats.sampleable;
     dict["episodes"] = stats.episodes;
     dict["whole_stacks"] = stats.whole_stacks;
+    dict["stored_bytes"] = stats.stored_bytes;
+    dict["key_frames"] = stats.key_frames;
+    dict["raw_frames"] = stats.raw_frames;
     dict["allocated_bytes"] = stats.allocated_bytes;
     return dict;
   }
@@ -339,7 +343,7 @@ class PyReplay {
 
 std::unique_ptr<PyReplay> make_replay(std::uint64_t capacity, std::uint64_t num_envs,
                                       const Shape& frame_shape, std::uint32_t stack, std::uint32_t n_step,
-                                      double gamma, double alpha, int autoreset, int layout,
+                                      double gamma, double alpha, int autoreset, int layout, int storage,
                                       std::uint64_t guard_frames, std::uint64_t seed) {
   ReplayOptions options;
   options.capacity = capacity;
@@ -351,6 +355,7 @@ std::unique_ptr<PyReplay> make_replay(std::uint64_t capacity, std::uint64_t num_
   options.alpha = alpha;
   options.autoreset = static_cast<Autoreset>(autoreset);
   options.layout = static_cast<Layout>(layout);
+  options.storage = static_cast<Storage>(storage);
   options.guard_frames = guard_frames;
   options.seed = seed;
   return std::make_unique<PyReplay>(options, frame_shape);
@@ -368,6 +373,7 @@ py::dict saved_options(const std::string& path) {
   dict["alpha"] = options.alpha;
   dict["autoreset"] = static_cast<int>(options.autoreset);
   dict["layout"] = static_cast<int>(options.layout);
+  dict["storage"] = static_cast<int>(options.storage);
   dict["guard_frames"] = options.guard_frames;
   dict["seed"] = options.seed;
   return dict;
@@ -413,14 +419,14 @@ PYBIND11_MODULE(_core, module) {
   py::class_<PyReplay>(module, "Replay", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)))
       .def(py::init([](std::uint64_t capacity, std::uint64_t num_envs,
                        const std::vector<py::ssize_t>& frame_shape, std::uint32_t stack, std::uint32_t n_step,
-                       double gamma, double alpha, int autoreset, int layout, std::uint64_t guard_frames,
-                       std::uint64_t seed) {
+                       double gamma, double alpha, int autoreset, int layout, int storage,
+                       std::uint64_t guard_frames, std::uint64_t seed) {
              return make_replay(capacity, num_envs, frame_shape, stack, n_step, gamma, alpha, autoreset,
-                                layout, guard_frames, seed);
+                                layout, storage, guard_frames, seed);
            }),
            py::arg("capacity"), py::arg("num_envs"), py::arg("frame_shape"), py::arg("stack"),
            py::arg("n_step"), py::arg("gamma"), py::arg("alpha"), py::arg("autoreset"), py::arg("layout"),
-           py::arg("guard_frames"), py::arg("seed"))
+           py::arg("storage"), py::arg("guard_frames"), py::arg("seed"))
       .def("begin", &PyReplay::begin, py::arg("observation"), py::arg("env_id"))
       .def("add", &PyReplay::add, py::arg("action"), py::arg("observation"), py::arg("reward"),
            py::arg("terminated"), py::arg("truncated"), py::arg("env_id"), py::arg("final_observation"))

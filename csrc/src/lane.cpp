@@ -29,12 +29,12 @@ Intake decide(const std::uint8_t* given, std::uint32_t stack, std::size_t frame_
 
 Intake Lane::classify(const std::uint8_t* given) const noexcept {
   const std::uint32_t stack = options_.stack;
-  const std::size_t bytes = frames_.frame_bytes();
+  const std::size_t bytes = frames_->frame_bytes();
   const bool has_previous = phase() != Phase::kUnbegun;
   return decide(given, stack, bytes, has_previous, cursors_.depth, [&] {
     const StackRef last = current();
     for (std::uint32_t i = 0; i + 1 < stack; ++i) {
-      if (std::memcmp(given + i * bytes, frames_.frame(last.at(i + 1, stack)), bytes) != 0) return false;
+      if (std::memcmp(given + i * bytes, frames_->recent(last.at(i + 1, stack)), bytes) != 0) return false;
     }
     return true;
   });
@@ -42,7 +42,7 @@ Intake Lane::classify(const std::uint8_t* given) const noexcept {
 
 Intake Lane::classify_after(const std::uint8_t* previous, std::uint32_t previous_depth,
                             const std::uint8_t* given) const noexcept {
-  const std::size_t bytes = frames_.frame_bytes();
+  const std::size_t bytes = frames_->frame_bytes();
   return decide(given, options_.stack, bytes, true, previous_depth,
                 [&] { return std::memcmp(given, previous + bytes, (options_.stack - 1) * bytes) == 0; });
 }
@@ -78,7 +78,7 @@ void Lane::step(const Step& step, const std::uint8_t* next, const Intake& intake
 void Lane::store(const std::uint8_t* given, const Intake& intake, std::vector<WrittenFrame>* written) {
   const std::uint32_t count = intake.frames();
   for (std::uint32_t i = options_.stack - count; i < options_.stack; ++i) {
-    const std::uint64_t slot = frames_.push(given + i * frames_.frame_bytes());
+    const std::uint64_t slot = frames_->push(given + i * frames_->frame_bytes());
     if (written != nullptr) written->push_back({static_cast<std::int64_t>(slot), 0, i, false});
   }
   cursors_.depth = intake.depth;
@@ -94,26 +94,27 @@ void Lane::close_windows(bool episode_ended) noexcept {
 // transition.
 void Lane::retire() noexcept {
   const std::uint64_t count = cursors_.transitions;
-  const std::uint64_t gone = frames_.horizon();
+  const std::uint64_t gone = frames_->horizon();
   while (cursors_.intact < count && observation(cursors_.intact).oldest() < gone) ++cursors_.intact;
-  const std::uint64_t guarded = frames_.horizon(options_.guard_frames);
+  const std::uint64_t guarded = frames_->horizon(options_.guard_frames);
   cursors_.first = std::max(cursors_.first, cursors_.intact);
   while (cursors_.first < count && observation(cursors_.first).oldest() < guarded) ++cursors_.first;
 }
 
 Lane::Cursors Lane::cursors() const noexcept {
   Cursors copy = cursors_;
-  copy.written = frames_.written();
+  copy.written = frames_->written();
   return copy;
 }
 
 void Lane::restore(const Cursors& cursors) noexcept {
   cursors_ = cursors;
-  frames_.set_written(cursors.written);
+  frames_->set_written(cursors.written);
 }
 
 std::string Lane::invariant_violation() const {
   std::string reason = cursor_violation();
+  if (reason.empty()) reason = frames_->invariant_violation();
   for (std::uint64_t s = cursors_.intact; reason.empty() && s < cursors_.transitions; ++s) {
     reason = transition_violation(s);
   }
@@ -124,13 +125,13 @@ std::string Lane::cursor_violation() const {
   const Cursors& c = cursors_;
   if (c.phase > Phase::kDone) return "the phase is none of the three";
   if (c.depth >= options_.stack) return "the current stack is deeper than a stack";
-  if (c.phase == Phase::kUnbegun && (frames_.written() > 0 || c.transitions > 0)) {
+  if (c.phase == Phase::kUnbegun && (frames_->written() > 0 || c.transitions > 0)) {
     return "frames or transitions before an episode began";
   }
-  if (c.phase != Phase::kUnbegun && frames_.written() <= c.depth) return "the current stack lacks frames";
+  if (c.phase != Phase::kUnbegun && frames_->written() <= c.depth) return "the current stack lacks frames";
   if (c.intact > c.first) return "sampleable rows have lost pixels";
   if (c.first > c.transitions || c.closed > c.transitions) return "a cursor is ahead of the transitions";
-  if (c.transitions - c.intact >= frames_.ring()) return "more intact transitions than frame slots";
+  if (c.transitions - c.intact >= frames_->ring()) return "more intact transitions than frame slots";
   const std::uint64_t whole = c.transitions >= options_.n_step ? c.transitions - options_.n_step + 1 : 0;
   if (c.closed < whole) return "a full n-step window is not closed";
   const bool ended = c.transitions > c.intact && transitions_[c.transitions - 1].ends_episode();
@@ -150,15 +151,15 @@ bool Lane::window_closed(std::uint64_t sequence) const noexcept {
 
 std::string Lane::transition_violation(std::uint64_t sequence) const {
   const Transition& t = transitions_[sequence];
-  const std::uint64_t written = frames_.written();
+  const std::uint64_t written = frames_->written();
   const StackRef obs = t.observation(written), next = t.next_observation(written);
   const std::string name = "transition " + std::to_string(sequence) + ": ";
   const std::uint32_t deeper = std::min<std::uint32_t>(t.obs_depth + 1U, options_.stack - 1);
   if (t.flags > (Transition::kTerminated | Transition::kTruncated)) return name + "unknown flags";
   if (t.obs_depth >= options_.stack || t.next_depth >= options_.stack) return name + "deeper than a stack";
   if (obs.depth > obs.newest || next.newest >= written) return name + "frames that were never written";
-  if (obs.oldest() < frames_.horizon()) return name + "overwritten frames in the intact range";
-  if (sequence >= cursors_.first && obs.oldest() < frames_.horizon(options_.guard_frames)) {
+  if (obs.oldest() < frames_->horizon()) return name + "overwritten frames in the intact range";
+  if (sequence >= cursors_.first && obs.oldest() < frames_->horizon(options_.guard_frames)) {
     return name + "guarded frames in the sampleable range";
   }
   const bool continues = t.next_distance == 1 && t.next_depth == deeper;

@@ -40,9 +40,10 @@ std::size_t cgroup_available_bytes() {
 
 }  // namespace
 
-Pages::Pages(std::size_t bytes) : bytes_(bytes) {
+Pages::Pages(std::size_t bytes, Kind kind) : bytes_(bytes) {
   if (bytes == 0) return;
-  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (kind == kAddressesOnly ? MAP_NORESERVE : 0);
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (memory == MAP_FAILED) {
     throw OutOfMemory("the system refused " + std::to_string(bytes) + " bytes of memory");
   }
@@ -60,6 +61,13 @@ Pages& Pages::operator=(Pages&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
   return *this;
+}
+
+void Pages::release(std::size_t begin, std::size_t end) noexcept {
+  constexpr std::size_t kPage = 4096;
+  begin = (begin + kPage - 1) / kPage * kPage;
+  end = std::min(end, bytes_) / kPage * kPage;
+  if (begin < end) ::madvise(data_ + begin, end - begin, MADV_DONTNEED);
 }
 
 std::size_t available_memory_bytes() { return std::min(system_available_bytes(), cgroup_available_bytes()); }

@@ -8,6 +8,8 @@
 #include <stdexcept>
 
 #include "fastdqn/detail/columns.hpp"
+#include "fastdqn/detail/delta_ring.hpp"
+#include "fastdqn/detail/frame_ring.hpp"
 
 namespace fastdqn {
 namespace {
@@ -35,18 +37,37 @@ void check_ring(const ReplayOptions& o) {
   }
 }
 
+// What a frame is counted as before there is one: under kDelta a quarter of itself, which is more than those of any
+// game that was measured take. Frames that shrink less are found out as they come.
+double expected_bytes(const ReplayOptions& o) {
+  const double whole = static_cast<double>(o.frame_bytes());
+  return o.storage == Storage::kRaw ? whole : std::ceil(whole / 4);
+}
+
 // Memory is reserved lazily, so that the system would accept nearly any size now and kill the process later.
 void check_memory(const ReplayOptions& o) {
   const double slots = static_cast<double>(o.capacity / o.num_envs) * static_cast<double>(o.num_envs);
   const double extra = sizeof(Transition) + (o.alpha > 0.0 ? SumTree::kBytesPerLeaf : 0.0);
-  const double per_slot = static_cast<double>(o.frame_bytes()) + extra;
+  const double per_slot = expected_bytes(o) + extra;
   const double available = static_cast<double>(available_memory_bytes());
   if (slots * per_slot <= available) return;
   throw OutOfMemory("capacity: " + std::to_string(o.capacity) + " frames of " +
-                    std::to_string(o.frame_bytes()) + " + " + std::to_string(std::lround(extra)) +
-                    " bytes need " + gigabytes(slots * per_slot) + ", but " + gigabytes(available) +
-                    " of memory are available: capacity can be at most " +
+                    (o.storage == Storage::kRaw ? "" : "about ") +
+                    std::to_string(std::lround(expected_bytes(o))) + " + " +
+                    std::to_string(std::lround(extra)) + " bytes need " + gigabytes(slots * per_slot) +
+                    ", but " + gigabytes(available) + " of memory are available: capacity can be at most " +
                     std::to_string(static_cast<std::uint64_t>(available / per_slot)));
+}
+
+// Frames that are kept as deltas take what they take: asked every so many calls, well before the system would
+// begin to kill.
+void check_memory_left(std::uint64_t stored_bytes) {
+  constexpr std::uint64_t kLeast = 64 << 20;
+  const std::uint64_t available = available_memory_bytes();
+  if (available >= kLeast) return;
+  throw OutOfMemory("storage: frames take " + gigabytes(static_cast<double>(stored_bytes)) + ", and " +
+                    gigabytes(static_cast<double>(available)) +
+                    " of memory are left: these shrink too little for this capacity");
 }
 
 const ReplayOptions& checked(const ReplayOptions& o) {
@@ -146,21 +167,36 @@ Replay::Replay(const ReplayOptions& options)
       frame_bytes_(options.frame_bytes()),
       n_step_(options.n_step, options.gamma),
       random_(options.seed, 0),
-      frames_(ring_ * options.num_envs * frame_bytes_),
+      frames_(options.storage == Storage::kRaw ? ring_ * options.num_envs * frame_bytes_ : 0),
       transitions_(ring_ * options.num_envs * sizeof(Transition)),
       seen_(options.num_envs, 0) {
   if (options.alpha > 0.0) priorities_.emplace(options.num_envs, ring_, options.alpha);
+  if (options.storage == Storage::kDelta) {
+    working_.resize(DeltaCodec(frame_bytes_, row_bytes()).working_bytes());
+  }
   lanes_ = make_lanes(transitions_);
 }
 
-std::vector<Lane> Replay::make_lanes(const Pages& transitions) const {
+// What lies between a pixel and the one below it; the whole frame where there is but one axis.
+std::size_t Replay::row_bytes() const noexcept {
+  return options_.frame_shape.size() > 1 ? frame_bytes_ / options_.frame_shape[0] : frame_bytes_;
+}
+
+std::unique_ptr<FrameStore> Replay::make_frames(std::uint64_t env) {
+  if (options_.storage == Storage::kRaw) {
+    return std::make_unique<FrameRing>(frames_.data() + env * ring_ * frame_bytes_, ring_, frame_bytes_);
+  }
+  const DeltaCodec codec(frame_bytes_, row_bytes());
+  return std::make_unique<DeltaRing>(ring_, codec, options_.stack, working_.data());
+}
+
+std::vector<Lane> Replay::make_lanes(const Pages& transitions) {
   const LaneOptions lane_options{options_.stack, options_.n_step, options_.guard_frames};
   Transition* records = reinterpret_cast<Transition*>(transitions.data());
   std::vector<Lane> lanes;
   lanes.reserve(options_.num_envs);
   for (std::uint64_t env = 0; env < options_.num_envs; ++env) {
-    lanes.emplace_back(FrameRing(frames_.data() + env * ring_ * frame_bytes_, ring_, frame_bytes_),
-                       TransitionRing(records + env * ring_, ring_), lane_options);
+    lanes.emplace_back(make_frames(env), TransitionRing(records + env * ring_, ring_), lane_options);
   }
   return lanes;
 }
@@ -192,6 +228,9 @@ void Replay::check_env_ids(const std::int64_t* env_id, std::size_t rows) {
 std::size_t Replay::begin(const BeginRows& rows, std::vector<WrittenFrame>* written) {
   const std::lock_guard<std::mutex> lock(mutex_);
   check_env_ids(rows.env_id, rows.rows);
+  for (std::size_t row = 0; row < rows.rows; ++row) {
+    lane_of(rows.env_id, row).frames().reserve(options_.stack);
+  }
   intakes_.resize(rows.rows);
   if (written != nullptr) {
     written->clear();
@@ -224,6 +263,8 @@ std::size_t Replay::add(const AddRows& rows, std::vector<WrittenFrame>* written)
 
 // Checks the whole call and leaves in intakes_ how each of its stacks will be kept.
 void Replay::check_add(const AddRows& rows) {
+  constexpr std::uint64_t kCallsBetween = 1024;
+  if (options_.storage == Storage::kDelta && ++adds_ % kCallsBetween == 0) check_memory_left(stored_bytes());
   check_env_ids(rows.env_id, rows.rows);
   if (rows.final_observation != nullptr && options_.autoreset != Autoreset::kSameStep) {
     refuse("final_observation: belongs to autoreset 'same_step' alone");
@@ -231,7 +272,8 @@ void Replay::check_add(const AddRows& rows) {
   intakes_.resize(rows.rows);
   for (std::size_t row = 0; row < rows.rows; ++row) check_add_row(rows, row, lane_of(rows.env_id, row));
   for (std::size_t row = 0; row < rows.rows; ++row) {
-    const Lane& lane = lane_of(rows.env_id, row);
+    Lane& lane = lane_of(rows.env_id, row);
+    lane.frames().reserve(2 * std::size_t{options_.stack});
     intakes_[row] = classify(rows, row, lane);
     if (options_.layout == Layout::kWindow && !is_reset_row(lane) &&
         !lane.fits_window(intakes_[row].final_observation)) {
@@ -404,7 +446,7 @@ void Replay::prefetch_pixels(std::size_t index) const noexcept {
 
 void Replay::copy_pixels(std::size_t index, const BatchView& batch) const noexcept {
   const Pick& pick = picks_[index];
-  const FrameRing& frames = pick.lane->frames();
+  const FrameStore& frames = pick.lane->frames();
   const std::uint32_t stack = options_.stack;
   if (options_.layout == Layout::kWindow) {
     // One stack of stack + 1 frames: the observation's, then the one frame that the next observation adds.
@@ -413,8 +455,7 @@ void Replay::copy_pixels(std::size_t index, const BatchView& batch) const noexce
     return;
   }
   const std::size_t offset = index * stack * frame_bytes_;
-  frames.copy_stack(pick.obs, stack, batch.obs + offset);
-  frames.copy_stack(pick.next, stack, batch.next_obs + offset);
+  frames.copy_pair(pick.obs, pick.next, stack, batch.obs + offset, batch.next_obs + offset);
 }
 
 // Copies the pixels of picks_, fetching those of the next row ahead.
@@ -441,7 +482,7 @@ void Replay::plan(std::size_t batch_size, double beta, const PlanView& plan) {
   const std::lock_guard<std::mutex> lock(mutex_);
   pick_batch(batch_size, beta, plan);
   for (std::size_t i = 0; i < batch_size; ++i) {
-    const FrameRing& frames = picks_[i].lane->frames();
+    const FrameStore& frames = picks_[i].lane->frames();
     const std::uint64_t base = places_[i].lane * ring_;
     for (std::uint32_t k = 0; k < stack; ++k) {
       const std::uint64_t obs = base + frames.slot(picks_[i].obs.at(k, stack));
@@ -485,7 +526,21 @@ void Replay::read_frames(std::uint64_t first_slot, std::uint64_t count, std::uin
     refuse("first_slot: " + std::to_string(count) + " slots from " + std::to_string(first_slot) +
            " on are more than the " + std::to_string(slots) + " there are");
   }
-  std::memcpy(out, frames_.data() + first_slot * frame_bytes_, count * frame_bytes_);
+  while (count > 0) {
+    const FrameStore& frames = lanes_[first_slot / ring_].frames();
+    const std::uint64_t slot = first_slot % ring_, turn = frames.written() / ring_;
+    const std::uint64_t filled =
+        frames.written() % ring_;  // slots of this turn; the rest is of the one before
+    const std::uint64_t run = std::min(count, (slot < filled ? filled : ring_) - slot);
+    if (slot < filled || turn > 0) {
+      frames.copy_run((slot < filled ? turn : turn - 1) * ring_ + slot, run, out);
+    } else {
+      std::memset(out, 0, run * frame_bytes_);
+    }
+    first_slot += run;
+    count -= run;
+    out += run * frame_bytes_;
+  }
 }
 
 std::size_t Replay::update_priorities(Span<const std::int64_t> rows, Span<const double> priorities) {
@@ -512,6 +567,12 @@ std::size_t Replay::update_priorities(Span<const std::int64_t> rows, Span<const 
 
 // ---- telling ----
 
+std::uint64_t Replay::stored_bytes() const noexcept {
+  std::uint64_t total = 0;
+  for (const Lane& lane : lanes_) total += lane.frames().counts().bytes;
+  return total;
+}
+
 std::uint64_t Replay::size() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return sampleable();
@@ -524,6 +585,10 @@ ReplayStats Replay::stats() const {
   for (const Lane& lane : lanes_) {
     stats.frames += std::min(lane.frames().written(), ring_);
     stats.frames_written += lane.frames().written();
+    const StorageCounts counts = lane.frames().counts();
+    stats.stored_bytes += counts.bytes;
+    stats.key_frames += counts.key_frames;
+    stats.raw_frames += counts.raw_frames;
     stats.transitions += lane.appended();
     stats.sampleable += lane.sampleable();
   }
@@ -531,9 +596,9 @@ ReplayStats Replay::stats() const {
   stats.episodes = episodes_;
   stats.whole_stacks = whole_stacks_;
   const std::uint64_t tree_bytes = priorities_ ? priorities_->tree().allocated_bytes() : 0;
-  stats.allocated_bytes = frames_.size() + transitions_.size() + tree_bytes +
-                          lanes_.capacity() * sizeof(Lane) + seen_.capacity() * sizeof(seen_[0]) +
-                          sizeof(Replay);
+  const std::uint64_t frame_bytes = options_.storage == Storage::kRaw ? frames_.size() : stats.stored_bytes;
+  stats.allocated_bytes = frame_bytes + transitions_.size() + tree_bytes + lanes_.capacity() * sizeof(Lane) +
+                          seen_.capacity() * sizeof(seen_[0]) + sizeof(Replay);
   return stats;
 }
 

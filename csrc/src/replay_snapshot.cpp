@@ -4,21 +4,29 @@
 #include <cstdlib>
 #include <limits>
 
+#include "fastdqn/detail/delta_ring.hpp"
 #include "fastdqn/replay.hpp"
 
 namespace fastdqn {
 namespace {
 
 // 1 had no checksum of its header. It is still read where the options are known, since a buffer that has them
-// demands every byte of the header.
-constexpr int kVersion = 2;
+// demands every byte of the header. 2 knew raw frames alone.
+constexpr int kVersion = 3;
 constexpr std::size_t kNumbersPerLane = 7;
 constexpr std::size_t kCounters = 4;
-// Where the arrays are in a Snapshot of a replay; priorities come last, since uniform sampling has none.
-enum Index : std::size_t { kLanes, kCountersArray, kTransitions, kFrames, kPriorities };
+// Numbers come first, so that the places of the rest can be told from them; those of groups are of kDelta alone.
+constexpr std::size_t kNumbersPerGroup = 2;
+
+std::size_t index_of_array(const Snapshot& snapshot, const std::string& name) {
+  std::size_t index = 0;
+  while (snapshot.arrays[index].name != name) ++index;
+  return index;
+}
 
 const char* const kAutoresetNames[] = {"next_step", "same_step", "disabled"};
 const char* const kLayoutNames[] = {"separate", "window"};
+const char* const kStorageNames[] = {"raw", "delta"};
 
 std::string number_text(double value) {
   char text[32];
@@ -35,19 +43,21 @@ std::string shape_text(const std::vector<std::uint64_t>& shape) {
 using Metadata = std::vector<std::pair<std::string, std::string>>;
 
 Metadata metadata_of(const ReplayOptions& o, int version = kVersion) {
-  return {{"format", "fastdqn.replay"},
-          {"version", std::to_string(version)},
-          {"capacity", std::to_string(o.capacity)},
-          {"num_envs", std::to_string(o.num_envs)},
-          {"frame_shape", shape_text(o.frame_shape)},
-          {"stack", std::to_string(o.stack)},
-          {"n_step", std::to_string(o.n_step)},
-          {"gamma", number_text(o.gamma)},
-          {"alpha", number_text(o.alpha)},
-          {"autoreset", kAutoresetNames[static_cast<int>(o.autoreset)]},
-          {"layout", kLayoutNames[static_cast<int>(o.layout)]},
-          {"guard_frames", std::to_string(o.guard_frames)},
-          {"seed", std::to_string(o.seed)}};
+  Metadata metadata = {{"format", "fastdqn.replay"},
+                       {"version", std::to_string(version)},
+                       {"capacity", std::to_string(o.capacity)},
+                       {"num_envs", std::to_string(o.num_envs)},
+                       {"frame_shape", shape_text(o.frame_shape)},
+                       {"stack", std::to_string(o.stack)},
+                       {"n_step", std::to_string(o.n_step)},
+                       {"gamma", number_text(o.gamma)},
+                       {"alpha", number_text(o.alpha)},
+                       {"autoreset", kAutoresetNames[static_cast<int>(o.autoreset)]},
+                       {"layout", kLayoutNames[static_cast<int>(o.layout)]},
+                       {"guard_frames", std::to_string(o.guard_frames)},
+                       {"seed", std::to_string(o.seed)}};
+  if (version >= 3) metadata.push_back({"storage", kStorageNames[static_cast<int>(o.storage)]});
+  return metadata;
 }
 
 // Returns the version of a file whose header is whole, as far as its version can tell.
@@ -79,6 +89,9 @@ Span<std::uint8_t> bytes_of(std::vector<T>& values) {
   return {reinterpret_cast<std::uint8_t*>(values.data()), values.size() * sizeof(T)};
 }
 
+const DeltaRing& delta_ring(const Lane& lane) { return static_cast<const DeltaRing&>(lane.frames()); }
+DeltaRing& delta_ring(Lane& lane) { return static_cast<DeltaRing&>(lane.frames()); }
+
 int index_of(const SnapshotFile& file, const std::string& key, Span<const char* const> names) {
   for (std::size_t i = 0; i < names.size(); ++i) {
     if (file.value(key) == names[i]) return static_cast<int>(i);
@@ -90,7 +103,8 @@ int index_of(const SnapshotFile& file, const std::string& key, Span<const char* 
 
 ReplayOptions saved_options(const std::string& path) {
   const SnapshotFile file(path);
-  if (const int version = check_format(file); version < 2) {
+  const int version = check_format(file);
+  if (version < 2) {
     file.refuse("older: version " + std::to_string(version) +
                 ", whose options no checksum covers, and this "
                 "fastdqn writes version " +
@@ -117,12 +131,13 @@ ReplayOptions saved_options(const std::string& path) {
   o.layout = static_cast<Layout>(index_of(file, "layout", {kLayoutNames, 2}));
   o.guard_frames = integer("guard_frames");
   o.seed = integer("seed");
+  if (version >= 3) o.storage = static_cast<Storage>(index_of(file, "storage", {kStorageNames, 2}));
   // Before anything is made for so many environments: the file has 56 bytes of each.
   if (o.num_envs > file.data_bytes() / (kNumbersPerLane * sizeof(std::uint64_t))) {
     file.refuse("truncated or damaged: " + std::to_string(file.data_bytes()) + " bytes are too few for " +
                 std::to_string(o.num_envs) + " environments");
   }
-  check_options(file, metadata_of(o));  // a number that was cut or rounded on the way
+  check_options(file, metadata_of(o, version));  // a number that was cut or rounded on the way
   return o;
 }
 
@@ -135,6 +150,15 @@ Replay::Numbers Replay::numbers() const {
     numbers.lanes.insert(numbers.lanes.end(), entries, entries + kNumbersPerLane);
   }
   numbers.counters = {draws_, episodes_, episode_frames_, whole_stacks_};
+  if (options_.storage == Storage::kRaw) return numbers;
+  for (const Lane& lane : lanes_) {
+    const DeltaRing& ring = delta_ring(lane);
+    numbers.group_counts.push_back(ring.groups());
+    for (std::uint64_t i = 0; i < ring.groups(); ++i) {
+      const DeltaRing::Extent extent = ring.extent(i);
+      numbers.groups.insert(numbers.groups.end(), {extent.first, extent.bytes});
+    }
+  }
   return numbers;
 }
 
@@ -145,10 +169,12 @@ void Replay::set_counters(const std::vector<std::uint64_t>& counters) noexcept {
   whole_stacks_ = counters[3];
 }
 
-// Lays out a file for a state of these numbers: only slots that were ever filled are in it. The frames are
-// this buffer's.
-Snapshot Replay::describe(Numbers& numbers, const Pages& transitions, const double* leaves) const {
+// Lays out a file for a state of these numbers: only slots that were ever filled are in it. The frames are those of
+// `lanes`: raw ones lie in this buffer, whichever lanes are meant.
+Snapshot Replay::describe(Numbers& numbers, const std::vector<Lane>& lanes, const Pages& transitions,
+                          const double* leaves) const {
   const std::uint64_t envs = options_.num_envs;
+  const bool raw = options_.storage == Storage::kRaw;
   SnapshotArray records{"transitions", "U8", {0, sizeof(Transition)}, {}};
   SnapshotArray frames{"frames", "U8", {0}, {}};
   SnapshotArray priorities{"priorities", "F64", {0}, {}};
@@ -156,8 +182,14 @@ Snapshot Replay::describe(Numbers& numbers, const Pages& transitions, const doub
     const std::uint64_t frame_count = std::min(numbers.lanes[env * kNumbersPerLane], ring_);
     const std::uint64_t record_count = std::min(numbers.lanes[env * kNumbersPerLane + 1], ring_);
     const std::uint64_t first_slot = env * ring_;
-    frames.parts.push_back({frames_.data() + first_slot * frame_bytes_, frame_count * frame_bytes_});
-    frames.shape[0] += frame_count;
+    if (raw) {
+      frames.parts.push_back({frames_.data() + first_slot * frame_bytes_, frame_count * frame_bytes_});
+      frames.shape[0] += frame_count;
+    }
+    for (std::uint64_t i = 0; !raw && i < delta_ring(lanes[env]).groups(); ++i) {
+      frames.parts.push_back(delta_ring(lanes[env]).records(i));
+      frames.shape[0] += frames.parts.back().size();
+    }
     records.parts.push_back(
         {transitions.data() + first_slot * sizeof(Transition), record_count * sizeof(Transition)});
     records.shape[0] += record_count;
@@ -166,13 +198,20 @@ Snapshot Replay::describe(Numbers& numbers, const Pages& transitions, const doub
                                 record_count * sizeof(double)});
     priorities.shape[0] += record_count;
   }
-  frames.shape.insert(frames.shape.end(), options_.frame_shape.begin(), options_.frame_shape.end());
+  if (raw) {
+    frames.shape.insert(frames.shape.end(), options_.frame_shape.begin(), options_.frame_shape.end());
+  }
   Snapshot snapshot;
   snapshot.metadata = metadata_of(options_);
   snapshot.arrays = {{"lanes", "U64", {envs, kNumbersPerLane}, {bytes_of(numbers.lanes)}},
-                     {"counters", "U64", {kCounters}, {bytes_of(numbers.counters)}},
-                     records,
-                     frames};
+                     {"counters", "U64", {kCounters}, {bytes_of(numbers.counters)}}};
+  if (!raw) {
+    const std::uint64_t groups = numbers.groups.size() / kNumbersPerGroup;
+    snapshot.arrays.push_back({"group_counts", "U64", {envs}, {bytes_of(numbers.group_counts)}});
+    snapshot.arrays.push_back({"groups", "U64", {groups, kNumbersPerGroup}, {bytes_of(numbers.groups)}});
+  }
+  snapshot.arrays.push_back(records);
+  snapshot.arrays.push_back(frames);
   if (leaves != nullptr) snapshot.arrays.push_back(priorities);
   return snapshot;
 }
@@ -181,14 +220,15 @@ void Replay::save(const std::string& path) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   Numbers state = numbers();
   const double* leaves = priorities_ ? priorities_->tree().leaves() : nullptr;
-  write_snapshot(path, describe(state, transitions_, leaves));
+  write_snapshot(path, describe(state, lanes_, transitions_, leaves));
 }
 
 namespace {
 
+constexpr std::uint64_t kMost = 1ULL << 62;  // of frames or transitions
+
 // A lane with the cursors of a file, or the reason why it cannot be one.
 std::string restore_lane(Lane& lane, const std::uint64_t* numbers) {
-  constexpr std::uint64_t kMost = 1ULL << 62;
   for (std::size_t i = 0; i < 5; ++i) {
     if (numbers[i] > kMost) return "a count beyond reason";
   }
@@ -201,31 +241,72 @@ std::string restore_lane(Lane& lane, const std::uint64_t* numbers) {
 
 }  // namespace
 
+// Reads where the groups of each lane begin and makes room for them in lanes that are empty. The numbers are bytes
+// from anywhere: nothing is taken from one before it was held against what there can be.
+void Replay::read_groups(const SnapshotFile& file, Numbers& numbers, std::vector<Lane>& lanes) const {
+  constexpr std::uint64_t kGroupBytes = kNumbersPerGroup * sizeof(std::uint64_t);
+  std::uint64_t offset = (numbers.lanes.size() + numbers.counters.size()) * sizeof(std::uint64_t);
+  numbers.group_counts.resize(lanes.size());
+  file.read(offset, bytes_of(numbers.group_counts));
+  offset += numbers.group_counts.size() * sizeof(std::uint64_t);
+  std::uint64_t room = file.data_bytes() > offset ? (file.data_bytes() - offset) / kGroupBytes : 0, total = 0;
+  for (const std::uint64_t count : numbers.group_counts) {
+    if (count > room) file.refuse("truncated or damaged: it is too short for the groups that it should have");
+    room -= count;
+    total += count;
+  }
+  numbers.groups.resize(total * kNumbersPerGroup);
+  file.read(offset, bytes_of(numbers.groups));
+  const std::uint64_t* next = numbers.groups.data();
+  for (std::size_t env = 0; env < lanes.size(); ++env) {
+    std::vector<DeltaRing::Extent> extents;
+    for (std::uint64_t i = 0; i < numbers.group_counts[env]; ++i, next += kNumbersPerGroup) {
+      extents.push_back({next[0], next[1]});
+    }
+    const std::uint64_t written = numbers.lanes[env * kNumbersPerLane];
+    const std::string reason =
+        written > kMost ? "a count beyond reason"
+                        : delta_ring(lanes[env]).lay_out(written, {extents.data(), extents.size()});
+    if (!reason.empty()) file.refuse("damaged: environment " + std::to_string(env) + ": " + reason);
+  }
+}
+
 void Replay::load(const std::string& path) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const SnapshotFile file(path);
-  const Metadata metadata = metadata_of(options_, check_format(file));
+  const int version = check_format(file);
+  const Metadata metadata = metadata_of(options_, version);
+  if (version < 3 && options_.storage != Storage::kRaw) {
+    file.refuse("saved with storage raw, but this buffer has delta");
+  }
   check_options(file, metadata);
-  Numbers state = numbers();  // for its sizes, which the options decide
+  Numbers state;
+  state.lanes.resize(lanes_.size() * kNumbersPerLane);
+  state.counters.resize(kCounters);
   file.read(0, bytes_of(state.lanes));
   file.read(state.lanes.size() * sizeof(std::uint64_t), bytes_of(state.counters));
 
-  // Everything but the pixels is made beside the present state and checked there.
+  // Everything but raw pixels is made beside the present state and checked there.
   Pages transitions(transitions_.size());
   std::optional<PrioritySampler> priorities;
   if (priorities_) priorities.emplace(options_.num_envs, ring_, options_.alpha);
   double* leaves = priorities ? priorities->tree().leaves() : nullptr;
-  Snapshot layout = describe(state, transitions, leaves);
+  std::vector<Lane> lanes = make_lanes(transitions);
+  const bool raw = options_.storage == Storage::kRaw;
+  if (!raw) read_groups(file, state, lanes);
+  Snapshot layout = describe(state, lanes, transitions, leaves);
   layout.metadata = metadata;
   file.verify(layout);
-  file.read_array(layout, kTransitions);
-  std::vector<Lane> lanes = make_lanes(transitions);
+  const auto read = [&](const char* name) { file.read_array(layout, index_of_array(layout, name)); };
+  read("transitions");
+  if (!raw) read("frames");
   for (std::size_t env = 0; env < lanes.size(); ++env) {
-    const std::string reason = restore_lane(lanes[env], &state.lanes[env * kNumbersPerLane]);
+    std::string reason = raw ? "" : delta_ring(lanes[env]).adopt();
+    if (reason.empty()) reason = restore_lane(lanes[env], &state.lanes[env * kNumbersPerLane]);
     if (!reason.empty()) file.refuse("damaged: environment " + std::to_string(env) + ": " + reason);
   }
   if (priorities) {
-    file.read_array(layout, kPriorities);
+    read("priorities");
     const std::string reason = priorities->restore(lanes);
     if (!reason.empty()) file.refuse("damaged: " + reason);
   }
@@ -234,7 +315,7 @@ void Replay::load(const std::string& path) {
   transitions_ = std::move(transitions);
   lanes_ = make_lanes(transitions_);
   if (priorities_) priorities_.emplace(options_.num_envs, ring_, options_.alpha);
-  file.read_array(layout, kFrames);
+  if (raw) read("frames");
   lanes_ = std::move(lanes);
   priorities_ = std::move(priorities);
   set_counters(state.counters);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <vector>
 
 #include "fastdqn/replay.hpp"
@@ -9,6 +10,11 @@
 namespace fixture {
 
 using fastdqn::ReplayOptions;
+
+// Every test of the whole buffer runs twice: with raw frames, and with FASTDQN_TEST_STORAGE=delta.
+inline fastdqn::Storage storage() {
+  return std::getenv("FASTDQN_TEST_STORAGE") == nullptr ? fastdqn::Storage::kRaw : fastdqn::Storage::kDelta;
+}
 
 // Frames of one byte, stacks of two.
 inline ReplayOptions options(std::uint64_t capacity, std::uint64_t num_envs = 1) {
@@ -18,6 +24,7 @@ inline ReplayOptions options(std::uint64_t capacity, std::uint64_t num_envs = 1)
   o.frame_shape = {1};
   o.stack = 2;
   o.gamma = 0.5;
+  o.storage = storage();
   return o;
 }
 

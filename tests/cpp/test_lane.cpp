@@ -1,4 +1,5 @@
 #include "check.hpp"
+#include "fastdqn/detail/frame_ring.hpp"
 #include "fastdqn/detail/lane.hpp"
 
 using namespace fastdqn;
@@ -18,7 +19,8 @@ struct Fixture {
   explicit Fixture(std::uint64_t ring = 12, std::uint32_t n_step = 1, std::uint64_t guard = 0)
       : memory(ring),
         records(ring),
-        lane(FrameRing(memory.data(), ring, 1), TransitionRing(records.data(), ring), {3, n_step, guard}) {}
+        lane(std::make_unique<FrameRing>(memory.data(), ring, 1), TransitionRing(records.data(), ring),
+             {3, n_step, guard}) {}
 
   Intake begin(const std::vector<std::uint8_t>& stack) {
     const Intake intake = lane.classify(stack.data());

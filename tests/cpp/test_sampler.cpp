@@ -2,6 +2,7 @@
 #include <map>
 
 #include "check.hpp"
+#include "fastdqn/detail/frame_ring.hpp"
 #include "fastdqn/detail/sampler.hpp"
 
 using namespace fastdqn;
@@ -12,13 +13,13 @@ namespace {
 struct Lanes {
   explicit Lanes(const std::vector<int>& counts) : memory(counts.size() * 64), records(counts.size() * 64) {
     for (std::size_t i = 0; i < counts.size(); ++i) {
-      Lane lane(FrameRing(memory.data() + i * 64, 64, 1), TransitionRing(records.data() + i * 64, 64),
-                {1, 1, 0});
+      Lane lane(std::make_unique<FrameRing>(memory.data() + i * 64, 64, 1),
+                TransitionRing(records.data() + i * 64, 64), {1, 1, 0});
       const std::uint8_t frame = 0;
       lane.begin(&frame, lane.classify(&frame), nullptr);
       for (int k = 0; k < counts[i]; ++k)
         lane.step({0, 0.0f, false, false}, &frame, lane.classify(&frame), nullptr);
-      lanes.push_back(lane);
+      lanes.push_back(std::move(lane));
     }
   }
   std::vector<std::uint8_t> memory;

@@ -20,7 +20,8 @@
 // within `guard_frames` more frames. Its next observation's frames are never older.
 //
 // Memory. ring * num_envs * (frame_bytes + 16) bytes, reserved at construction, taken from the system as it
-// fills. Each episode costs one frame beside one per step, two where its first stack is padded in front; a
+// fills. Under Storage::kDelta the frames take what they compress to; the number of frames that live is the same,
+// however well they do, and frames that do not shrink take 2 % more than raw ones. Each episode costs one frame beside one per step, two where its first stack is padded in front; a
 // stack that had to be kept whole costs `stack`.
 //
 // Ownership. The replay owns its memory and borrows every Span and pointer for the length of a call.
@@ -35,6 +36,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -57,6 +59,12 @@ enum class Autoreset : std::uint8_t {
   kDisabled,  // begin() starts each episode
 };
 
+// How frames lie in memory (detail/frame_ring.hpp, detail/delta_ring.hpp). What can be sampled is the same.
+enum class Storage : std::uint8_t {
+  kRaw,    // frame_bytes each
+  kDelta,  // what changes from one to the next; for games a fourth to a fiftieth of that, at half the speed
+};
+
 // How sampled observations lie in memory.
 enum class Layout : std::uint8_t {
   kSeparate,  // two arrays [batch, stack], for every n
@@ -74,6 +82,7 @@ struct ReplayOptions {
   double alpha = 0.0;        // exponent of the priorities, 0 to 1; 0 is uniform sampling
   Autoreset autoreset = Autoreset::kNextStep;
   Layout layout = Layout::kSeparate;
+  Storage storage = Storage::kRaw;
   // Frames an environment may still add before a sampled row's pixels are lost.
   std::uint64_t guard_frames = 0;
   std::uint64_t seed = 0;
@@ -132,15 +141,19 @@ struct PlanView {
 };
 
 struct ReplayStats {
-  std::uint64_t slots = 0;            // frame slots: ring * num_envs
-  std::uint64_t frames = 0;           // of them, filled
-  std::uint64_t frames_written = 0;   // frames ever stored
-  std::uint64_t episode_frames = 0;   // of those, stored by the first observations of episodes
-  std::uint64_t transitions = 0;      // ever added
-  std::uint64_t sampleable = 0;       // now
-  std::uint64_t episodes = 0;         // ever begun
-  std::uint64_t whole_stacks = 0;     // observations ever stored whole, first ones of two frames aside
-  std::uint64_t allocated_bytes = 0;  // reserved for all arrays
+  std::uint64_t slots = 0;           // frame slots: ring * num_envs
+  std::uint64_t frames = 0;          // of them, filled
+  std::uint64_t frames_written = 0;  // frames ever stored
+  std::uint64_t episode_frames = 0;  // of those, stored by the first observations of episodes
+  std::uint64_t transitions = 0;     // ever added
+  std::uint64_t sampleable = 0;      // now
+  std::uint64_t episodes = 0;        // ever begun
+  std::uint64_t whole_stacks = 0;    // observations ever stored whole, first ones of two frames aside
+  std::uint64_t stored_bytes = 0;    // what the frames take now
+  std::uint64_t key_frames = 0;      // of `frames`, kept without the frame before; all of them under kRaw
+  std::uint64_t raw_frames = 0;      // of those, kept as they are
+  std::uint64_t allocated_bytes =
+      0;  // reserved for all arrays; under kDelta the frames count as stored_bytes
 };
 
 class Replay {
@@ -197,8 +210,8 @@ class Replay {
   // Reads such a file into this buffer, which must have the options it was saved with. The file is read
   // twice: a truncated, foreign, damaged or newer one, or one with other options, is found before anything
   // changes and thrown as std::invalid_argument ("path: ..."). Pixels go straight to their place; only
-  // records and priorities (25 bytes a slot) exist twice. If the disk fails in the second reading,
-  // std::system_error, and the buffer is empty.
+  // records and priorities (25 bytes a slot) exist twice; under kDelta the frames, too. If the disk fails in the
+  // second reading, std::system_error, and the buffer is empty.
   void load(const std::string& path);
 
   // "" if the whole state is consistent, else what is not: for tests and debugging. O(capacity * n).
@@ -245,6 +258,7 @@ class Replay {
   }
   Place place_of(std::int64_t row) const;
   std::uint64_t sampleable() const noexcept;
+  std::uint64_t stored_bytes() const noexcept;
   void draw(std::size_t batch_size, double beta, float* weights);
   Pick pick(const Place& place) const noexcept;
   template <class View>
@@ -255,20 +269,26 @@ class Replay {
 
   // The numbers of the state beside its arrays, as they lie in a file.
   struct Numbers {
-    std::vector<std::uint64_t> lanes;     // per lane: its cursors
-    std::vector<std::uint64_t> counters;  // of the whole buffer
+    std::vector<std::uint64_t> lanes;         // per lane: its cursors
+    std::vector<std::uint64_t> counters;      // of the whole buffer
+    std::vector<std::uint64_t> group_counts;  // per lane, and of each group two numbers: under kDelta
+    std::vector<std::uint64_t> groups;
   };
-  std::vector<Lane> make_lanes(const Pages& transitions) const;
+  std::vector<Lane> make_lanes(const Pages& transitions);
+  std::unique_ptr<FrameStore> make_frames(std::uint64_t env);
+  std::size_t row_bytes() const noexcept;
   Numbers numbers() const;
   void set_counters(const std::vector<std::uint64_t>& counters) noexcept;
-  Snapshot describe(Numbers& numbers, const Pages& transitions, const double* leaves) const;
+  Snapshot describe(Numbers& numbers, const std::vector<Lane>& lanes, const Pages& transitions,
+                    const double* leaves) const;
+  void read_groups(const SnapshotFile& file, Numbers& numbers, std::vector<Lane>& lanes) const;
 
   const ReplayOptions options_;
   const std::uint64_t ring_;
   const std::size_t frame_bytes_;
   const NStep n_step_;
   const CounterRandom random_;
-  Pages frames_;
+  Pages frames_;  // under kRaw; a DeltaRing has its own
   Pages transitions_;
   std::vector<Lane> lanes_;
   UniformSampler uniform_;
@@ -279,12 +299,14 @@ class Replay {
   std::uint64_t episodes_ = 0;
   std::uint64_t episode_frames_ = 0;
   std::uint64_t whole_stacks_ = 0;
-  std::vector<Place> places_;        // scratch of sample(), plan() and update_priorities()
-  mutable std::vector<Pick> picks_;  // scratch of sample(), plan() and gather()
-  std::vector<double> kept_;         // scratch of update_priorities()
-  std::vector<Intakes> intakes_;     // scratch of begin() and add(): one a row
-  std::vector<std::uint64_t> seen_;  // per environment, the last call that named it
+  std::vector<std::uint8_t> working_;  // scratch of the DeltaRings, where they decode
+  std::vector<Place> places_;          // scratch of sample(), plan() and update_priorities()
+  mutable std::vector<Pick> picks_;    // scratch of sample(), plan() and gather()
+  std::vector<double> kept_;           // scratch of update_priorities()
+  std::vector<Intakes> intakes_;       // scratch of begin() and add(): one a row
+  std::vector<std::uint64_t> seen_;    // per environment, the last call that named it
   std::uint64_t calls_ = 0;
+  std::uint64_t adds_ = 0;  // calls of add(), to ask for memory now and then
 
   friend struct ReplayAccess;  // the tests' seeded corruptions
 };

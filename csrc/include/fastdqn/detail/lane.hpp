@@ -18,10 +18,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "fastdqn/detail/frame_ring.hpp"
+#include "fastdqn/detail/frame_store.hpp"
 #include "fastdqn/detail/n_step.hpp"
 #include "fastdqn/detail/transition.hpp"
 
@@ -82,10 +83,11 @@ class Lane {
     Phase phase = Phase::kUnbegun;
   };
 
-  Lane(FrameRing frames, TransitionRing transitions, const LaneOptions& options) noexcept
-      : frames_(frames), transitions_(transitions), options_(options) {}
+  Lane(std::unique_ptr<FrameStore> frames, TransitionRing transitions, const LaneOptions& options) noexcept
+      : frames_(std::move(frames)), transitions_(transitions), options_(options) {}
 
-  const FrameRing& frames() const noexcept { return frames_; }
+  const FrameStore& frames() const noexcept { return *frames_; }
+  FrameStore& frames() noexcept { return *frames_; }
   const TransitionRing& transitions() const noexcept { return transitions_; }
   Phase phase() const noexcept { return cursors_.phase; }
   std::uint64_t appended() const noexcept { return cursors_.transitions; }
@@ -130,15 +132,15 @@ class Lane {
   void store(const std::uint8_t* given, const Intake& intake, std::vector<WrittenFrame>* written);
   void close_windows(bool episode_ended) noexcept;
   void retire() noexcept;
-  StackRef current() const noexcept { return {frames_.written() - 1, cursors_.depth}; }
+  StackRef current() const noexcept { return {frames_->written() - 1, cursors_.depth}; }
   StackRef observation(std::uint64_t sequence) const noexcept {
-    return transitions_[sequence].observation(frames_.written());
+    return transitions_[sequence].observation(frames_->written());
   }
   bool window_closed(std::uint64_t sequence) const noexcept;
   std::string cursor_violation() const;
   std::string transition_violation(std::uint64_t sequence) const;
 
-  FrameRing frames_;
+  std::unique_ptr<FrameStore> frames_;
   TransitionRing transitions_;
   LaneOptions options_;
   Cursors cursors_;  // its `written` is unused: the ring counts

@@ -27,8 +27,11 @@ class Pages {
  public:
   Pages() noexcept = default;
 
+  // kAddressesOnly: for memory of which most will never be filled; the system is not asked to set it aside.
+  enum Kind { kMemory, kAddressesOnly };
+
   // Reserves `bytes` zeroed bytes, aligned to at least 4096. Throws OutOfMemory. bytes = 0 reserves nothing.
-  explicit Pages(std::size_t bytes);
+  explicit Pages(std::size_t bytes, Kind kind = kMemory);
   ~Pages();
   Pages(Pages&& other) noexcept;
   Pages& operator=(Pages&& other) noexcept;
@@ -37,6 +40,9 @@ class Pages {
 
   std::uint8_t* data() const noexcept { return data_; }
   std::size_t size() const noexcept { return bytes_; }
+
+  // Gives the bytes from `begin` to `end` back to the system, whole pages of them: they are zero again.
+  void release(std::size_t begin, std::size_t end) noexcept;
 
  private:
   std::uint8_t* data_ = nullptr;

@@ -10,7 +10,7 @@
 
 #include <cstdint>
 
-#include "fastdqn/detail/frame_ring.hpp"
+#include "fastdqn/detail/frame_store.hpp"
 
 namespace fastdqn {
 
