@@ -20,7 +20,7 @@ from fastdqn.runs import checkpoint, memory
 from fastdqn.runs.checks import Checked
 from fastdqn.runs.clock import Clock, Marks
 from fastdqn.runs.experience import Experience, ReplayedExperience
-from fastdqn.runs.memory import FRAME_BYTES, SLOT_BYTES
+from fastdqn.runs.memory import FRAME_BYTES
 from fastdqn.runs.metrics import Games
 from fastdqn.runs.seeds import run_seeds
 
@@ -108,6 +108,7 @@ def _experience(
             n_step=config.learner.n_step,
             gamma=config.learner.gamma,
             alpha=config.replay.alpha,
+            storage=memory.storage(config),
             seed=seed,
         )
         experience = ReplayedExperience(replay, _feed(config, replay, device))
@@ -146,7 +147,7 @@ def _feed(config: Config, replay: ReplayBuffer, device: devices.Backend) -> Feed
 def keeps_replay(config: Config) -> bool:
     """Whether a run's checkpoints hold its replay, so that resuming is exact."""
     if config.checkpoint.replay == "auto":
-        return config.replay.capacity * SLOT_BYTES <= SAVED_REPLAY_BYTES
+        return memory.replay_bytes(config) <= SAVED_REPLAY_BYTES
     return config.checkpoint.replay == "on"
 
 

@@ -34,13 +34,16 @@ class ExperienceStats(NamedTuple):
     Attributes:
         transitions: Transitions that can be sampled.
         fill: Share of the room that is in use, 0 to 1.
-        allocated_bytes: Memory on the host when it is full.
+        allocated_bytes: Memory on the host: when it is full, or what it takes now where frames are kept as what
+            changes from one to the next.
+        frame_bytes: What a frame takes on the host, on the mean; 0 before there is one.
         device_bytes: Memory of the learner's device for frames, 0 where they stay on the host.
     """
 
     transitions: int
     fill: float
     allocated_bytes: int
+    frame_bytes: float
     device_bytes: int
 
 
@@ -172,5 +175,6 @@ class ReplayedExperience:
             transitions=stats.sampleable,
             fill=stats.frames / stats.capacity,
             allocated_bytes=stats.allocated_bytes,
+            frame_bytes=round(stats.stored_bytes / stats.frames, 1) if stats.frames else 0.0,
             device_bytes=self._feed.device_bytes,
         )

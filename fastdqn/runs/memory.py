@@ -7,13 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from typing import Literal
 
 from fastdqn.algorithm.networks import STACK, count_parameters
 from fastdqn.config import Config
 
 FRAME_BYTES = 84 * 84
-SLOT_BYTES = FRAME_BYTES + 34
-"""A frame slot of the replay: the pixels and what is kept beside them (at most)."""
+SLOT_BYTES = {"raw": FRAME_BYTES + 34, "delta": FRAME_BYTES // 4 + 39}
+"""A frame slot of the replay by storage: the pixels and what is kept beside them. At most where frames are raw;
+where they are kept as what changes, more than any game that was measured needs (docs/replay.md)."""
+
+MOST_RAW_BYTES = 2_000_000_000
+"""A replay that would be larger is kept as what changes, where the configuration leaves it open."""
 
 _MOST_ACTIONS = 18
 # Measured as resident memory at its highest, PyTorch 2.13 on a CPU, eager; compiled updates take less.
@@ -46,6 +51,18 @@ class Need:
         if isinstance(self.value, float):
             return f"{fits:.2g}"
         return str(int(fits) // 1000 * 1000 if fits >= 1000 else max(1, int(fits)))
+
+
+def storage(config: Config) -> Literal["raw", "delta"]:
+    """Return how the frames of a run's replay lie in memory: a rule of the configuration, on every machine."""
+    if config.replay.storage != "auto":
+        return config.replay.storage
+    return "delta" if config.replay.capacity * SLOT_BYTES["raw"] > MOST_RAW_BYTES else "raw"
+
+
+def replay_bytes(config: Config) -> int:
+    """Return what a run's replay takes when it is full."""
+    return config.replay.capacity * SLOT_BYTES[storage(config)]
 
 
 def problems(config: Config, gpu_bytes: int | None = None) -> list[str]:
@@ -88,11 +105,10 @@ def launches_in_flight(config: Config) -> int:
 
 def _of_play(config: Config) -> list[Need]:
     capacity, games = config.replay.capacity, config.env.num_envs
+    slot = SLOT_BYTES[storage(config)]
     record = min(config.env.restart_steps, config.total_frames // config.env.frame_skip) + games
     return [
-        Need(
-            "replay.capacity", capacity, f"{capacity:,} frames x {SLOT_BYTES:,} bytes", capacity * SLOT_BYTES
-        ),
+        Need("replay.capacity", capacity, f"{capacity:,} frames x {slot:,} bytes", capacity * slot),
         Need("env.num_envs", games, f"{games:,} games x {_GAME_BYTES:,} bytes", games * _GAME_BYTES),
         Need(
             "env.restart_steps", record, f"a record of {record:,} actions, twice in a checkpoint", 3 * record

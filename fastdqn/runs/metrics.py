@@ -44,7 +44,8 @@ class Snapshot:
         learning_rate: Step size now.
         replay_transitions: Transitions that can be sampled.
         replay_fill: Share of the frame slots in use, 0 to 1.
-        replay_bytes: Memory that the replay holds when full.
+        replay_bytes: Memory that the replay holds when full, or now where frames are kept as what changes.
+        replay_frame_bytes: What a frame takes of it, on the mean.
         seconds: Wall time since this process began to train.
         fps_recent: Frames per second over the last 10 s.
         fps_run: Frames per second since training began.
@@ -69,6 +70,7 @@ class Snapshot:
     replay_transitions: int
     replay_fill: float
     replay_bytes: int
+    replay_frame_bytes: float
     seconds: float
     fps_recent: float
     fps_run: float

@@ -17,7 +17,7 @@ from fastdqn.runs import trackers
 from fastdqn.runs.build import Components, keeps_replay
 from fastdqn.runs.experience import ExperienceStats
 from fastdqn.runs.folder import RunFolder
-from fastdqn.runs.memory import SLOT_BYTES
+from fastdqn.runs.memory import replay_bytes, storage
 from fastdqn.runs.metrics import JsonLines, PhaseTimer, Snapshot, Speed, open_rows
 from fastdqn.runs.trackers import Trackers
 
@@ -246,6 +246,7 @@ class Report:
             replay_transitions=held.transitions,
             replay_fill=held.fill,
             replay_bytes=held.allocated_bytes,
+            replay_frame_bytes=held.frame_bytes,
             seconds=self._speed.seconds,
             fps_recent=fps,
             fps_run=self._speed.run,
@@ -264,7 +265,9 @@ def frames_note(stats: ExperienceStats) -> str:
 
 def replay_note(config: Config) -> str:
     """Say what checkpoints do with the replay, and what that means."""
-    size = f"up to {config.replay.capacity * SLOT_BYTES / 1e6:,.0f} MB"
+    size = f"up to {replay_bytes(config) / 1e6:,.0f} MB"
+    if storage(config) == "delta":
+        size += ", frames kept as what changes"
     if keeps_replay(config):
         return f"the newest checkpoint keeps the replay ({size}): resuming is exact"
     return (

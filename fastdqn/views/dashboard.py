@@ -370,6 +370,7 @@ def _figures(snapshot: Snapshot, history: History, width: int) -> list[Text]:
     memory = [
         ("filled", _percent(snapshot.replay_fill)),
         ("memory", _bytes(snapshot.replay_bytes)),
+        ("a frame", _bytes(round(snapshot.replay_frame_bytes))),
         ("transitions", f"{snapshot.replay_transitions:,}"),
         ("epsilon", f"{snapshot.epsilon:.3f}"),
         ("steps", f"{snapshot.steps:,}"),

@@ -78,7 +78,7 @@ def test_the_value_that_is_named_fits(name: str, value: float) -> None:
 
 @pytest.mark.usefixtures("machine")
 def test_settings_that_fit_only_one_by_one_are_refused_together() -> None:
-    config = changed(replay__capacity=350_000, learner__batch_size=3_000)
+    config = changed(replay__capacity=350_000, replay__storage="raw", learner__batch_size=3_000)
     (problem,) = memory.problems(config)
     assert problem.startswith("memory: ")
     assert "GiB for replay.capacity = 350,000" in problem

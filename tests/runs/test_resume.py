@@ -160,16 +160,24 @@ def test_without_the_replay_games_and_replay_start_afresh(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("setting", "capacity", "kept"),
-    [("auto", 100_000, True), ("auto", 1_000_000, False), ("on", 1_000_000, True), ("off", 100, False)],
+    ("setting", "capacity", "storage", "kept"),
+    [
+        ("auto", 100_000, "auto", True),
+        ("auto", 1_000_000, "raw", False),
+        ("auto", 1_000_000, "auto", True),
+        ("auto", 10_000_000, "auto", False),
+        ("on", 1_000_000, "raw", True),
+        ("off", 100, "auto", False),
+    ],
 )
-def test_the_log_says_what_becomes_of_the_replay(setting, capacity, kept):
-    config = replace(tiny(), replay=ReplayConfig(capacity=capacity))
+def test_the_log_says_what_becomes_of_the_replay(setting, capacity, storage, kept):
+    config = replace(tiny(), replay=ReplayConfig(capacity=capacity, storage=storage))
     config = replace(config, checkpoint=CheckpointConfig(replay=setting))
     assert build.keeps_replay(config) is kept
     assert ("resuming is exact" if kept else "`checkpoint.replay = 'on'`") in report.replay_note(config)
     if capacity == 1_000_000:
-        assert "up to 7,090 MB" in report.replay_note(config)
+        size = "up to 7,090 MB" if storage == "raw" else "up to 1,803 MB, frames kept as what changes"
+        assert size in report.replay_note(config)
 
 
 def test_only_the_newest_checkpoint_has_its_replay_and_the_older_one_is_good(tmp_path):

@@ -35,6 +35,7 @@ EMPTY = Snapshot(
     replay_transitions=0,
     replay_fill=0.0,
     replay_bytes=708_000_000,
+    replay_frame_bytes=7_056.0,
     seconds=0.0,
     fps_recent=0.0,
     fps_run=0.0,
