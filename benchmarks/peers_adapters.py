@@ -44,12 +44,19 @@ class Fastdqn:
     """Ours. EnvPool's steps come as same-step autoreset, so that all libraries are fed with the same rows."""
 
     def __init__(
-        self, capacity: int, prioritised: bool, layout: Any = "separate", reuse: bool = True
+        self,
+        capacity: int,
+        prioritised: bool,
+        layout: Any = "separate",
+        storage: Any = "raw",
+        reuse: bool = True,
     ) -> None:
         from fastdqn.replay import Batch, ReplayBuffer
 
         alpha = ALPHA if prioritised else 0.0
-        self.replay = ReplayBuffer(capacity, ENVS, alpha=alpha, autoreset="same_step", layout=layout)
+        self.replay = ReplayBuffer(
+            capacity, ENVS, alpha=alpha, autoreset="same_step", layout=layout, storage=storage
+        )
         self.reuse, self.out, self.begun = reuse, dict[int, Batch](), False
 
     def __len__(self) -> int:
@@ -328,6 +335,7 @@ class Library(NamedTuple):
 LIBRARIES = {
     "fastdqn-window": Library("fastdqn, window", "fastdqn", partial(Fastdqn, layout="window")),
     "fastdqn": Library("fastdqn, separate", "fastdqn", Fastdqn),
+    "fastdqn-delta": Library("fastdqn, separate, delta", "fastdqn", partial(Fastdqn, storage="delta")),
     "fastdqn-new": Library("fastdqn, separate, new arrays", "fastdqn", partial(Fastdqn, reuse=False)),
     "cpprb": Library("cpprb", "cpprb", Cpprb),
     "cpprb-compressed": Library("cpprb, next_of + stack_compress", "cpprb", CpprbCompressed),

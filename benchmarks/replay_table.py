@@ -1,6 +1,6 @@
-"""Make the tables and the plot of docs/replay.md from replay.json, peers.json and snapshot.json in results/.
+"""Make the tables and the plots of docs/replay.md from the JSON files in results/.
 
-python benchmarks/replay_table.py          # writes the tables between their marks, and docs/peers.svg
+python benchmarks/replay_table.py          # writes the tables between their marks, and two plots
 python benchmarks/replay_table.py --check  # exit code 1 if the page says something else
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "replay.md"
 PLOT = ROOT / "docs" / "peers.svg"
+STORAGE_PLOT = ROOT / "docs" / "storage.svg"
 SETTINGS = ("lives", "games", "truncation")
 
 
@@ -27,6 +28,8 @@ def results_of(name: str) -> dict[str, Any]:
 
 def target_of(name: str) -> str:
     """What was aimed at; an empty text where nothing was."""
+    if name.endswith("delta"):
+        return ""
     if name.startswith("bytes"):
         return "at most 7,090"
     if name.startswith("add"):
@@ -112,11 +115,44 @@ def snapshot() -> Iterator[str]:
         yield f"| {name} | " + " | ".join(cells) + f" | {megabytes(f'{name}_extra_memory_bytes')} |"
 
 
+def speeds_of(row: dict[str, Any]) -> list[str]:
+    """Cells of how fast `delta` is."""
+    return [
+        f"{row[what]['over_raw']['median']:.2f} ({row[what]['over_floor']['median']:.2f})"
+        for what in ("sample_32", "sample_512", "add")
+    ]
+
+
+def storage() -> Iterator[str]:
+    """Rows of what frames take that are kept as what changes, by game and play."""
+    rows = results_of("storage")
+    yield "| | play | bytes a frame | a million frames | by themselves | sample 32 | sample 512 | add 8 |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in sorted(rows, key=lambda row: (row["play"] == "policy", row["bytes_per_frame"])):
+        size = row["bytes_per_frame"]
+        cells = [row["game"].removesuffix("-v5"), row["play"], f"{size:,.0f}", f"{size / 1e3:.2f} GB"]
+        yield f"| {' | '.join(cells)} | {percent(row['key_share'])} | " + " | ".join(speeds_of(row)) + " |"
+    for play in ("random", "policy"):
+        chosen = [row for row in rows if row["play"] == play]
+        if not chosen:
+            continue
+        size = statistics.mean(row["bytes_per_frame"] for row in chosen)
+        speeds = [
+            f"{statistics.median(row[what]['over_raw']['median'] for row in chosen):.2f} "
+            f"({statistics.median(row[what]['over_floor']['median'] for row in chosen):.2f})"
+            for what in ("sample_32", "sample_512", "add")
+        ]
+        yield f"| **{len(chosen)} games** | {play} | mean {size:,.0f} | {size / 1e3:.2f} GB | | median " + (
+            " | ".join(speeds) + " |"
+        )
+
+
 BLOCKS: dict[str, Callable[[], Iterator[str]]] = {
     "table": limits,
     "peers": costs,
     "wrong rows": wrongs,
     "snapshot": snapshot,
+    "storage": storage,
 }
 
 
@@ -156,14 +192,45 @@ def plot() -> None:
         figure.savefig(PLOT, metadata={"Date": None})
 
 
+def plot_storage() -> None:
+    """Draw bytes a frame and the speed of sampling by game and play, to docs/storage.svg."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    rows = {(row["game"], row["play"]): row for row in results_of("storage")}
+    games = sorted({game for game, _ in rows}, key=lambda game: -rows[game, "random"]["bytes_per_frame"])
+    panels: list[tuple[str, Callable[[Any], float]]] = [
+        ("bytes a frame (raw: 7,056)", lambda row: row["bytes_per_frame"]),
+        ("samples of 32, speed over raw", lambda row: row["sample_32"]["over_raw"]["median"]),
+        ("adds, speed over raw", lambda row: row["add"]["over_raw"]["median"]),
+    ]
+    with pyplot.rc_context({"svg.hashsalt": "storage", "svg.fonttype": "none", "font.size": 8}):
+        figure, axes = pyplot.subplots(1, 3, sharey=True, figsize=(10, 4), layout="constrained")
+        for axis, (title, value) in zip(axes, panels, strict=True):
+            for play, color, shift in (("random", "tab:gray", 0.2), ("policy", "tab:orange", -0.2)):
+                here = [(place, rows[game, play]) for place, game in enumerate(games) if (game, play) in rows]
+                places = [place + shift for place, _ in here]
+                axis.barh(places, [value(row) for _, row in here], height=0.4, color=color, label=play)
+            axis.set_yticks(range(len(games)), [game.removesuffix("-v5") for game in games])
+            axis.set_title(title)
+            axis.spines[["top", "right"]].set_visible(False)
+        axes[0].legend(frameon=False)
+        for axis in axes[1:]:
+            axis.axvline(1, color="black", linewidth=0.8)
+        figure.savefig(STORAGE_PLOT, metadata={"Date": None})
+
+
 def main() -> None:
-    """Write the tables and the plot, or with --check compare the tables."""
+    """Write the tables and the plots, or with --check compare the tables."""
     text = PAGE.read_text()
     new = filled(text)
     if "--check" in sys.argv[1:]:
         sys.exit(0 if new == text else "docs/replay.md does not have the figures of benchmarks/results")
     PAGE.write_text(new)
     plot()
+    plot_storage()
 
 
 if __name__ == "__main__":
