@@ -82,10 +82,10 @@ class ReplayConfig:
     """Experience replay: every frame is kept once."""
 
     capacity: Count = 1_000_000
-    """Frame slots, divided evenly over the environments; 7.1 kB each in raw storage, 0.2 to 1.8 kB in delta."""
+    """Frame slots, divided evenly over the environments; 7.1 kB each in raw storage, 0.1 to 1.2 kB in delta."""
     storage: Literal["auto", "raw", "delta"] = "auto"
     """How frames lie in memory, which changes nothing that is learned. raw: as they are; delta: as what changes
-    from one to the next, sampled at about half the speed; auto: delta where raw ones would take above 2 GB."""
+    from one to the next, a little slower to sample; auto: delta where raw ones would take above 2 GB."""
     warmup_steps: Count = 50_000
     """Steps before the first update."""
     alpha: Probability = 0.0

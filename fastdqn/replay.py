@@ -191,8 +191,8 @@ class ReplayBuffer:
             of one array of stack + 1 frames, which is less to copy. A window can hold no transition whose
             next observation does not shift its observation by one frame: `add` refuses one with a ValueError.
         storage: How frames lie in memory, which changes nothing that is sampled. ``"raw"``: as they are.
-            ``"delta"``: as what changes from one to the next, losslessly: for games a fourth to a fiftieth of
-            the bytes, at about half the speed. `capacity` counts frames all the same: however well they shrink,
+            ``"delta"``: as what changes from one to the next, losslessly: for games a sixth to a sixtieth of
+            the bytes, a little slower. `capacity` counts frames all the same: however well they shrink,
             as many live. Frames that do not shrink, such as noise, take 2 % more than raw ones.
         guard_frames: Frames that each environment may still store before the frames of anything sampled or
             planned are lost: for readers that gather later.

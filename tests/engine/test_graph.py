@@ -267,10 +267,11 @@ def play(replay: ReplayBuffer, feed, passes: int, seed: int) -> None:
         done = ended
 
 
+@pytest.mark.parametrize("storage", ["raw", "delta"])
 @pytest.mark.parametrize("device", [CpuBackend, StrictTwin])
-def test_the_devices_frames_are_the_replays(device):
+def test_the_devices_frames_are_the_replays(device, storage):
     """After several turns of the ring, and again after a restore into an empty mirror."""
-    replay = ReplayBuffer(90, 3, frame_shape=(6, 5), seed=1)
+    replay = ReplayBuffer(90, 3, frame_shape=(6, 5), storage=storage, seed=1)
     feed = DeviceFeed(replay, 16, device())
     play(replay, feed, 200, seed=1)
     feed._backend.synchronize()

@@ -88,11 +88,17 @@ def interrupted(path: Path, config: Config, stops: list[int]) -> RunFolder:
 
 
 @pytest.mark.parametrize(
-    ("game", "alpha"), [("Breakout-v5", 0.5), pytest.param("Pong-v5", 0.0, marks=pytest.mark.long)]
+    ("game", "alpha", "storage"),
+    [
+        ("Breakout-v5", 0.5, "raw"),
+        pytest.param("Breakout-v5", 0.5, "delta", marks=pytest.mark.long),
+        pytest.param("Pong-v5", 0.0, "delta", marks=pytest.mark.long),
+    ],
 )
-def test_resumed_is_uninterrupted(game, alpha, tmp_path):
+def test_resumed_is_uninterrupted(game, alpha, storage, tmp_path):
     """Fails when anything that a run is made of is not in its checkpoint."""
     config = tiny(game, alpha)
+    config = replace(config, replay=replace(config.replay, storage=storage))
     config = replace(config, env=replace(config.env, sticky_actions=0.25 if game == "Pong-v5" else 0.0))
     whole = RunFolder.create(tmp_path / "whole", config)
     train(whole)
@@ -103,6 +109,23 @@ def test_resumed_is_uninterrupted(game, alpha, tmp_path):
     rng = random.Random(11)
     stops = [0, 1, *(rng.randint(1, 85) for _ in range(7))]
     assert differences(outcome(interrupted(tmp_path / "parts", config, stops)), expected) == []
+
+
+def test_storage_changes_nothing_that_is_learned(tmp_path):
+    found, sizes = [], []
+    for storage in ("raw", "delta"):
+        config = tiny(total_frames=2_500)
+        config = replace(config, replay=replace(config.replay, storage=storage))
+        run = RunFolder.create(tmp_path / storage, config)
+        train(run)
+        found.append(outcome(run))
+        for row in found[-1]["rows"]:
+            del row["replay_bytes"], row["replay_frame_bytes"]
+        sizes.append((checkpoint.newest(run.checkpoints) / "replay.safetensors").stat().st_size)
+    raw, delta = found
+    assert raw["state"]["clock"]["updates"] > 100
+    assert (raw["tensors"], raw["rows"]) == (delta["tensors"], delta["rows"])
+    assert sizes[1] < sizes[0] / 3
 
 
 def test_games_that_gather_for_the_next_row_are_saved():
