@@ -202,8 +202,8 @@ TEST(foreign_and_newer_files_are_refused) {
   foreign = std::string(1, static_cast<char>(foreign.size())) + std::string(7, '\0') + foreign;
   CHECK(refusal(foreign).find("not a replay file") != std::string::npos);
   std::string newer = good_text();
-  newer[newer.find("\"version\":\"2\"") + 11] = '3';
-  CHECK(refusal(newer).find("newer: version 3") != std::string::npos);
+  newer[newer.find("\"version\":\"3\"") + 11] = '4';
+  CHECK(refusal(newer).find("newer: version 4") != std::string::npos);
   CHECK(refusal.unchanged());
 }
 
