@@ -157,7 +157,10 @@ std::string Lane::transition_violation(std::uint64_t sequence) const {
   const std::uint32_t deeper = std::min<std::uint32_t>(t.obs_depth + 1U, options_.stack - 1);
   if (t.flags > (Transition::kTerminated | Transition::kTruncated)) return name + "unknown flags";
   if (t.obs_depth >= options_.stack || t.next_depth >= options_.stack) return name + "deeper than a stack";
-  if (obs.depth > obs.newest || next.newest >= written) return name + "frames that were never written";
+  // Each of the three: a number from before frame 0 is a huge one, and a step on from it may be a small one again.
+  if (obs.newest >= written || obs.depth > obs.newest || next.newest >= written) {
+    return name + "frames that were never written";
+  }
   if (obs.oldest() < frames_->horizon()) return name + "overwritten frames in the intact range";
   if (sequence >= cursors_.first && obs.oldest() < frames_->horizon(options_.guard_frames)) {
     return name + "guarded frames in the sampleable range";

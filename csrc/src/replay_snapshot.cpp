@@ -92,6 +92,9 @@ Span<std::uint8_t> bytes_of(std::vector<T>& values) {
 const DeltaRing& delta_ring(const Lane& lane) { return static_cast<const DeltaRing&>(lane.frames()); }
 DeltaRing& delta_ring(Lane& lane) { return static_cast<DeltaRing&>(lane.frames()); }
 
+// Frames or transitions of a lane, so that the numbers of rows, which count those of all lanes, fit 63 bits.
+std::uint64_t most_of_a_lane(const ReplayOptions& o) { return (1ULL << 62) / o.num_envs; }
+
 int index_of(const SnapshotFile& file, const std::string& key, Span<const char* const> names) {
   for (std::size_t i = 0; i < names.size(); ++i) {
     if (file.value(key) == names[i]) return static_cast<int>(i);
@@ -225,12 +228,10 @@ void Replay::save(const std::string& path) const {
 
 namespace {
 
-constexpr std::uint64_t kMost = 1ULL << 62;  // of frames or transitions
-
 // A lane with the cursors of a file, or the reason why it cannot be one.
-std::string restore_lane(Lane& lane, const std::uint64_t* numbers) {
+std::string restore_lane(Lane& lane, const std::uint64_t* numbers, std::uint64_t most) {
   for (std::size_t i = 0; i < 5; ++i) {
-    if (numbers[i] > kMost) return "a count beyond reason";
+    if (numbers[i] > most) return "a count beyond reason";
   }
   if (numbers[5] > 255 || numbers[6] > static_cast<std::uint64_t>(Lane::Phase::kDone))
     return "an unknown phase";
@@ -265,8 +266,9 @@ void Replay::read_groups(const SnapshotFile& file, Numbers& numbers, std::vector
     }
     const std::uint64_t written = numbers.lanes[env * kNumbersPerLane];
     const std::string reason =
-        written > kMost ? "a count beyond reason"
-                        : delta_ring(lanes[env]).lay_out(written, {extents.data(), extents.size()});
+        written > most_of_a_lane(options_)
+            ? "a count beyond reason"
+            : delta_ring(lanes[env]).lay_out(written, {extents.data(), extents.size()});
     if (!reason.empty()) file.refuse("damaged: environment " + std::to_string(env) + ": " + reason);
   }
 }
@@ -302,7 +304,8 @@ void Replay::load(const std::string& path) {
   if (!raw) read("frames");
   for (std::size_t env = 0; env < lanes.size(); ++env) {
     std::string reason = raw ? "" : delta_ring(lanes[env]).adopt();
-    if (reason.empty()) reason = restore_lane(lanes[env], &state.lanes[env * kNumbersPerLane]);
+    if (reason.empty())
+      reason = restore_lane(lanes[env], &state.lanes[env * kNumbersPerLane], most_of_a_lane(options_));
     if (!reason.empty()) file.refuse("damaged: environment " + std::to_string(env) + ": " + reason);
   }
   if (priorities) {
@@ -311,11 +314,18 @@ void Replay::load(const std::string& path) {
     if (!reason.empty()) file.refuse("damaged: " + reason);
   }
 
-  // Empty until the pixels are there: nothing may be sampled should the disk fail now.
-  transitions_ = std::move(transitions);
-  lanes_ = make_lanes(transitions_);
-  if (priorities_) priorities_.emplace(options_.num_envs, ring_, options_.alpha);
-  if (raw) read("frames");
+  if (raw) {
+    // Empty until the pixels are there: nothing may be sampled should the disk fail now.
+    std::vector<Lane> none = make_lanes(transitions);
+    std::optional<PrioritySampler> equal;
+    if (priorities_) equal.emplace(options_.num_envs, ring_, options_.alpha);
+    transitions_ = std::move(transitions);
+    lanes_ = std::move(none);
+    priorities_ = std::move(equal);
+    read("frames");
+  } else {
+    transitions_ = std::move(transitions);
+  }
   lanes_ = std::move(lanes);
   priorities_ = std::move(priorities);
   set_counters(state.counters);

@@ -81,7 +81,8 @@ std::string PrioritySampler::restore(const std::vector<Lane>& lanes) {
 
 std::string PrioritySampler::leaf_violation(std::uint64_t index, const std::vector<Lane>& lanes) const {
   const double weight = tree_[index];
-  if (!(weight >= 0.0) || !std::isfinite(weight)) return "weight " + std::to_string(index) + " is no weight";
+  // No priority to the power of alpha is larger, and sums of what is not stay finite.
+  if (!(weight >= 0.0 && weight <= kLargest)) return "weight " + std::to_string(index) + " is no weight";
   const Place place = place_of(index, lanes);
   if (weight == 0.0 || lanes[place.lane].is_sampleable(place.sequence)) return "";
   return "transition slot " + std::to_string(index) + " has a priority but cannot be sampled";

@@ -10,6 +10,7 @@
 #include "check.hpp"
 #include "fastdqn/detail/snapshot.hpp"
 #include "replay_fixture.hpp"
+#include "snapshot_text.hpp"
 
 using namespace fastdqn;
 using fixture::Batch;
@@ -193,6 +194,37 @@ TEST(no_option_is_taken_from_a_damaged_header) {
       CHECK_THROWS(std::invalid_argument, "path: ", saved_options(file.path));
     }
   }
+}
+
+// Faults: pixels from before the first frame, sums that overflow, names of rows that do. fuzz_snapshot.cpp looks for
+// more of the kind.
+TEST(numbers_that_lead_outside_are_refused_though_their_checksums_fit) {
+  Replay replay(saved_like());
+  fill(replay, 1);  // its one transition goes from frame 0 to frame 1
+  const snapshot_text::File good = snapshot_text::parse(state(replay));
+  const auto refused = [](snapshot_text::File file, const char* array, std::size_t at,
+                          const std::vector<std::uint8_t>& bytes) {
+    std::copy(bytes.begin(), bytes.end(), file.find(array)->bytes.begin() + static_cast<std::ptrdiff_t>(at));
+    Refuser refusal;
+    const std::string message = refusal(snapshot_text::compose(file, 12, 1));
+    CHECK(message.empty() || refusal.unchanged());
+    return message;
+  };
+  const auto has = [](const std::string& message, const char* reason) {
+    return message.find(reason) != std::string::npos;
+  };
+  CHECK_EQ(refused(good, "lanes", 0, {}), "");
+  // From frame -1 to frame 1, of which both observations are two deep.
+  snapshot_text::File early = good;
+  early.find("transitions")->bytes[12] = 2;
+  CHECK(has(refused(early, "transitions", 0, {255, 255, 255, 255}), "frames that were never written"));
+  // 1e101: no priority can be so large.
+  CHECK(
+      has(refused(good, "priorities", 0, {0x5c, 0xf4, 0xf9, 0x6e, 0x18, 0xdc, 0xe6, 0x54}), "is no weight"));
+  // 2^61 + 12 transitions in each of two environments.
+  snapshot_text::File old = snapshot_text::parse(good_text());
+  for (std::size_t number = 1; number < 5; ++number) old.find("lanes")->set_word(number, (1ULL << 61) + 12);
+  CHECK(has(refused(old, "lanes", 0, {}), "a count beyond reason"));
 }
 
 TEST(foreign_and_newer_files_are_refused) {
