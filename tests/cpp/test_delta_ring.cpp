@@ -182,6 +182,30 @@ TEST(groups_end_where_they_should) {
   noisy.check_all(2);
 }
 
+// Every frame raw, and as many as there is room for: the memory is a multiple of pages, and for one of these rings
+// none is left over. What is written next may reach the oldest record, not into it.
+TEST(a_memory_that_is_full_to_the_last_record_keeps_every_frame) {
+  std::mt19937 random(6);
+  for (const std::size_t size : {1, 2, 5}) {
+    const std::uint64_t most = 4096 / (1 + size);
+    for (std::uint64_t ring = most - 66 - 40 / (1 + size); ring <= most - 62; ++ring) {
+      Logged f(ring, size, size);
+      Bytes frame(size), all(ring * size);
+      for (std::uint64_t i = 0; i < 3 * ring; ++i) {
+        for (std::uint8_t& byte : frame) byte ^= static_cast<std::uint8_t>(1 + random() % 255);
+        f.push(frame);
+        if (i % 61 != 0 && i + 1 < 3 * ring) continue;
+        const std::uint64_t first = f.frames->horizon(), live = f.frames->live();
+        f.frames->copy_run(first, live, all.data());
+        for (std::uint64_t n = 0; n < live; ++n) {
+          CHECK(std::memcmp(all.data() + n * size, f.frame(first + n).data(), size) == 0);
+        }
+      }
+      CHECK_EQ(f.frames->counts().raw_frames, f.frames->written() - f.frames->extent(0).first);
+    }
+  }
+}
+
 // The key frame of the oldest group is out of the ring, and the deltas above it are still read.
 TEST(a_key_frame_that_is_gone_still_decodes_the_live_ones) {
   Logged f(64, 100, 10);
