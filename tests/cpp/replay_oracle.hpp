@@ -39,7 +39,8 @@ class Oracle {
  public:
   explicit Oracle(const fastdqn::ReplayOptions& options)
       : o_(options), ring_(options.capacity / options.num_envs), bytes_(options.frame_bytes()) {
-    for (std::uint64_t id = 0; id < o_.num_envs; ++id) envs_.push_back({id, Bytes(ring_ * bytes_), {}, {}});
+    for (std::uint64_t id = 0; id < o_.num_envs; ++id)
+      envs_.push_back({id, Bytes(ring_ * bytes_), {}, {}, {}});
   }
 
   // Both return what the buffer has to report as written.
@@ -85,8 +86,9 @@ class Oracle {
                                 const std::vector<double>& priorities) {
     std::size_t dropped = 0;
     for (std::size_t i = 0; i < rows.size(); ++i) {
-      const auto found = priorities_.find(rows[i]);
-      if (found == priorities_.end()) {
+      Env& env = envs_[static_cast<std::uint64_t>(rows[i]) % o_.num_envs];
+      const auto found = env.priorities.find(rows[i]);
+      if (found == env.priorities.end()) {
         ++dropped;
       } else {
         found->second = std::pow(priorities[i], o_.alpha);
@@ -95,31 +97,39 @@ class Oracle {
     return dropped;
   }
 
-  // Every row that may be sampled now.
-  std::map<std::int64_t, Row> rows() const {
-    std::map<std::int64_t, Row> all;
-    for (const Env& env : envs_) {
-      each_window(env, [&](std::int64_t name, std::size_t first, std::size_t length) {
-        const Transition &start = env.transitions[first], &last = env.transitions[first + length - 1];
-        double reward = 0.0;
-        for (std::size_t k = 0; k < length; ++k) {
-          reward += std::pow(o_.gamma, k) * static_cast<double>(env.transitions[first + k].reward);
-        }
-        const double discount = last.terminated ? 0.0 : std::pow(o_.gamma, length);
-        all[name] = {&start.obs, &last.next_obs, start.action, reward, discount};
-      });
+  // What sampling such a row delivers.
+  Row row(std::int64_t name) const {
+    const auto number = static_cast<std::uint64_t>(name);
+    const Env& env = envs_[number % o_.num_envs];
+    const std::size_t first = number / o_.num_envs - env.first_sequence, length = window(env, first);
+    const Transition &start = env.transitions.at(first), &last = env.transitions.at(first + length - 1);
+    double reward = 0.0;
+    for (std::size_t k = 0; k < length; ++k) {
+      reward += std::pow(o_.gamma, k) * static_cast<double>(env.transitions[first + k].reward);
     }
-    return all;
+    const double discount = last.terminated ? 0.0 : std::pow(o_.gamma, length);
+    return {&start.obs, &last.next_obs, start.action, reward, discount};
   }
 
-  // Priority^alpha of each row that may be sampled.
-  const std::map<std::int64_t, double>& priorities() const { return priorities_; }
-  bool any_likely() const {
-    return std::any_of(priorities_.begin(), priorities_.end(), [](const auto& p) { return p.second > 0.0; });
+  // Every row that may be sampled now.
+  std::vector<std::int64_t> rows() const {
+    std::vector<std::int64_t> names;
+    for (const Env& env : envs_) {
+      for (const auto& priority : env.priorities) names.push_back(priority.first);
+    }
+    return names;
   }
+
+  // Priority^alpha of a row; negative where it may not be sampled.
+  double priority(std::int64_t row) const {
+    const Env& env = envs_[static_cast<std::uint64_t>(row) % o_.num_envs];
+    const auto found = env.priorities.find(row);
+    return found == env.priorities.end() ? -1.0 : found->second;
+  }
+  bool any_likely() const { return largest_priority() > 0.0; }
   bool is_overwritten(std::int64_t row) const {
-    const auto envs = static_cast<std::int64_t>(o_.num_envs);
-    return static_cast<std::uint64_t>(row / envs) < envs_[row % envs].first_sequence;
+    const auto number = static_cast<std::uint64_t>(row);
+    return number / o_.num_envs < envs_[number % o_.num_envs].first_sequence;
   }
 
   // The frames by global slot; zeros where none was written.
@@ -143,6 +153,7 @@ class Oracle {
     Bytes frames;  // by slot
     Bytes last;    // the last stack; empty before the first
     std::deque<Transition> transitions;
+    std::map<std::int64_t, double> priorities;  // priority^alpha of the rows that may be sampled
     std::uint64_t written = 0, first_sequence = 0;
     std::uint32_t depth = 0;  // distinct frames of the last stack before its newest one
     bool in_episode = false, awaits_reset = false;
@@ -188,21 +199,20 @@ class Oracle {
     return stack.data() + index * bytes_;
   }
 
-  // Calls visit(row, index of its first transition, length) for each window of an environment that is closed and
-  // has its frames.
-  template <class Visit>
-  void each_window(const Env& env, const Visit& visit) const {
-    for (std::size_t i = 0; i < env.transitions.size(); ++i) {
-      if (env.transitions[i].oldest_frame + ring_ < env.written + o_.guard_frames) continue;
-      std::size_t length = 0;
-      bool closed = false;
-      while (!closed && i + length < env.transitions.size()) {
-        closed = env.transitions[i + length].ends_episode() || length + 1 == o_.n_step;
-        ++length;
-      }
-      if (closed)
-        visit(static_cast<std::int64_t>((env.first_sequence + i) * o_.num_envs + env.id), i, length);
+  // The length of the n-step window from a transition on; 0 while it is open.
+  std::size_t window(const Env& env, std::size_t first) const {
+    for (std::size_t length = 1; first + length <= env.transitions.size(); ++length) {
+      if (env.transitions[first + length - 1].ends_episode() || length == o_.n_step) return length;
     }
+    return 0;
+  }
+
+  double largest_priority() const {
+    double largest = 0.0;
+    for (const Env& env : envs_) {
+      for (const auto& priority : env.priorities) largest = std::max(largest, priority.second);
+    }
+    return largest;
   }
 
   // Forgets what can never come back, and gives rows that enter the largest priority.
@@ -211,31 +221,28 @@ class Oracle {
       env.transitions.pop_front();
       ++env.first_sequence;
     }
-    std::map<std::int64_t, double> kept;
+    std::map<std::int64_t, double> before;
+    before.swap(env.priorities);
     std::vector<std::int64_t> entering;
-    each_window(env, [&](std::int64_t row, std::size_t, std::size_t) {
-      const auto known = priorities_.find(row);
-      if (known == priorities_.end()) {
+    for (std::size_t i = 0; i < env.transitions.size(); ++i) {
+      if (env.transitions[i].oldest_frame + ring_ < env.written + o_.guard_frames) continue;
+      if (window(env, i) == 0) continue;
+      const auto row = static_cast<std::int64_t>((env.first_sequence + i) * o_.num_envs + env.id);
+      const auto known = before.find(row);
+      if (known == before.end()) {
         entering.push_back(row);
       } else {
-        kept.insert(*known);
+        env.priorities.insert(env.priorities.end(), *known);
       }
-    });
-    const auto envs = static_cast<std::int64_t>(o_.num_envs);
-    for (const auto& other : priorities_) {
-      if (static_cast<std::uint64_t>(other.first % envs) != env.id) kept.insert(other);
     }
-    priorities_.swap(kept);
-    double largest = 0.0;
-    for (const auto& priority : priorities_) largest = std::max(largest, priority.second);
-    for (const std::int64_t row : entering) priorities_[row] = largest > 0.0 ? largest : 1.0;
+    const double largest = largest_priority();
+    for (const std::int64_t row : entering) env.priorities[row] = largest > 0.0 ? largest : 1.0;
   }
 
   const fastdqn::ReplayOptions o_;
   const std::uint64_t ring_;
   const std::size_t bytes_;
   std::vector<Env> envs_;
-  std::map<std::int64_t, double> priorities_;
   std::vector<fastdqn::WrittenFrame> written_;  // by the present call
   std::uint64_t transitions_ = 0, whole_stacks_ = 0;
 };

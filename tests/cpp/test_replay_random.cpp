@@ -74,7 +74,7 @@ class Pair {
   void read_beside(const std::atomic<bool>& running, std::uint64_t seed) {
     Random random(seed);
     Batch batch(4, o_.stack * bytes_, (o_.stack + 1) * bytes_);
-    Bytes frames(bytes_ * 3);
+    Bytes frames(bytes_ * 2);
     while (running) {
       const std::shared_ptr<Replay> replay = std::atomic_load(&replay_);
       const ReplayStats stats = replay->stats();
@@ -84,7 +84,7 @@ class Pair {
         replay->gather(rows, batch.view());
       } catch (const std::exception&) {  // never sampleable, or overwritten
       }
-      replay->read_frames(random.below(stats.slots - 2), 3, frames.data());
+      replay->read_frames(random.below(stats.slots - 1), 2, frames.data());
       (void)replay->size();
       std::this_thread::yield();
     }
@@ -137,12 +137,11 @@ class Pair {
                   {obs.data(), next.data(), batch.action.data(), batch.reward.data(), batch.discount.data(),
                    batch.weight.data(), batch.row.data()});
     compare_columns(batch);
-    const auto rows = oracle_.rows();
     Bytes stack(o_.stack * bytes_);
     planned_ = batch.row;
     planned_stacks_.clear();
     for (std::size_t i = 0; i < size; ++i) {
-      const oracle::Row& row = rows.at(batch.row[i]);
+      const oracle::Row row = oracle_.row(batch.row[i]);
       planned_stacks_.push_back({*row.obs, *row.next_obs});
       for (const auto& [slots, expected] : {std::pair{&obs, row.obs}, std::pair{&next, row.next_obs}}) {
         for (std::uint32_t k = 0; k < o_.stack; ++k) {
@@ -244,7 +243,7 @@ class Pair {
     CHECK_EQ(stats.frames_written, oracle_.frames_written());
     CHECK_EQ(stats.transitions, oracle_.transitions());
     CHECK_EQ(stats.whole_stacks, oracle_.whole_stacks());
-    CHECK_EQ(stats.sampleable, oracle_.priorities().size());
+    CHECK_EQ(stats.sampleable, oracle_.rows().size());
     Batch batch = empty_batch(3);
     if (!oracle_.any_likely()) {
       CHECK_THROWS(std::runtime_error, "nothing can be sampled", replay().sample(3, kBeta, batch.view()));
@@ -252,9 +251,8 @@ class Pair {
     }
     replay().sample(3, kBeta, batch.view());
     compare_columns(batch);
-    const auto rows = oracle_.rows();
     for (std::size_t i = 0; i < batch.row.size(); ++i) {
-      const oracle::Row& row = rows.at(batch.row[i]);
+      const oracle::Row row = oracle_.row(batch.row[i]);
       compare_pixels(batch, i, *row.obs, *row.next_obs);
     }
   }
@@ -266,33 +264,31 @@ class Pair {
     Bytes frames(expected.size());
     replay().read_frames(0, frames.size() / bytes_, frames.data());
     CHECK(frames == expected);
-    const auto rows = oracle_.rows();
-    Ids names;
-    for (const auto& row : rows) names.push_back(row.first);
+    const Ids names = oracle_.rows();
     Batch batch = empty_batch(names.size());
     replay().gather(names, batch.view());
     for (std::size_t i = 0; i < names.size(); ++i) {
-      compare_pixels(batch, i, *rows.at(names[i]).obs, *rows.at(names[i]).next_obs);
+      const oracle::Row row = oracle_.row(names[i]);
+      compare_pixels(batch, i, *row.obs, *row.next_obs);
     }
   }
 
   // Sums in float64 rounded to float32: the order of summation may move the last bit, no more.
   void compare_columns(const Batch& batch) const {
-    const auto rows = oracle_.rows();
     double least = INFINITY;
     for (const std::int64_t row : batch.row) {
-      CHECK(rows.count(row) == 1 && oracle_.priorities().at(row) > 0.0);
-      least = std::min(least, oracle_.priorities().at(row));
+      CHECK(oracle_.priority(row) > 0.0);
+      least = std::min(least, oracle_.priority(row));
     }
     const auto near = [](float got, double wanted) {
       return std::abs(got - wanted) <= 1.2e-7 * std::abs(wanted) + 1e-12;
     };
     for (std::size_t i = 0; i < batch.row.size(); ++i) {
-      const oracle::Row& row = rows.at(batch.row[i]);
+      const oracle::Row row = oracle_.row(batch.row[i]);
       CHECK_EQ(batch.action[i], row.action);
       CHECK(near(batch.reward[i], row.reward));
       CHECK(near(batch.discount[i], row.discount));
-      CHECK(near(batch.weight[i], std::pow(least / oracle_.priorities().at(batch.row[i]), kBeta)));
+      CHECK(near(batch.weight[i], std::pow(least / oracle_.priority(batch.row[i]), kBeta)));
     }
   }
 
