@@ -5,7 +5,7 @@
 //
 // Each file is either refused, with an exception of the documented type and the buffer as it was, or taken: then the
 // buffer's invariants hold, it saves what it has loaded, and it can be sampled, gathered from and added to. N files
-// are tried (50,000 unless told), or as many as S seconds allow. File number n of a seed is always the same one:
+// are tried (40,000 unless told), or as many as S seconds allow. File number n of a seed is always the same one:
 // `--first n --files 1` tries it alone. The exit status is 1 at the first file that is neither, which stays where
 // the message says; so does the last one should the program be ended by a sanitizer.
 #include <unistd.h>
@@ -41,7 +41,7 @@ namespace {
 
 constexpr std::uint64_t kCases = 48;
 // What a run of this many files must have seen; fewer may miss a rare one.
-constexpr std::uint64_t kManyFiles = 50000;
+constexpr std::uint64_t kManyFiles = 40000;
 const char* const kRefusals[] = {
     // of the file
     "not a replay file", "truncated", "the checksum of its header does not fit", "its version contradicts",
@@ -385,7 +385,7 @@ class Fuzzer {
 };
 
 struct Arguments {
-  std::uint64_t files = 50000, seconds = 0, seed = 0, first = 0;
+  std::uint64_t files = 40000, seconds = 0, seed = 0, first = 0;
 };
 
 bool parse(int count, char** words, Arguments& arguments) {

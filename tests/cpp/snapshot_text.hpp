@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
-#include <regex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -96,30 +96,45 @@ inline void seal(std::string& text) {
   text.replace(at + key.size(), 16, sum.text());
 }
 
+// The next quoted word of a header from `at` on, which is moved behind it.
+inline std::string quoted(const std::string& header, std::size_t& at) {
+  const std::size_t begin = header.find('"', at) + 1, end = header.find('"', begin);
+  at = end + 1;
+  return header.substr(begin, end - begin);
+}
+
+// The numbers of the next list, likewise.
+inline std::vector<std::uint64_t> listed(const std::string& header, std::size_t& at) {
+  std::vector<std::uint64_t> numbers;
+  at = header.find('[', at);
+  while (header[at] != ']') {
+    char* end = nullptr;
+    numbers.push_back(std::strtoull(header.c_str() + at + 1, &end, 10));
+    at = static_cast<std::size_t>(end - header.c_str());
+  }
+  return numbers;
+}
+
 // Takes a file that save() wrote apart.
 inline File parse(const std::string& text) {
   const std::string header = text.substr(8, header_length(text));
-  const std::string data = text.substr(8 + header.size());
+  const std::size_t data = 8 + header.size();
   File file;
-  const std::size_t end = header.find('}');
-  const std::regex entry("\"(\\w+)\":\"([^\"]*)\"");
-  for (std::sregex_iterator i(header.begin(), header.begin() + static_cast<std::ptrdiff_t>(end), entry), last;
-       i != last; ++i) {
-    if ((*i)[1] != "checksum" && (*i)[1] != "header_checksum") file.metadata.push_back({(*i)[1], (*i)[2]});
+  std::size_t at = header.find('{', 1);
+  while (header[at] != '}') {
+    const std::string key = quoted(header, at), value = quoted(header, at);
+    if (key != "checksum" && key != "header_checksum") file.metadata.push_back({key, value});
   }
-  const std::regex array(
-      "\"(\\w+)\":\\{\"dtype\":\"(\\w+)\",\"shape\":\\[([\\d,]*)\\],\"data_offsets\":\\[(\\d+),(\\d+)\\]\\}");
-  const std::regex number("\\d+");
-  for (std::sregex_iterator i(header.begin(), header.end(), array), last; i != last; ++i) {
-    const std::string shape = (*i)[3];
-    Array one{(*i)[1], (*i)[2], {}, {}};
-    for (std::sregex_iterator n(shape.begin(), shape.end(), number); n != last; ++n) {
-      one.shape.push_back(std::stoull(n->str()));
-    }
-    const std::uint64_t begin = std::stoull((*i)[4]);
-    one.bytes.assign(data.begin() + static_cast<std::ptrdiff_t>(begin),
-                     data.begin() + static_cast<std::ptrdiff_t>(std::stoull((*i)[5])));
-    file.arrays.push_back(one);
+  while (header.find('"', at) != std::string::npos) {
+    Array array;
+    array.name = quoted(header, at);
+    quoted(header, at);  // "dtype"
+    array.dtype = quoted(header, at);
+    array.shape = listed(header, at);
+    const std::vector<std::uint64_t> ends = listed(header, at);
+    array.bytes.assign(text.begin() + static_cast<std::ptrdiff_t>(data + ends[0]),
+                       text.begin() + static_cast<std::ptrdiff_t>(data + ends[1]));
+    file.arrays.push_back(array);
   }
   return file;
 }
