@@ -33,7 +33,7 @@ DeltaRing::DeltaRing(std::uint64_t ring, const DeltaCodec& codec, std::uint32_t 
       memory_(worst_bytes(ring, longest_group_, codec), Pages::kAddressesOnly),
       ordinals_(ring * sizeof(std::uint32_t)),
       groups_(1),
-      recent_(stack * codec.frame_bytes()) {}
+      recent_(new std::uint8_t[stack * codec.frame_bytes()]) {}
 
 void DeltaRing::reserve(std::size_t frames) {
   const std::uint64_t wanted = end_ - begin_ + frames;  // each may begin a group
@@ -64,7 +64,7 @@ void DeltaRing::keep(const std::uint8_t* pixels) noexcept {
   newest.raw += memory_.data()[head_] == DeltaCodec::kRaw;
   head_ += length;
   ordinals()[slot(written())] = static_cast<std::uint32_t>(end_ - 1);
-  std::memcpy(recent_.data() + written() % stack_ * frame_bytes(), pixels, frame_bytes());
+  std::memcpy(recent_.get() + written() % stack_ * frame_bytes(), pixels, frame_bytes());
   drop_groups();
 }
 
@@ -298,7 +298,7 @@ std::string DeltaRing::adopt() {
   if (written() == 0) return "";
   const std::uint64_t oldest = written() - std::min<std::uint64_t>(live(), stack_);
   walk(oldest, written() - 1, [&](std::uint64_t number) {
-    std::memcpy(recent_.data() + number % stack_ * frame_bytes(), working_, frame_bytes());
+    std::memcpy(recent_.get() + number % stack_ * frame_bytes(), working_, frame_bytes());
   });
   return "";
 }

@@ -172,7 +172,7 @@ Replay::Replay(const ReplayOptions& options)
       seen_(options.num_envs, 0) {
   if (options.alpha > 0.0) priorities_.emplace(options.num_envs, ring_, options.alpha);
   if (options.storage == Storage::kDelta) {
-    working_.resize(DeltaCodec(frame_bytes_, row_bytes()).working_bytes());
+    working_.reset(new std::uint8_t[DeltaCodec(frame_bytes_, row_bytes()).working_bytes()]);
   }
   lanes_ = make_lanes(transitions_);
 }
@@ -187,7 +187,7 @@ std::unique_ptr<FrameStore> Replay::make_frames(std::uint64_t env) {
     return std::make_unique<FrameRing>(frames_.data() + env * ring_ * frame_bytes_, ring_, frame_bytes_);
   }
   const DeltaCodec codec(frame_bytes_, row_bytes());
-  return std::make_unique<DeltaRing>(ring_, codec, options_.stack, working_.data());
+  return std::make_unique<DeltaRing>(ring_, codec, options_.stack, working_.get());
 }
 
 std::vector<Lane> Replay::make_lanes(const Pages& transitions) {

@@ -299,12 +299,12 @@ class Replay {
   std::uint64_t episodes_ = 0;
   std::uint64_t episode_frames_ = 0;
   std::uint64_t whole_stacks_ = 0;
-  std::vector<std::uint8_t> working_;  // scratch of the DeltaRings, where they decode
-  std::vector<Place> places_;          // scratch of sample(), plan() and update_priorities()
-  mutable std::vector<Pick> picks_;    // scratch of sample(), plan() and gather()
-  std::vector<double> kept_;           // scratch of update_priorities()
-  std::vector<Intakes> intakes_;       // scratch of begin() and add(): one a row
-  std::vector<std::uint64_t> seen_;    // per environment, the last call that named it
+  std::unique_ptr<std::uint8_t[]> working_;  // scratch of the DeltaRings, where they decode
+  std::vector<Place> places_;                // scratch of sample(), plan() and update_priorities()
+  mutable std::vector<Pick> picks_;          // scratch of sample(), plan() and gather()
+  std::vector<double> kept_;                 // scratch of update_priorities()
+  std::vector<Intakes> intakes_;             // scratch of begin() and add(): one a row
+  std::vector<std::uint64_t> seen_;          // per environment, the last call that named it
   std::uint64_t calls_ = 0;
   std::uint64_t adds_ = 0;  // calls of add(), to ask for memory now and then
 

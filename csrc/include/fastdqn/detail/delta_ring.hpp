@@ -20,6 +20,7 @@
 // that several rings may share.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "fastdqn/detail/delta_codec.hpp"
@@ -44,7 +45,7 @@ class DeltaRing final : public FrameStore {
 
   void reserve(std::size_t frames) override;
   const std::uint8_t* recent(std::uint64_t number) const noexcept override {
-    return recent_.data() + number % stack_ * frame_bytes();
+    return recent_.get() + number % stack_ * frame_bytes();
   }
   void copy_run(std::uint64_t first, std::uint64_t count, std::uint8_t* out) const noexcept override;
   void copy_stack(const StackRef& ref, std::uint32_t stack, std::uint8_t* out) const noexcept override;
@@ -107,14 +108,15 @@ class DeltaRing final : public FrameStore {
   std::uint64_t most_delta_bytes_;
   std::uint8_t* working_;
   Pages memory_;
-  Pages ordinals_;                    // per slot the low 32 bits of its group's number
-  std::vector<Group> groups_;         // a ring, its size a power of two
-  std::uint64_t begin_ = 0;           // the oldest group that is kept
-  std::uint64_t end_ = 0;             // one behind the newest
-  std::uint64_t head_ = 0;            // where the next record begins
-  std::uint64_t delta_bytes_ = 0;     // of the newest group's deltas
-  std::uint64_t released_ = 0;        // pages of the memory before here, and behind head_, are the system's
-  std::vector<std::uint8_t> recent_;  // the last `stack` frames, frame k at k mod stack
+  Pages ordinals_;                 // per slot the low 32 bits of its group's number
+  std::vector<Group> groups_;      // a ring, its size a power of two
+  std::uint64_t begin_ = 0;        // the oldest group that is kept
+  std::uint64_t end_ = 0;          // one behind the newest
+  std::uint64_t head_ = 0;         // where the next record begins
+  std::uint64_t delta_bytes_ = 0;  // of the newest group's deltas
+  std::uint64_t released_ = 0;     // pages of the memory before here, and behind head_, are the system's
+  // The last `stack` frames, frame k at k mod stack. Like all memory here untouched before there is one.
+  std::unique_ptr<std::uint8_t[]> recent_;
 
   friend struct DeltaRingAccess;  // the tests' seeded corruptions
 };
