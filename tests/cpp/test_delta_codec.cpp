@@ -60,6 +60,13 @@ Bytes noise(std::size_t count, std::mt19937& random) {
   return bytes;
 }
 
+// A picture each of whose rows is the first one again: a key frame of it shrinks, one of noise never does.
+Bytes striped(std::size_t count, std::size_t row, std::mt19937& random) {
+  Bytes bytes = noise(count, random);
+  for (std::size_t i = row; i < count; ++i) bytes[i] = bytes[i - row];
+  return bytes;
+}
+
 }  // namespace
 
 // Frames of every size up to two segments and of some above, some rows wide, changed in a few bytes, in many, in
@@ -69,20 +76,25 @@ TEST(every_record_decodes_to_its_frame) {
   std::vector<std::size_t> sizes;
   for (std::size_t size = 1; size <= 70; ++size) sizes.push_back(size);
   sizes.insert(sizes.end(), {255, 256, 257, 1000, 7056});
+  std::size_t raw = 0, shrunk = 0;
   for (const std::size_t size : sizes) {
     for (const std::size_t row : {size, std::size_t{1}, (size + 2) / 3, std::min<std::size_t>(size, 84)}) {
       const DeltaCodec codec(size, row);
-      const Bytes before = noise(size, random);
-      for (const std::size_t changes : {std::size_t{0}, std::size_t{1}, std::size_t{5}, size / 4, size}) {
-        Bytes frame = before;
-        for (std::size_t i = 0; i < changes; ++i)
-          frame[random() % size] ^= static_cast<std::uint8_t>(1 + random() % 255);
-        check_decodes(codec, delta_of(codec, before, frame), before, frame, false);
-        check_decodes(codec, key_of(codec, frame), before, frame, true);
-        check_decodes(codec, key_of(codec, frame), before, frame, false);
+      for (const Bytes& before : {noise(size, random), striped(size, row, random)}) {
+        for (const std::size_t changes : {std::size_t{0}, std::size_t{1}, std::size_t{5}, size / 4, size}) {
+          Bytes frame = before;
+          for (std::size_t i = 0; i < changes; ++i)
+            frame[random() % size] ^= static_cast<std::uint8_t>(1 + random() % 255);
+          const Record key = key_of(codec, frame);
+          ++(key.bytes[0] == DeltaCodec::kRaw ? raw : shrunk);
+          check_decodes(codec, delta_of(codec, before, frame), before, frame, false);
+          check_decodes(codec, key, before, frame, true);
+          check_decodes(codec, key, before, frame, false);
+        }
       }
     }
   }
+  CHECK(raw > 500 && shrunk > 300);
 }
 
 TEST(what_equals_the_frame_before_takes_a_byte) {

@@ -19,6 +19,16 @@ struct DeltaRingAccess {
   static std::uint8_t* memory(DeltaRing& ring, std::uint64_t index) {
     return ring.memory_.data() + ring.group(ring.begin_ + index).at;
   }
+  static void grow_old(DeltaRing& empty) { empty.begin_ = empty.end_ = (1ULL << 32) - 3; }
+  static std::uint64_t touched_pages(const DeltaRing& ring) {
+    const std::uint8_t* memory = ring.memory_.data();
+    std::uint64_t pages = 0;
+    for (std::size_t at = 0; at < ring.memory_.size(); at += 4096) {
+      const std::size_t end = std::min<std::size_t>(at + 4096, ring.memory_.size());
+      pages += std::any_of(memory + at, memory + end, [](std::uint8_t byte) { return byte != 0; });
+    }
+    return pages;
+  }
   static void lengthen(DeltaRing& ring) { ring.group(ring.end_ - 1).bytes += 1; }
   static void lose_group(DeltaRing& ring) { ++ring.begin_; }
   static void misplace(DeltaRing& ring) { ring.ordinals()[ring.slot(ring.written() - 1)] -= 1; }
@@ -56,6 +66,17 @@ struct Logged {
     for (std::uint32_t i = 0; i < kStack; ++i) {
       CHECK(std::memcmp(got + i * codec.frame_bytes(), frame(ref.at(i, kStack)).data(),
                         codec.frame_bytes()) == 0);
+    }
+  }
+
+  // Every live frame.
+  void check_frames() const {
+    const std::uint64_t first = frames->horizon(), live = frames->live();
+    Bytes all(live * codec.frame_bytes());
+    frames->copy_run(first, live, all.data());
+    for (std::uint64_t n = 0; n < live; ++n) {
+      CHECK(std::memcmp(all.data() + n * codec.frame_bytes(), frame(first + n).data(), codec.frame_bytes()) ==
+            0);
     }
   }
 
@@ -190,19 +211,87 @@ TEST(a_memory_that_is_full_to_the_last_record_keeps_every_frame) {
     const std::uint64_t most = 4096 / (1 + size);
     for (std::uint64_t ring = most - 66 - 40 / (1 + size); ring <= most - 62; ++ring) {
       Logged f(ring, size, size);
-      Bytes frame(size), all(ring * size);
+      Bytes frame(size);
       for (std::uint64_t i = 0; i < 3 * ring; ++i) {
         for (std::uint8_t& byte : frame) byte ^= static_cast<std::uint8_t>(1 + random() % 255);
         f.push(frame);
         if (i % 61 != 0 && i + 1 < 3 * ring) continue;
-        const std::uint64_t first = f.frames->horizon(), live = f.frames->live();
-        f.frames->copy_run(first, live, all.data());
-        for (std::uint64_t n = 0; n < live; ++n) {
-          CHECK(std::memcmp(all.data() + n * size, f.frame(first + n).data(), size) == 0);
-        }
+        f.check_frames();
       }
       CHECK_EQ(f.frames->counts().raw_frames, f.frames->written() - f.frames->extent(0).first);
     }
+  }
+}
+
+// Addresses are reserved for frames kept raw, and records go through all of them: pages behind the oldest group are
+// the system's again, zeros, and no others are.
+TEST(pages_that_are_given_back_were_free) {
+  std::mt19937 random(7);
+  Logged f(500, 500, 20);
+  Bytes frame(500);
+  for (int i = 0; i < 12000; ++i) {
+    // Much changes for a while, then little.
+    for (int change = i % 3000 < 1000 ? 60 : 4; change > 0; --change) {
+      frame[random() % 500] = static_cast<std::uint8_t>(1 + random() % 255);
+    }
+    f.push(frame);
+    if (i % 100 != 0) continue;
+    CHECK(DeltaRingAccess::touched_pages(*f.frames) <= f.frames->counts().bytes / 4096 + 4);
+    f.check_frames();
+  }
+}
+
+// Where there is little room between the newest record and the oldest, the newest come to lie where pages are to be
+// given back next.
+TEST(pages_that_are_filled_again_are_not_given_back) {
+  std::mt19937 random(9);
+  for (std::uint64_t ring = 24; ring < 64; ++ring) {
+    Logged f(ring, 500, 500);
+    Bytes frame(500);
+    for (std::uint64_t i = 0; i < 6 * ring; ++i) {
+      for (std::uint8_t& byte : frame) byte = static_cast<std::uint8_t>(random());
+      f.push(frame);
+      if (i % 5 == 0) f.check_frames();
+    }
+  }
+}
+
+// A file may have longer groups of raw frames than are ever written: the most bytes that there can be.
+TEST(the_largest_groups_of_a_file_have_room) {
+  std::mt19937 random(10);
+  Logged f(640, 100, 10);
+  f.log.assign(2000, Bytes(100));
+  std::vector<DeltaRing::Extent> extents;
+  for (std::uint64_t first = 2000 - 640 - 63; first < 2000; first += 64) {
+    extents.push_back({first, std::min<std::uint64_t>(64, 2000 - first) * 101});
+  }
+  CHECK_EQ(f.frames->lay_out(2000, {extents.data(), extents.size()}), "");
+  for (std::uint64_t i = 0; i < extents.size(); ++i) {
+    const auto records = f.frames->records(i);
+    for (std::uint64_t k = 0; k * 101 < records.size(); ++k) {
+      records[k * 101] = DeltaCodec::kRaw;
+      Bytes& frame = f.log[extents[i].first + k];
+      for (std::uint8_t& byte : frame) byte = static_cast<std::uint8_t>(random());
+      std::copy(frame.begin(), frame.end(), records.data() + k * 101 + 1);
+    }
+  }
+  CHECK_EQ(f.frames->adopt(), "");
+  f.check_all(2);
+  for (int i = 0; i < 2000; ++i) {
+    f.push(changed(f.log.back(), random));
+    if (i % 100 == 0) f.check_frames();
+  }
+  f.check_all(2);
+}
+
+TEST(groups_are_found_when_their_numbers_pass_32_bits) {
+  std::mt19937 random(8);
+  Logged f(40, 60, 10);
+  DeltaRingAccess::grow_old(*f.frames);
+  Bytes frame(60);
+  for (int i = 0; i < 100; ++i) {
+    f.push(frame = changed(frame, random));
+    f.check_all(5);
   }
 }
 
@@ -270,6 +359,18 @@ TEST(records_from_anywhere_are_refused) {
     CHECK_EQ(to.frames->invariant_violation(), "");
   }
   CHECK(refusals > 300);
+}
+
+TEST(bytes_behind_the_last_record_are_refused) {
+  Logged f(40, 60, 10);
+  for (int i = 0; i < 3; ++i) f.push(Bytes(60, 1));
+  DeltaRing::Extent extent = f.frames->extent(0);
+  extent.bytes += 1;
+  Logged to(40, 60, 10);
+  CHECK_EQ(to.frames->lay_out(3, {&extent, 1}), "");
+  const auto source = f.frames->records(0), target = to.frames->records(0);
+  std::memcpy(target.data(), source.data(), source.size());
+  CHECK(to.frames->adopt().find("bytes behind its last record") != std::string::npos);
 }
 
 TEST(every_corruption_is_seen) {

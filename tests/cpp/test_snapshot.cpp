@@ -71,7 +71,7 @@ std::string state(Replay& replay) {
 
 // A buffer that is asked to load what it must refuse, and must not change.
 struct Refuser {
-  Refuser() : replay(saved_like()) {
+  explicit Refuser(const ReplayOptions& options = saved_like()) : replay(options) {
     fill(replay, 9);
     before = state(replay);
   }
@@ -225,6 +225,21 @@ TEST(numbers_that_lead_outside_are_refused_though_their_checksums_fit) {
   snapshot_text::File old = snapshot_text::parse(good_text());
   for (std::size_t number = 1; number < 5; ++number) old.find("lanes")->set_word(number, (1ULL << 61) + 12);
   CHECK(has(refused(old, "lanes", 0, {}), "a count beyond reason"));
+}
+
+// Fault: memory for as many groups as the file names.
+TEST(a_file_is_not_believed_how_many_groups_it_has) {
+  ReplayOptions o = saved_like();
+  o.storage = Storage::kDelta;
+  Replay replay(o);
+  fill(replay, 40);
+  snapshot_text::File file = snapshot_text::parse(state(replay));
+  for (const std::uint64_t count : {1ULL << 10, 1ULL << 40, ~0ULL}) {
+    file.find("group_counts")->set_word(1, count);
+    Refuser refusal(o);
+    CHECK(refusal(snapshot_text::compose(file, 12, 1)).find("too short for the groups") != std::string::npos);
+    CHECK(refusal.unchanged());
+  }
 }
 
 TEST(foreign_and_newer_files_are_refused) {
