@@ -1,13 +1,14 @@
 """Takes each fix of the replay's edge cases out of the C++ core and demands that the edge case's test fails.
 
-    python tests/mutations/run.py              every mutation: some ten seconds each
+    python tests/mutations/run.py              every mutation: ten to thirty seconds each
     python tests/mutations/run.py -k 'case 5'  those whose text contains "case 5"
     python tests/mutations/run.py --oracle     also asks whether the long streams beside the oracle notice
 
 It copies the sources to a temporary folder, builds the extension there once and runs the tests on it, which
 must pass. Then, one mutation at a time, it replaces pieces of the copy (each piece must occur exactly once,
 so a mutation that no longer fits the code is reported rather than skipped), builds again and runs the one
-test. The repository itself is only read. The exit status is 1 if any mutation survives. It needs pybind11
+test: a Python one over both storages, or one of the core's own under AddressSanitizer, whose buffers have
+storage delta. The repository itself is only read. The exit status is 1 if any mutation survives. It needs pybind11
 where it runs (`pip install pybind11`).
 
 A test that fails, crashes or runs past its time limit has noticed the mutation. One that cannot be collected
@@ -28,8 +29,11 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 EDGE_CASES = "tests/replay/test_replay_edge_cases.py"
 ORACLE = "tests/replay/test_replay_oracle.py::test_long_streams_wrap_many_times"
-TEST_LIMIT_S = 60
-ORACLE_LIMIT_S = 120
+TEST_LIMIT_S = 120
+SOUND_LIMIT_S = 600
+# Where the core's tests of files write them: what is synced again and again should not wait for a disk.
+MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
+ORACLE_LIMIT_S = 240
 
 # Runs pytest on the extension of the copy: an editable install would otherwise be found before PYTHONPATH.
 BOOTSTRAP = """
@@ -55,12 +59,21 @@ class Edit:
 
 @dataclass(frozen=True)
 class Mutation:
-    """What is taken out, by which edits, and the test that must notice."""
+    """What is taken out, by which edits, and the test that must notice.
+
+    Attributes:
+        test: The name of a test of `EDGE_CASES`, or "PROGRAM.cpp::NAME" of one of tests/cpp/.
+    """
 
     case: str
     fault: str
     edits: tuple[Edit, ...]
     test: str
+
+    @property
+    def is_cpp(self) -> bool:
+        """Whether the test is one of the core's own."""
+        return ".cpp::" in self.test
 
 
 def one(case: str, fault: str, test: str, file: str, old: str, new: str) -> Mutation:
@@ -69,6 +82,7 @@ def one(case: str, fault: str, test: str, file: str, old: str, new: str) -> Muta
 
 LANE, REPLAY, N_STEP = "src/lane.cpp", "src/replay.cpp", "src/n_step.cpp"
 RING, SAMPLER, TREE = "src/frame_ring.cpp", "src/sampler.cpp", "src/sum_tree.cpp"
+CODEC, DELTA_RING, FILES = "src/delta_codec.cpp", "src/delta_ring.cpp", "src/replay_snapshot.cpp"
 
 COPIES = (
     "while (copies < count && std::memcmp(frames, frames + copies * frame_bytes, frame_bytes) == 0) ++copies;"
@@ -123,8 +137,8 @@ MUTATIONS = [
         "missing older frames are zero-filled",
         "test_case_2_stacks_at_boundaries_are_the_ones_given",
         RING,
-        "std::memcpy(out, frame(oldest), frame_bytes_);",
-        "std::memset(out, 0, frame_bytes_);",
+        "std::memcpy(out, frame(oldest), frame_bytes());",
+        "std::memset(out, 0, frame_bytes());",
     ),
     one(
         "case 2",
@@ -277,16 +291,16 @@ MUTATIONS = [
         "guard frames are not kept",
         "test_case_5_rows_leave_before_their_frames_are_overwritten",
         LANE,
-        "frames_.horizon(options_.guard_frames);\n  cursors_.first = std::max",
-        "frames_.horizon();\n  cursors_.first = std::max",
+        "frames_->horizon(options_.guard_frames);\n  cursors_.first = std::max",
+        "frames_->horizon();\n  cursors_.first = std::max",
     ),
     one(
         "case 5",
         "a run of frames does not wrap at the ring's end",
         "test_case_5_rows_leave_before_their_frames_are_overwritten",
         RING,
-        "memory_, (count - before_wrap) * frame_bytes_",
-        "memory_ + frame_bytes_, (count - before_wrap) * frame_bytes_",
+        "memory_, (count - before_wrap) * bytes",
+        "memory_ + bytes, (count - before_wrap) * bytes",
     ),
     one(
         "case 5",
@@ -436,6 +450,206 @@ MUTATIONS = [
     while (lanes[chosen].sampleable() == 0) chosen = (chosen + 1) % lanes.size();
     const std::uint64_t rank = ends_[chosen] - 1 - random.below(counter + i, lanes[chosen].sampleable());""",
     ),
+    one(
+        "delta codec",
+        "only the second row of a key frame is put together again",
+        "test_delta_codec.cpp::every_record_decodes_to_its_frame",
+        CODEC,
+        "at < frame_bytes_; at += row_bytes_) {",
+        "at < frame_bytes_ && at <= row_bytes_; at += row_bytes_) {",
+    ),
+    one(
+        "delta codec",
+        "a key frame is decoded upon the frame before",
+        "test_delta_codec.cpp::every_record_decodes_to_its_frame",
+        CODEC,
+        "      std::memset(working, 0, working_bytes());\n",
+        "",
+    ),
+    one(
+        "delta codec",
+        "a frame that repeats the one before is written as changes, of which there are none",
+        "test_delta_codec.cpp::what_equals_the_frame_before_takes_a_byte",
+        CODEC,
+        "if (out[0] == DeltaCodec::kRepeat) return 1;",
+        "if (out[0] == DeltaCodec::kRepeat) out[0] = DeltaCodec::kDelta;",
+    ),
+    one(
+        "delta codec",
+        "noise is written as changes, longer than the frame",
+        "test_delta_codec.cpp::what_does_not_shrink_is_kept_raw",
+        CODEC,
+        "if (length >= 1 + difference.frame_bytes) return raw();",
+        "",
+    ),
+    one(
+        "delta codec",
+        "the fast walk leaves out what lies behind a segment of words that are all the same",
+        "test_delta_codec.cpp::random_bytes_are_refused_or_decoded_within_bounds",
+        CODEC,
+        "made.place[bits][w] = static_cast<std::int8_t>(here ? next++ : -128);",
+        "made.place[bits][w] = static_cast<std::int8_t>(here && bits != 255 ? next++ : -128);",
+    ),
+    one(
+        "delta file",
+        "bits of a mask behind the frame's last segment are taken",
+        "test_delta_codec.cpp::check_refuses_what_no_encoder_writes",
+        CODEC,
+        "if (segments_ % 8 != 0 && record[mask_bytes()] >> segments_ % 8 != 0) return 0;",
+        "",
+    ),
+    one(
+        "delta file",
+        "words behind the frame's end are taken",
+        "test_delta_codec.cpp::check_refuses_what_no_encoder_writes",
+        CODEC,
+        "if (last_changed && record[first_words + changed - 1] >> last_words != 0) return 0;",
+        "(void)last_changed, (void)last_words;",
+    ),
+    one(
+        "delta file",
+        "a record may be longer than what is left of its group",
+        "test_delta_codec.cpp::check_refuses_what_no_encoder_writes",
+        CODEC,
+        "return length <= available && length < longest_record() ? length : 0;",
+        "return length < longest_record() ? length : 0;",
+    ),
+    one(
+        "delta file",
+        "a group may begin with what changes",
+        "test_delta_codec.cpp::check_refuses_what_no_encoder_writes",
+        CODEC,
+        "if (first && (record[0] == kDelta || record[0] == kRepeat)) return 0;",
+        "(void)first;",
+    ),
+    one(
+        "delta ring",
+        "a key frame goes with its slot, though its deltas live",
+        "test_delta_ring.cpp::a_key_frame_that_is_gone_still_decodes_the_live_ones",
+        DELTA_RING,
+        "group(begin_ + 1).first <= gone) ++begin_;",
+        "group(begin_).first < gone) ++begin_;",
+    ),
+    one(
+        "delta ring",
+        "a group goes on past the end of the memory",
+        "test_delta_ring.cpp::frames_of_any_kind_come_back_through_many_turns",
+        DELTA_RING,
+        "if (begin_ == end_ || !fits(head_)) return true;",
+        "if (begin_ == end_) return true;",
+    ),
+    one(
+        "delta ring",
+        "the memory has no room for frames of the oldest group that are gone",
+        "test_delta_ring.cpp::the_largest_groups_of_a_file_have_room",
+        DELTA_RING,
+        "(ring + longest_group + 2) * codec.longest_record()",
+        "(ring + 2) * codec.longest_record()",
+    ),
+    one(
+        "delta ring",
+        "pages are given back from where the oldest group begins, not to there",
+        "test_delta_ring.cpp::pages_that_are_given_back_were_free",
+        DELTA_RING,
+        "memory_.release(head_ <= tail ? std::max(released_, head_) : released_, tail);",
+        "memory_.release(released_, tail + 4096);",
+    ),
+    one(
+        "delta ring",
+        "pages are given back though newer records have come to lie there",
+        "test_delta_ring.cpp::pages_that_are_filled_again_are_not_given_back",
+        DELTA_RING,
+        "memory_.release(head_ <= tail ? std::max(released_, head_) : released_, tail);",
+        "memory_.release(released_, tail);",
+    ),
+    one(
+        "delta ring",
+        "no page is ever given back",
+        "test_delta_ring.cpp::pages_that_are_given_back_were_free",
+        DELTA_RING,
+        "if (begin_ != before) release_pages();",
+        "(void)before;",
+    ),
+    one(
+        "delta ring",
+        "the later of two stacks that lie groups apart is not read",
+        "test_delta_ring.cpp::frames_of_any_kind_come_back_through_many_turns",
+        DELTA_RING,
+        "    copy_stack(next, stack, next_out);\n    return;",
+        "    return;",
+    ),
+    one(
+        "delta ring",
+        "the group behind another is looked for behind it, where the memory has ended between the two, too",
+        "test_delta_ring.cpp::frames_of_any_kind_come_back_through_many_turns",
+        DELTA_RING,
+        "      record = memory_.data() + group(ordinal).at;\n    }",
+        "    }",
+    ),
+    one(
+        "delta ring",
+        "the low half of a group's number is taken for the whole",
+        "test_delta_ring.cpp::groups_are_found_when_their_numbers_pass_32_bits",
+        DELTA_RING,
+        "return begin_ + static_cast<std::uint32_t>(",
+        "return static_cast<std::uint32_t>(begin_) + static_cast<std::uint32_t>(",
+    ),
+    one(
+        "delta file",
+        "a group may have more frames than any has",
+        "test_delta_ring.cpp::numbers_from_anywhere_are_refused",
+        DELTA_RING,
+        "if (first >= end || end - first > longest_group_) return",
+        "if (first >= end) return",
+    ),
+    one(
+        "delta file",
+        "a group may have more bytes than its frames take raw",
+        "test_delta_ring.cpp::numbers_from_anywhere_are_refused",
+        DELTA_RING,
+        "if (bytes == 0 || bytes > (end - first) * codec_.longest_record()) return",
+        "if (bytes == 0) return",
+    ),
+    one(
+        "delta file",
+        "the oldest frames may be in no group",
+        "test_delta_ring.cpp::numbers_from_anywhere_are_refused",
+        DELTA_RING,
+        "if (extents[0].first > horizon()) return",
+        "if (false) return",
+    ),
+    one(
+        "delta file",
+        "records are taken unread",
+        "test_delta_ring.cpp::records_from_anywhere_are_refused",
+        DELTA_RING,
+        "&group(ordinal).raw);\n    if (!reason.empty()) return",
+        "&group(ordinal).raw);\n    if (false) return",
+    ),
+    one(
+        "delta file",
+        "bytes behind a group's last record are taken",
+        "test_delta_ring.cpp::bytes_behind_the_last_record_are_refused",
+        DELTA_RING,
+        """return left == 0 ? "" : "bytes behind its last record";""",
+        """return "";""",
+    ),
+    one(
+        "delta file",
+        "a transition may point before the first frame",
+        "test_snapshot.cpp::numbers_that_lead_outside_are_refused_though_their_checksums_fit",
+        LANE,
+        "if (obs.newest >= written || obs.depth > obs.newest",
+        "if (obs.depth > obs.newest",
+    ),
+    one(
+        "delta file",
+        "memory is made for as many groups as a file names, however short it is",
+        "test_snapshot.cpp::a_file_is_not_believed_how_many_groups_it_has",
+        FILES,
+        "if (count > room) file.refuse(",
+        "if (false) file.refuse(",
+    ),
 ]
 
 
@@ -444,7 +658,7 @@ class Copy:
 
     def __init__(self, root: Path):
         self.root = root
-        for name in ("csrc", "fastdqn"):
+        for name in ("csrc", "fastdqn", "tests/cpp"):
             shutil.copytree(
                 REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("*.so", "__pycache__", "build")
             )
@@ -455,11 +669,16 @@ class Copy:
         configure = [self.cmake, "-S", str(root), "-B", str(root / "build"), "-DSKBUILD=2"]
         configure += ["-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}"]
         run([*configure, f"-Dpybind11_DIR={pybind11}"])
+        run([self.cmake, "--preset", "asan"], cwd=root / "csrc")
 
-    def build(self) -> None:
-        """Build the extension and put it where the package of this copy finds it."""
-        run([self.cmake, "--build", str(self.root / "build"), "-j", str(os.cpu_count() or 1)])
-        (library,) = (self.root / "build").rglob("_core*.so")
+    def build(self, test: str) -> None:
+        """Build what runs a test: a program, or the extension, put where the package of this copy finds it."""
+        jobs = ["-j", str(os.cpu_count() or 1)]
+        if ".cpp::" in test:
+            run([self.cmake, "--build", str(self.root / "build/asan"), *jobs, "--target", program_of(test)])
+            return
+        run([self.cmake, "--build", str(self.root / "build"), *jobs])
+        (library,) = (self.root / "build").glob("**/_core*.so")
         shutil.copy(library, self.root / "fastdqn")
 
     def apply(self, mutation: Mutation) -> None:
@@ -478,6 +697,24 @@ class Copy:
         """Take the mutation's files from the repository again."""
         for edit in mutation.edits:
             shutil.copyfile(REPOSITORY / "csrc" / edit.file, self.root / "csrc" / edit.file)
+
+    def cpp_verdict(self, test: str, limit_s: int) -> str:
+        """Run a program of the core's tests, of which the named one (all for "") is asked for; see `verdict`."""
+        program = self.root / "build/asan/tests" / program_of(test)
+        try:
+            done = subprocess.run(
+                [str(program)],
+                capture_output=True,
+                text=True,
+                timeout=limit_s,
+                env={**os.environ, "FASTDQN_TEST_STORAGE": "delta", "TMPDIR": str(MEMORY)},
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return "hung"
+        if f"FAILED {test.split('::')[1]}" in done.stdout:
+            return "failed"
+        return "passed" if "tests, " in done.stdout else "crashed"
 
     def verdict(self, test: str, limit_s: int) -> str:
         """Run a test on this copy's extension: "passed", "failed", "crashed" or "hung"."""
@@ -502,10 +739,34 @@ class Copy:
             raise SystemExit(f"{test} did not run:\n{done.stdout}{done.stderr}")
         return "failed" if done.returncode else "passed"
 
+    def notice(self, mutation: Mutation) -> str:
+        """Build, and run the test that must notice."""
+        self.build(mutation.test)
+        if mutation.is_cpp:
+            return self.cpp_verdict(mutation.test, TEST_LIMIT_S)
+        return self.verdict(f"{EDGE_CASES}::{mutation.test}", TEST_LIMIT_S)
 
-def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    def check_sound(self, mutations: list[Mutation]) -> None:
+        """Demand that the tests of these mutations pass as long as there is none."""
+        if not all(mutation.is_cpp for mutation in mutations):
+            self.build(EDGE_CASES)
+            if self.verdict(EDGE_CASES, SOUND_LIMIT_S) != "passed":
+                raise SystemExit(f"{EDGE_CASES} fails without any mutation")
+        for program in sorted({program_of(mutation.test) for mutation in mutations if mutation.is_cpp}):
+            self.build(f"{program}.cpp::")
+            verdict = self.cpp_verdict(f"{program}.cpp::", SOUND_LIMIT_S)
+            if verdict != "passed":
+                raise SystemExit(f"{program} has {verdict} without any mutation")
+
+
+def program_of(test: str) -> str:
+    """The program that has one of the core's own tests."""
+    return test.split(".cpp::")[0]
+
+
+def run(command: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command that must succeed."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
     return done
@@ -522,18 +783,16 @@ def main() -> int:
     survivors = 0
     with tempfile.TemporaryDirectory(prefix="fastdqn-mutations-") as folder:
         copy = Copy(Path(folder).resolve())
-        copy.build()
-        if copy.verdict(EDGE_CASES, TEST_LIMIT_S) != "passed":
-            raise SystemExit(f"{EDGE_CASES} fails without any mutation")
+        copy.check_sound(chosen)
         print("| edge case | taken out | test | noticed |" + (" oracle |" if options.oracle else ""))
         print("|---|---|---|---|" + ("---|" if options.oracle else ""))
         for mutation in chosen:
             copy.apply(mutation)
-            copy.build()
-            verdict = copy.verdict(f"{EDGE_CASES}::{mutation.test}", TEST_LIMIT_S)
+            verdict = copy.notice(mutation)
             survivors += verdict == "passed"
             row = f"| {mutation.case} | {mutation.fault} | {mutation.test} | {shown(verdict)} |"
             if options.oracle:
+                copy.build(ORACLE)
                 row += f" {shown(copy.verdict(ORACLE, ORACLE_LIMIT_S))} |"
             print(row, flush=True)
             copy.revert(mutation)

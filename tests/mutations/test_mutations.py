@@ -12,4 +12,8 @@ def test_each_mutation_replaces_one_place_and_names_a_test(mutation: Mutation) -
     for edit in mutation.edits:
         assert (REPOSITORY / "csrc" / edit.file).read_text().count(edit.old) == 1
         assert edit.new != edit.old
-    assert f"def {mutation.test}(" in (REPOSITORY / EDGE_CASES).read_text()
+    if mutation.is_cpp:
+        program, name = mutation.test.split("::")
+        assert f"TEST({name})" in (REPOSITORY / "tests/cpp" / program).read_text()
+    else:
+        assert f"def {mutation.test}(" in (REPOSITORY / EDGE_CASES).read_text()
