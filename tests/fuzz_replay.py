@@ -2,8 +2,9 @@
 
     python tests/fuzz_replay.py --operations 1000000 --seed 0
 
-Each seed is one buffer with its own options and 2,000 operations: steps of some or all environments in any order,
-begins, late plans and priorities, refused calls, and now and then the buffer is saved, thrown away and restored.
+Each seed is one buffer with its own options, of the two storages in turn, and 2,000 operations: steps of some or
+all environments in any order, begins, late plans and priorities, refused calls, and now and then the buffer is
+saved, thrown away and restored.
 The invariants are checked after every operation, everything that can be sampled after one in fifty. A difference
 is repeated with `--seed N --operations 1`.
 """
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from tests.reference.replay_oracle import Comparison
 from tests.reference.toy_env import RESETS, ToyVectorEnv
 
 OPERATIONS_A_SEED = 2000
+STORAGES = ("raw", "delta")
 FRAME_SHAPE = (2, 3)
 
 
@@ -39,7 +42,7 @@ def pick(rng: np.random.Generator, *choices: Any) -> Any:
 class Fuzzer:
     """One seed: a buffer, its oracle, and operations on both."""
 
-    def __init__(self, seed: int, folder: Path) -> None:
+    def __init__(self, seed: int, folder: Path, storage: str) -> None:
         self.rng = rng = np.random.default_rng(seed)
         self.file = folder / "replay.safetensors"
         envs, stack, n_step = int(rng.integers(1, 6)), int(rng.integers(1, 6)), int(rng.integers(1, 6))
@@ -56,7 +59,13 @@ class Fuzzer:
             "guard_frames": guard,
         }
         self.comparison = Comparison(
-            ReplayBuffer, ring * envs, envs, frame_shape=FRAME_SHAPE, layout=layout, seed=seed, **options
+            partial(ReplayBuffer, storage=storage),
+            ring * envs,
+            envs,
+            frame_shape=FRAME_SHAPE,
+            layout=layout,
+            seed=seed,
+            **options,
         )
         self.env = ToyVectorEnv(
             seed,
@@ -142,17 +151,20 @@ def main() -> None:
     )
     parser.add_argument("--operations", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--storage", choices=STORAGES, help="of the buffers; both in turn unless given")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", RuntimeWarning)  # whole stacks are among what is tried
     # Memory where there is such a folder: what is tried is the format, not the disk.
     home = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    storages = STORAGES if arguments.storage is None else (arguments.storage,)
     start, seeds = time.perf_counter(), -(-arguments.operations // OPERATIONS_A_SEED)
     with tempfile.TemporaryDirectory(dir=home) as folder:
         for seed in range(arguments.seed, arguments.seed + seeds):
+            storage = storages[seed % len(storages)]
             try:
-                Fuzzer(seed, Path(folder)).run(OPERATIONS_A_SEED)
+                Fuzzer(seed, Path(folder), storage).run(OPERATIONS_A_SEED)
             except BaseException:
-                print(f"seed {seed} failed")
+                print(f"seed {seed} failed with storage {storage}")
                 raise
     print(
         f"{seeds * OPERATIONS_A_SEED:,} operations without a difference, {time.perf_counter() - start:.0f} s"
