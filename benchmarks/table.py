@@ -7,6 +7,7 @@ python benchmarks/table.py --check  # exit code 1 if the README says something e
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,17 @@ def rows() -> list[tuple[str, str, str]]:
             "Loop with random actions, every frame stored: steps/s over raw EnvPool's",
             f"{env['ours_over_raw']['median']:.2f}",
             "`python benchmarks/env.py`",
+        )
+    )
+    games = [row for row in load("storage")["results"] if row["play"] == "random"]
+    sizes = sorted(row["bytes_per_frame"] / 1e3 for row in games)
+    speed = statistics.median(row["sample_32"]["over_raw"]["median"] for row in games)
+    table.append(
+        (
+            f"A million frames of replay, storage `delta`, {len(games)} games at random (raw: 7.1 GB)",
+            f"{sizes[0]:.2f} to {sizes[-1]:.2f} GB, mean {statistics.mean(sizes):.2f}; "
+            f"batches of 32 at {speed:.2f} of raw's speed",
+            "`python benchmarks/storage.py`",
         )
     )
     return table

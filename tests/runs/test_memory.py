@@ -90,7 +90,11 @@ def test_numbers_are_whole_and_those_that_were_set() -> None:
     """A capacity is no 4.6e+18, and a record that the run's length bounds is not the setting."""
     huge = "4,611,686,018,427,387,904"
     config = changed(
-        replay__capacity=2**62, env__restart_steps=2**62, total_frames=2**50, network__width=16.0
+        replay__capacity=2**62,
+        replay__storage="raw",
+        env__restart_steps=2**62,
+        total_frames=2**50,
+        network__width=16.0,
     )
     capacity, record, width = memory.problems(config)
     assert capacity.startswith(f"replay.capacity = {huge}: {huge} frames x 7,090 bytes = 30,451,")

@@ -230,7 +230,7 @@ def test_a_diverged_run_stops_and_names_what_is_left(tmp_path):
         ({"replay": ReplayConfig(capacity=20, warmup_steps=200)}, "at least 48 is needed"),
         ({"replay": ReplayConfig(capacity=3_000, warmup_steps=1)}, "there is nothing to sample"),
         (
-            {"replay": ReplayConfig(capacity=10**10, warmup_steps=200)},
+            {"replay": ReplayConfig(capacity=10**10, warmup_steps=200, storage="raw")},
             r"10,000,000,000 frames x 7,090 bytes = 66,030",
         ),
         ({"total_frames": 0}, "total_frames = 0"),
