@@ -24,9 +24,6 @@ from fastdqn.runs.memory import FRAME_BYTES
 from fastdqn.runs.metrics import Games
 from fastdqn.runs.seeds import run_seeds
 
-SAVED_REPLAY_BYTES = 2_000_000_000
-"""A larger replay is not saved unless the configuration says so."""
-
 
 @dataclass
 class Components:
@@ -147,7 +144,7 @@ def _feed(config: Config, replay: ReplayBuffer, device: devices.Backend) -> Feed
 def keeps_replay(config: Config) -> bool:
     """Whether a run's checkpoints hold its replay, so that resuming is exact."""
     if config.checkpoint.replay == "auto":
-        return memory.replay_bytes(config) <= SAVED_REPLAY_BYTES
+        return memory.replay_bytes(config) <= memory.MOST_SAVED_BYTES
     return config.checkpoint.replay == "on"
 
 

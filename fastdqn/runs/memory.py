@@ -17,8 +17,9 @@ SLOT_BYTES = {"raw": FRAME_BYTES + 34, "delta": FRAME_BYTES // 4 + 39}
 """A frame slot of the replay by storage: the pixels and what is kept beside them. At most where frames are raw;
 where they are kept as what changes, more than any game that was measured needs (docs/replay.md)."""
 
-MOST_RAW_BYTES = 2_000_000_000
-"""A replay that would be larger is kept as what changes, where the configuration leaves it open."""
+MOST_SAVED_BYTES = 2_000_000_000
+"""Where the configuration leaves it open: a replay whose raw frames would take more is kept as what changes, and
+one that takes more even so is left out of checkpoints."""
 
 _MOST_ACTIONS = 18
 # Measured as resident memory at its highest, PyTorch 2.13 on a CPU, eager; compiled updates take less.
@@ -57,7 +58,7 @@ def storage(config: Config) -> Literal["raw", "delta"]:
     """Return how the frames of a run's replay lie in memory: a rule of the configuration, on every machine."""
     if config.replay.storage != "auto":
         return config.replay.storage
-    return "delta" if config.replay.capacity * SLOT_BYTES["raw"] > MOST_RAW_BYTES else "raw"
+    return "delta" if config.replay.capacity * SLOT_BYTES["raw"] > MOST_SAVED_BYTES else "raw"
 
 
 def replay_bytes(config: Config) -> int:
