@@ -143,7 +143,8 @@ class ReplayStats(NamedTuple):
         whole_stacks: observations that did not continue the one before and had to be stored whole; first
             ones of two frames, which may be padded, are not counted.
         stored_bytes: what the frames take now, with what finds them.
-        key_frames: of `frames`, kept without the frame before; all of them in raw storage.
+        key_frames: kept without the frame before; all of them in raw storage. In delta storage the oldest group of
+            an environment counts whole, here and in `stored_bytes`, until its last frame goes.
         raw_frames: of those, kept as they are.
         allocated_bytes: memory reserved; the system hands it out as it fills.
     """

@@ -150,8 +150,8 @@ struct ReplayStats {
   std::uint64_t episodes = 0;        // ever begun
   std::uint64_t whole_stacks = 0;    // observations ever stored whole, first ones of two frames aside
   std::uint64_t stored_bytes = 0;    // what the frames take now
-  std::uint64_t key_frames = 0;      // of `frames`, kept without the frame before; all of them under kRaw
-  std::uint64_t raw_frames = 0;      // of those, kept as they are
+  std::uint64_t key_frames = 0;  // kept without the frame before; the oldest group counts until it is gone
+  std::uint64_t raw_frames = 0;  // of those, kept as they are
   std::uint64_t allocated_bytes =
       0;  // reserved for all arrays; under kDelta the frames count as stored_bytes
 };
