@@ -59,7 +59,7 @@ def learn(settings: Settings, seed: int) -> dict[str, Any]:
     run = settings.runs / f"{settings.game}-{settings.preset}-learn-seed{seed}"
     if not settings.reuse:
         words = ("--preset", settings.preset, "--seed", str(seed), "--run-dir", str(run))
-        fastdqn("train", settings.game, *words, "--progress", "plain")
+        fastdqn("train", settings.game, *words, "--stop-at-return", "none", "--progress", "plain")
     evaluations = [
         fastdqn(
             "evaluate", str(run), "--episodes", str(settings.episodes), "--epsilon", str(epsilon), "--json"

@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fastdqn.config import (
     HEAD_NAMES,
@@ -104,6 +104,7 @@ def resume_training(
     run: PathLike,
     *,
     total_frames: int | None = None,
+    stop_at_return: float | Literal["auto", "same"] | None = "same",
     inexact: bool = False,
     report: Callable[[Snapshot], None] = lambda snapshot: None,
     say: Callable[[str], None] = lambda line: None,
@@ -114,6 +115,7 @@ def resume_training(
     Args:
         run: Its folder.
         total_frames: Train to this many frames, counted from the run's beginning; `None` keeps its number.
+        stop_at_return: In place of the configuration's; `same` keeps that.
         inexact: Go on though packages that decide the bits of a run have other versions now.
         report: As in `train`, like the two that follow.
         say: Called with lines for people.
@@ -130,7 +132,10 @@ def resume_training(
     from fastdqn.runs.checks import check
     from fastdqn.runs.folder import RunFolder
 
-    folder, checked = RunFolder.reopen(Path(run), total_frames, check)
+    changes: dict[str, Any] = {} if total_frames is None else {"total_frames": total_frames}
+    if stop_at_return != "same":
+        changes["stop_at_return"] = stop_at_return
+    folder, checked = RunFolder.reopen(Path(run), changes, check)
     return trainer.train(
         folder, checked, resume=True, inexact=inexact, report=report, say=say, stop_requested=stop_requested
     )

@@ -11,7 +11,7 @@ import json
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from fastdqn.json_files import checked, parse_object, shown
 from fastdqn.limits import (
@@ -42,6 +42,10 @@ TORSO_NAMES = Names(["nature"])
 HEAD_NAMES = Names(["scalar"])
 RULE_NAMES = Names(["max", "double"])
 
+SOLVED_RETURNS = {"Pong-v5": 18.0}
+"""The mean return of training games at which `stop_at_return = 'auto'` takes a game as solved."""
+
+Return = Annotated[float, Range(-1e9, 1e9, "a number from -1e9 to 1e9", "-1e9..1e9")]
 NoopFrames = Annotated[int, Range(1, 10_000)]
 Seed = Annotated[int, Range(0, 2**31 - 1)]
 GameFrames = Annotated[int, Range(1, 2**31 - 1)]  # EnvPool counts in 32 bits
@@ -243,6 +247,9 @@ class Config:
     """The preset that the values started from."""
     total_frames: Count = 200_000_000
     """Length of the run in emulator frames."""
+    stop_at_return: Return | Literal["auto"] | None = None
+    """End the run before that once the last 20 games of training have this mean return, unclipped. auto: 18 in
+    Pong, never in other games."""
     seed: Seed = 1
     """Decides network weights, games, exploration and sampling."""
     log_every_frames: Count = 20_000
@@ -256,6 +263,12 @@ class Config:
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @property
+    def solved_return(self) -> float | None:
+        """What `stop_at_return` comes to in this game; `None` where the run has its whole length."""
+        auto = self.stop_at_return == "auto"
+        return SOLVED_RETURNS.get(self.game) if auto else cast("float | None", self.stop_at_return)
 
     def validate(self) -> list[str]:
         """Return every problem of the values, each as `name = value: what is wanted`; empty when all is well.
@@ -386,7 +399,9 @@ def _problem(name: str, value: Any, hint: Any) -> str | None:
         checked(value, hint, name)
     except ValueError as error:
         return str(error)
-    if limit is None or value is None or limit.allows(value):
+    # Beside a number a choice of words may stand, which `checked` knows: `float | Literal["auto"]`.
+    word_for_number = isinstance(limit, Range) and isinstance(value, str)
+    if limit is None or value is None or word_for_number or limit.allows(value):
         return None
     return f"{name} = {shown(value)}: must be {limit.wanted}"
 

@@ -7,6 +7,7 @@ import json
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -78,8 +79,9 @@ def checked(value: object, hint: Any, name: str) -> Any:
 
     Args:
         value: From JSON, or from a dataclass.
-        hint: int, float, str, bool, a Literal of strings, a union with None, a sequence, a mapping with names, or
-            a dataclass of those. A dataclass refuses names that it does not have and takes its defaults.
+        hint: int, float, str, bool, a Literal of strings, a union of those or with None, a sequence, a mapping
+            with names, or a dataclass of those. A dataclass refuses names that it does not have and takes its
+            defaults.
         name: What messages call it.
 
     Raises:
@@ -99,7 +101,11 @@ def checked(value: object, hint: Any, name: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        return checked(value, next(part for part in inner if part is not types.NoneType), name)
+        first, *others = (part for part in inner if part is not types.NoneType)
+        for other in others:
+            with suppress(ValueError):
+                return checked(value, other, name)
+        return checked(value, first, name)
     if origin is not None and issubclass(origin, Mapping):
         entries = _want(value, Mapping, "an object", name)
         return {key: checked(part, inner[1], f"{name}.{key}") for key, part in entries.items()}

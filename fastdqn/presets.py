@@ -66,6 +66,7 @@ _DUELING = replace(
 _QUICK = Config(
     preset="quick",
     total_frames=1_900_000,
+    stop_at_return="auto",
     env=EnvConfig(num_envs=8),
     replay=ReplayConfig(capacity=100_000, warmup_steps=5_000, alpha=0.5, beta=0.4),
     network=NetworkConfig(width=0.5, dueling=True, centered=True),

@@ -223,3 +223,25 @@ def test_two_configurations_are_told_apart_by_their_fields():
     assert found == {"seed": (2, 1), "optimizer.max_grad_norm": (10.0, None)}
     assert in_words(found) == "seed 2 instead of 1, optimizer.max_grad_norm 10.0 instead of None"
     assert in_words(differences(PRESETS["nature"].config, quick)).endswith(" more")
+
+
+def test_auto_stops_where_a_game_is_known_to_be_solved():
+    quick = PRESETS["quick"].config
+    assert quick.stop_at_return == "auto"
+    assert quick.solved_return == 18.0
+    assert replace(quick, game="Breakout-v5").solved_return is None
+    assert replace(quick, stop_at_return=None).solved_return is None
+    assert replace(quick, game="Breakout-v5", stop_at_return=30.0).solved_return == 30.0
+    assert PRESETS["nature"].config.solved_return is None
+
+
+@pytest.mark.parametrize("value", ["soon", float("nan"), 1e39, True, [18.0]], ids=repr)
+def test_a_return_is_a_number_auto_or_nothing(value):
+    (problem,) = replace(PRESETS["quick"].config, stop_at_return=value).validate()
+    assert problem.startswith("stop_at_return = ")
+
+
+@pytest.mark.parametrize("value", ["auto", 18.0, None])
+def test_a_return_comes_back_from_json(value):
+    config = replace(PRESETS["quick"].config, stop_at_return=value)
+    assert Config.from_json(config.to_json()) == config

@@ -209,8 +209,14 @@ def _convert(text: str, hint: Any) -> object:
             raise ValueError(f"one of {', '.join(choices)} is wanted{guess}")
         return text
     if typing.get_origin(hint) in (types.UnionType, typing.Union):  # the latter where a Literal is in it
-        inner = next(part for part in typing.get_args(hint) if part is not types.NoneType)
-        return None if text.lower() == "none" else _convert(text, inner)
+        first, *others = (part for part in typing.get_args(hint) if part is not types.NoneType)
+        words = [word for other in others for word in typing.get_args(other)]  # of a Literal beside a number
+        if text.lower() == "none" or text in words:
+            return None if text.lower() == "none" else text
+        try:
+            return _convert(text, first)
+        except ValueError as error:
+            raise ValueError(f"{error}, or {' or '.join([*words, 'none'])}") from None
     if hint is int:
         return parse_count(text)
     if hint is float:

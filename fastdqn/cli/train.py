@@ -46,7 +46,10 @@ Progress goes to stderr; when the run ends, stdout gets one line of JSON.
 The first Ctrl-C saves a checkpoint and names the command that resumes; a
 second one stops at once."""
 
-_WITH_RESUME = {"--resume", "--progress", "--total-frames", "--inexact"}
+_CHANGES = {"--total-frames": "total_frames", "--stop-at-return": "stop_at_return"}
+"""What --resume lets change of a configuration: when the run ends."""
+
+_WITH_RESUME = {"--resume", "--progress", "--inexact", *_CHANGES}
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class TrainArguments(Config):
     overwrite: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """Replace the run that is in the folder."""
     resume: Annotated[str, arg(metavar="RUN", help_behavior_hint="")] = ""
-    """Continue this run with its own configuration; --total-frames, --inexact and --progress can be added."""
+    """Continue this run with its own configuration; --total-frames, --stop-at-return, --inexact and
+    --progress can be added."""
     inexact: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """With --resume: go on though PyTorch, EnvPool or fastdqn has another version than when it was saved."""
     weights: Annotated[str, arg(metavar="RUN_OR_FILE", help_behavior_hint="")] = ""
@@ -114,7 +118,7 @@ def _begin(arguments: TrainArguments) -> int:
 
 
 def _go_on(arguments: TrainArguments, given: Given) -> int:
-    """Train a run that was stopped, for longer if --total-frames says so."""
+    """Train a run that was stopped, for longer if flags say so."""
     refused = [*given.words, *(flag for flag in given.values if flag not in _WITH_RESUME)]
     if refused:
         raise UserError(
@@ -123,8 +127,8 @@ def _go_on(arguments: TrainArguments, given: Given) -> int:
             f"  Or start a new run from its weights: fastdqn train GAME --weights {arguments.resume} ..."
         )
     run = open_run(arguments.resume, "fastdqn.runs.trainer")
-    longer = arguments.total_frames if "--total-frames" in given.values else None
-    train = partial(api.resume_training, run.path, total_frames=longer, inexact=arguments.inexact)
+    changes = {name: getattr(arguments, name) for flag, name in _CHANGES.items() if flag in given.values}
+    train = partial(api.resume_training, run.path, inexact=arguments.inexact, **changes)
     return _show(train, arguments.progress, run.config, run.metrics)
 
 

@@ -140,13 +140,13 @@ class RunFolder:
 
     @classmethod
     def reopen(
-        cls, path: Path, total_frames: int | None, check: Callable[[Config], T]
+        cls, path: Path, changes: Mapping[str, Any], check: Callable[[Config], T]
     ) -> tuple[RunFolder, T]:
         """Open and lock the folder of a run that is to go on.
 
         Args:
             path: The folder.
-            total_frames: The run's new length, written to its config.json; the old one if `None`.
+            changes: New values of its configuration, such as `total_frames`, written to its config.json.
             check: Called with the configuration before anything is written.
 
         Returns:
@@ -159,10 +159,9 @@ class RunFolder:
         run.lock()
         try:
             run.config = cls.open(path).config  # another process may have trained it in between
-            if total_frames is not None:
-                run.config = replace(run.config, total_frames=total_frames)
+            run.config = replace(run.config, **changes)
             checked = check(run.config)
-            if total_frames is not None:
+            if changes:
                 write_text(run.path / "config.json", run.config.to_json())
         except BaseException:
             run.unlock()

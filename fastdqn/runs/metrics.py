@@ -52,6 +52,7 @@ class Snapshot:
         eta_seconds: Time left at the recent speed, `None` while it is unknown.
         phase_share: Share of wall time for each of `PHASES`, 0 to 1, over the last 10 s.
         note: What is going on outside the plain loop ("compiling", "warming up"), or empty.
+        solved_return: Mean of the last 20 games at which the run ends before its last frame, `None` for never.
     """
 
     frames: int
@@ -77,11 +78,13 @@ class Snapshot:
     eta_seconds: float | None
     phase_share: Mapping[str, float]
     note: str = ""
+    solved_return: float | None = None
 
     def row(self) -> dict[str, Any]:
         """Return what a log keeps: `timing` holds all that differs between two runs of one seed."""
         timing = ("seconds", "fps_recent", "fps_run", "eta_seconds", "phase_share")
-        values = {name: value for name, value in vars(self).items() if name not in (*timing, "note")}
+        left_out = (*timing, "note", "solved_return")
+        values = {name: value for name, value in vars(self).items() if name not in left_out}
         values["returns"] = list(self.returns)
         values["timing"] = {name: getattr(self, name) for name in timing if name != "phase_share"}
         values["timing"]["phase_share"] = dict(self.phase_share)
@@ -116,6 +119,12 @@ class Games:
     def mean(self) -> float | None:
         """Mean return of the last 20 games."""
         return sum(self.recent) / len(self.recent) if self.recent else None
+
+    def solved(self, wanted: float | None) -> bool:
+        """Whether the last 20 games have a mean return of at least `wanted`; never where nothing is wanted."""
+        if wanted is None or len(self.recent) < RECENT_GAMES:
+            return False
+        return sum(self.recent) >= RECENT_GAMES * wanted
 
     def take_logged(self) -> list[float]:
         """Return the games since the last call, and forget them."""

@@ -253,6 +253,7 @@ class Report:
             eta_seconds=left / fps if fps else None,
             phase_share=self._speed.phase_share,
             note=note,
+            solved_return=self._run.config.solved_return,
         )
 
 

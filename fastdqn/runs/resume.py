@@ -114,6 +114,13 @@ def load(run: RunFolder, *, inexact: bool = False) -> Checkpoint:
             f"{run.path} is complete: it has played its {run.config.total_frames:,} frames.\n"
             "Play on with a larger `total_frames`, or start anew from its weights with `weights`."
         )
+    games, wanted = Games(), run.config.solved_return
+    games.set_state(saved.state["games"])
+    if games.solved(wanted):
+        raise UserError(
+            f"{run.path} is complete: the mean return of its last games is {games.mean:.1f}, and "
+            f"`stop_at_return = {wanted:g}`.\nPlay on with `stop_at_return = None`, or a larger one."
+        )
     if saved.replay and not inexact:  # without the replay other games follow anyway
         _check_versions(run, saved)
     return saved
@@ -202,6 +209,7 @@ def _essence(config: Config) -> Config:
         config,
         preset="",
         total_frames=1,
+        stop_at_return=None,
         log_every_frames=1,
         checkpoint=CheckpointConfig(),
         evaluation=EvaluationConfig(),

@@ -15,7 +15,7 @@ from fastdqn.runs.checks import Checked, check
 from fastdqn.runs.experience import Pass
 from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.keeping import Keeping
-from fastdqn.runs.metrics import Snapshot, takes_events, writes_events
+from fastdqn.runs.metrics import RECENT_GAMES, Snapshot, takes_events, writes_events
 from fastdqn.runs.report import Report, Summary
 
 
@@ -30,7 +30,7 @@ def train(
     say: Callable[[str], None] = lambda line: None,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Summary:
-    """Train until the run's last frame, or until asked to stop; either way the end is saved.
+    """Train until the run's last frame, its `stop_at_return`, or until asked to stop; each end is saved.
 
     Args:
         run: Where the run lives, and its configuration. Its lock is held until the end, then given back.
@@ -108,12 +108,12 @@ class _Training:
             self.components.learner,
         )
         report, phase, observation = self.report, self.report.phase, self.observation
-        total_frames, updates = self.run.config.total_frames, experience.inputs.updates
+        updates = experience.inputs.updates
         with report.preparing():
             learner.prepare(experience.inputs)
             self.components.acting.prepare()
         self.keeping.evaluate_if_due(stop_requested)  # where a run was stopped while it was evaluated
-        while clock.frames < total_frames and not stop_requested():
+        while not self.complete and not stop_requested():
             with phase("act"):
                 action = actor.act(observation, schedule.epsilon(clock.frames))
                 envs.send(action)  # the emulator's threads work from here on
@@ -138,6 +138,13 @@ class _Training:
                 experience.begin(observation)
             self._after_pass(stop_requested)
         return self._finish()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has played its last frame, or well enough to end before it."""
+        config = self.run.config
+        done = self.components.clock.frames >= config.total_frames
+        return done or self.components.games.solved(config.solved_return)
 
     def say(self, line: str) -> None:
         """Say a line to people, and keep it in the run's log."""
@@ -175,7 +182,13 @@ class _Training:
             self.report.update_display()
 
     def _finish(self) -> Summary:
-        complete = self.components.clock.frames >= self.run.config.total_frames
+        clock, games, config = self.components.clock, self.components.games, self.run.config
+        complete = self.complete
+        if complete and clock.frames < config.total_frames:
+            self.say(
+                f"the last {RECENT_GAMES} games have a mean return of {games.mean:.1f}: done "
+                f"(`stop_at_return = {config.solved_return:g}`)"
+            )
         self.report.display_last()
         self.keeping.follow_folder()
         self.report.write_last_row(complete=complete)

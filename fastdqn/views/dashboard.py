@@ -127,13 +127,14 @@ def render(
 
 def plain_line(snapshot: Snapshot) -> str:
     """Return the snapshot as one line for a log."""
+    wanted = snapshot.solved_return
     parts = [
         duration(snapshot.seconds),
         f"{snapshot.frames:,} of {snapshot.total_frames:,} frames ({_percent(_done(snapshot))})",
         f"{snapshot.fps_recent:,.0f} frames/s",
         f"{duration(snapshot.eta_seconds)} left",
         f"games {snapshot.episodes:,}",
-        f"mean {_score(snapshot.return_mean)}",
+        f"mean {_score(snapshot.return_mean)}" + (f" of {wanted:g}" if wanted is not None else ""),
         f"best {_score(snapshot.return_best)}",
         f"loss {number(snapshot.loss)}",
         f"Q {number(snapshot.q_mean)}",
@@ -329,9 +330,10 @@ def _progress(snapshot: Snapshot, title: str, width: int) -> list[Text]:
 
 def _returns(snapshot: Snapshot, history: History, width: int, rows: int) -> list[Text]:
     """The returns: figures, and a chart of every game (dots) and the mean (line) over the frames."""
+    goal = f", ends at {snapshot.solved_return:g}" if snapshot.solved_return is not None else ""
     head = Text.assemble(
         *(" ", ("return", _HEAD)),
-        *("   ", (_score(snapshot.return_mean), "bold bright_cyan"), " ", ("mean of 20", _LABEL)),
+        *("   ", (_score(snapshot.return_mean), "bold bright_cyan"), " ", (f"mean of 20{goal}", _LABEL)),
         *("   ", (_score(snapshot.return_best), _VALUE), " ", ("best", _LABEL)),
         *("   ", (f"{snapshot.episodes:,}", _VALUE), " ", ("games", _LABEL)),
     )

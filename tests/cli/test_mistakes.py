@@ -50,6 +50,8 @@ from tests.cli.fakes import FakeTrainer, refused
         ),
         ("train Pong-v5 --optimizer.name adm", ["adam, rmsprop, adagrad", "did you mean adam?"]),
         ("train Pong-v5 --progress loud", ["auto, live, plain, json, none"]),
+        ("train Pong-v5 --stop-at-return soon", ["--stop-at-return soon", "a number", "auto", "none"]),
+        ("train Pong-v5 --stop-at-return nan", ["--stop-at-return nan: must be a number from -1e9 to 1e9"]),
         ("train Pong-v5 --network.dueling True", ["takes no value", "--network.no-dueling"]),
         ("train Pong-v5 --env.no-clip-rewards=yes", ["takes no value", "--env.clip-rewards"]),
         ("train Pong-v5 --overwrite=yes", ["--overwrite takes no value"]),

@@ -104,7 +104,7 @@ def test_a_run_that_another_process_trains_is_refused_and_left_as_it_is(run: Run
         before = everything(run.path)
         wanted = rf"is being trained by process {process.pid} on \S+ \(kill {process.pid} "
         with pytest.raises(UserError, match=wanted) as refused:
-            RunFolder.reopen(run.path, 10**9, lambda config: None)
+            RunFolder.reopen(run.path, {"total_frames": 10**9}, lambda config: None)
         assert "\n" not in str(refused.value)
         with pytest.raises(UserError, match=wanted):
             RunFolder.create(run.path, CONFIG, overwrite=True)
@@ -116,7 +116,7 @@ def test_the_lock_ends_with_a_process_that_is_killed(run: RunFolder) -> None:
     with another_process(run) as (process, _):
         process.kill()
         process.wait()
-        RunFolder.reopen(run.path, None, lambda config: None)[0].unlock()
+        RunFolder.reopen(run.path, {}, lambda config: None)[0].unlock()
 
 
 def test_a_child_that_outlives_its_parent_does_not_keep_the_lock(run: RunFolder) -> None:
@@ -125,7 +125,7 @@ def test_a_child_that_outlives_its_parent_does_not_keep_the_lock(run: RunFolder)
         process.kill()
         process.wait()
         os.kill(child, 0)  # it lives
-        RunFolder.reopen(run.path, None, lambda config: None)[0].unlock()
+        RunFolder.reopen(run.path, {}, lambda config: None)[0].unlock()
 
 
 def test_the_lock_is_for_other_threads_of_the_process_too_and_is_given_back(run: RunFolder) -> None:
@@ -145,7 +145,7 @@ def test_what_is_refused_gives_the_lock_back(run: RunFolder) -> None:
         raise UserError("too long")
 
     with pytest.raises(UserError, match="too long") as kept:
-        RunFolder.reopen(run.path, 10**9, refuse)
+        RunFolder.reopen(run.path, {"total_frames": 10**9}, refuse)
     assert RunFolder.open(run.path).config == CONFIG
     RunFolder.open(run.path).lock()
     del kept

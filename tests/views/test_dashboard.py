@@ -394,3 +394,12 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     styles = re.findall(r"\x1b\[([\d;]*)m", terminal.getvalue())
     assert styles  # bold and dim are no colours
     assert {number for style in styles for number in style.split(";")} <= {"0", "1", "2"}
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_return_that_ends_the_run_is_shown(width):
+    wanted = replace(LATE, solved_return=18.0)
+    assert "mean of 20, ends at 18 " in "\n".join(shown(wanted, history(), width))
+    assert "ends at" not in "\n".join(shown(LATE, history(), width))
+    assert re.search(r"mean \S+ of 18 ", plain_line(wanted))
+    assert " of 18 " not in plain_line(LATE)
