@@ -147,6 +147,7 @@ def test_captured_is_eager_bit_for_bit_and_a_restored_state_goes_on_the_same():
     assert_same_bits(again.state_tensors(), plain.state_tensors())
 
 
+@pytest.mark.long
 def test_compiled_is_eager_within_the_bound():
     eager, compiled = own_learner(), own_learner(accelerate="compile")
     for seed in range(4):

@@ -195,6 +195,7 @@ def test_the_loop_through_the_twin_is_the_plain_loop(tmp_path, tmp_path_factory,
     assert equal(twin_weights, plain_weights)
 
 
+@pytest.mark.long
 def test_launches_priorities_and_lags_are_different_runs(tmp_path_factory):
     """Fails when one of these settings reaches nothing."""
     kinds = [

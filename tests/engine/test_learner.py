@@ -275,7 +275,8 @@ def check_compiled_equals_eager(rules: Rules) -> None:
         torch.testing.assert_close(compiled.state_tensors()[name], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("rules", [pytest.param(FEW[0], marks=pytest.mark.long), FEW[1]], ids=str)
+@pytest.mark.long
+@pytest.mark.parametrize("rules", FEW[:2], ids=str)
 def test_compiled_equals_eager(rules: Rules) -> None:
     check_compiled_equals_eager(rules)
 

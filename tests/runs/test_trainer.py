@@ -405,7 +405,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, content):
 
 def short_games(**changes) -> Config:
     """Games of 200 frames, so that 20 have ended soon."""
-    config = small(total_frames=8_000, **changes)
+    config = small(total_frames=5_600, **changes)
     return replace(config, env=replace(config.env, max_episode_frames=200))
 
 
@@ -415,7 +415,7 @@ def test_a_run_ends_when_twenty_games_are_good_enough(tmp_path):
     said: list[str] = []
     summary = train(run, say=said.append)
     assert (summary.interrupted, summary.episodes) == (False, 20)
-    assert summary.frames < 8_000
+    assert summary.frames < 5_600
     assert checkpoint.exists(run.checkpoints, summary.frames)
     assert rows(run)[-1]["frames"] == summary.frames
     (line,) = (line for line in said if "stop_at_return" in line)
@@ -427,12 +427,13 @@ def test_a_run_ends_when_twenty_games_are_good_enough(tmp_path):
     with pytest.raises(UserError, match="stop_at_return = nan"):
         fastdqn.resume_training(run.path, stop_at_return=float("nan"))
     again = fastdqn.resume_training(run.path, stop_at_return=None)
-    assert (again.interrupted, again.frames) == (False, 8_000)
+    assert (again.interrupted, again.frames) == (False, 5_600)
     assert RunFolder.open(run.path).config.stop_at_return is None
 
 
+@pytest.mark.long
 def test_a_return_that_is_not_reached_changes_nothing(tmp_path):
     wanted, never = (go(tmp_path / str(value), short_games(stop_at_return=value)) for value in (1e6, None))
     assert rows(wanted) == rows(never)
     assert equal(weights(wanted), weights(never))
-    assert rows(wanted)[-1]["frames"] == 8_000
+    assert rows(wanted)[-1]["frames"] == 5_600
