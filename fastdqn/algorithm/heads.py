@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastdqn.algorithm.layers import Draws, draw_weights, linear
+from fastdqn.algorithm import layers
+from fastdqn.algorithm.layers import Draws, draw_weights, linear, linear_to_one
 from fastdqn.algorithm.losses import ElementwiseLoss
 from fastdqn.algorithm.targets import Next
 from fastdqn.config import NetworkConfig
@@ -68,7 +69,10 @@ class Head(nn.Module, ABC):
             return self._by_action(self.advantage(hidden))
         for_value, for_advantage = hidden.chunk(2, dim=1)
         advantage = self._by_action(self.advantage(for_advantage))
-        state: Tensor = self.value(for_value).unsqueeze(1)
+        if self.size == 1 and not layers.on_cpu(hidden):
+            state: Tensor = linear_to_one(for_value, self.value.weight, self.value.bias).unsqueeze(1)
+        else:
+            state = self.value(for_value).unsqueeze(1)
         return state + advantage - advantage.mean(dim=1, keepdim=True)
 
     @abstractmethod

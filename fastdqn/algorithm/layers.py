@@ -135,6 +135,11 @@ def plain_operators() -> Iterator[None]:
         _plainly = False
 
 
+def on_cpu(tensor: Tensor) -> bool:
+    """Return whether a CPU computes with a tensor: it and a GPU want other forms of the same arithmetic."""
+    return tensor.device.type == "cpu"
+
+
 def linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return `rows @ weight.T + bias`, in the type of `rows`.
 
@@ -143,9 +148,23 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight: float32 [out, in].
         bias: float32 [out].
     """
-    if rows.device.type == "cpu" and rows.dtype == torch.float32 and not _plainly:
+    if on_cpu(rows) and rows.dtype == torch.float32 and not _plainly:
         return cast(Tensor, _CpuLinear.apply(rows, weight, bias))  # type: ignore[no-untyped-call]
     return functional.linear(rows, weight.to(rows.dtype), bias.to(rows.dtype))
+
+
+def linear_to_one(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return `rows @ weight.T + bias` for a layer of one output, as a sum: on a GPU it joins the loops beside it.
+
+    Args:
+        rows: [B, in].
+        weight: [1, in].
+        bias: [1].
+
+    Returns:
+        [B, 1].
+    """
+    return (rows * weight).sum(1, keepdim=True) + bias
 
 
 def convolve(pixels: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
@@ -157,8 +176,23 @@ def convolve(pixels: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tenso
         bias: float32 [out].
         stride: In pixels.
     """
-    weight = weight.to(pixels.dtype, memory_format=MEMORY_FORMAT)
-    return functional.relu(functional.conv2d(pixels, weight, bias.to(pixels.dtype), stride=stride))
+    weight, bias = weight.to(pixels.dtype, memory_format=MEMORY_FORMAT), bias.to(pixels.dtype)
+    if on_cpu(pixels):
+        return functional.relu(functional.conv2d(pixels, weight, bias, stride=stride))
+    return functional.relu(biased(functional.conv2d(pixels, weight, stride=stride), bias))
+
+
+def biased(maps: Tensor, bias: Tensor) -> Tensor:
+    """Return `maps` with a bias for each channel, whose gradient is summed in two steps, for a GPU.
+
+    First over each row's map, then over the rows. A compiler joins the first sum to the loop that makes the
+    gradient; one sum over everything would be two kernels of its own for each layer.
+
+    Args:
+        maps: [B, channels, height, width].
+        bias: [channels].
+    """
+    return maps + bias.expand(len(maps), -1)[:, :, None, None]
 
 
 def draw_weights(layer: nn.Module, gain: float, generator: torch.Generator | None) -> None:

@@ -98,7 +98,8 @@ class QNetwork(nn.Module):
         # together, and some dozens of steps in one direction silence the filter for good. The mean is rounded
         # to a whole grey level: so it does not depend on the order of the sum, and bfloat16 holds every
         # difference.
-        total = obs.sum(dim=(1, 2, 3), keepdim=True, dtype=torch.float32)
+        # By frames first, each of which a GPU's processors can sum apart.
+        total = obs.sum(dim=(2, 3), keepdim=True, dtype=torch.float32).sum(dim=1, keepdim=True)
         return pixels - (total / obs[0].numel()).round().to(self.compute_dtype)
 
 

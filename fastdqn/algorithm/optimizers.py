@@ -124,17 +124,20 @@ class Adagrad:
         weights.sub_(learning_rate * (gradient / (total.sqrt() + self.epsilon)))
 
 
-def clip_by_norm(gradient: Tensor, limit: float = math.inf) -> tuple[Tensor, Tensor]:
+def clip_by_norm(gradient: Tensor, limit: float = math.inf, row: int | None = None) -> tuple[Tensor, Tensor]:
     """Scale a gradient down to a global norm; below it nothing changes.
 
     Args:
         gradient: float [P].
         limit: Largest Euclidean norm; infinity leaves every gradient as it is.
+        row: Sum the squares by rows of so many numbers first: a divisor of P. A compiler for a GPU joins that sum
+            to what makes the gradient.
 
     Returns:
         The gradient, float [P], and its norm before, no dimensions.
     """
-    norm = gradient.square().sum().sqrt()
+    squares = gradient.square()
+    norm = (squares if row is None else squares.view(-1, row).sum(1)).sum().sqrt()
     (factor,) = materialized((limit / norm).clamp(max=1.0), dtype=gradient.dtype)
     return gradient * factor, norm
 
@@ -149,7 +152,9 @@ def materialized(*scalars: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
         scalars: Without dimensions.
         dtype: Of the result.
     """
-    return torch.stack([scalar.to(dtype) for scalar in scalars]).unbind()
+    numbers = torch.stack([scalar.to(dtype) for scalar in scalars])
+    # For a GPU it would do so in spite of the stack; a tensor that is strided by hand has to be in memory.
+    return tuple(numbers.as_strided((), (), index) for index in range(len(scalars)))
 
 
 _SCALES: dict[str, Callable[[LearnerConfig], int]] = {

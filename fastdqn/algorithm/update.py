@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
+import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value
 
@@ -76,10 +77,11 @@ class WeightsLayout:
 
     Args:
         network: The network whose tensors they are.
+        arranged: As `FlatLayout` has it, for the parameters.
     """
 
-    def __init__(self, network: QNetwork) -> None:
-        self.parameters = FlatLayout(network.named_parameters())
+    def __init__(self, network: QNetwork, *, arranged: bool = False) -> None:
+        self.parameters = FlatLayout(network.named_parameters(), arranged=arranged)
         self.buffers = FlatLayout(network.named_buffers())
 
     def join(self, network: QNetwork) -> Weights:
@@ -98,11 +100,14 @@ Update = Callable[
 ]
 
 
-def make_update(network: QNetwork, config: LearnerConfig, optimizer: OptimizerConfig) -> Update:
+def make_update(
+    network: QNetwork, layout: WeightsLayout, config: LearnerConfig, optimizer: OptimizerConfig
+) -> Update:
     """Return the update of a network by a configuration's rules.
 
     Args:
         network: Its structure; the tensors in it are not used.
+        layout: Where its tensors lie in the flat buffers.
         config: Rule and loss.
         optimizer: Which one, and its constants.
 
@@ -112,8 +117,7 @@ def make_update(network: QNetwork, config: LearnerConfig, optimizer: OptimizerCo
         those of each of `PASSES`), and returns `METRICS` and the priorities, [B]. It depends on its arguments
         alone.
     """
-    layout, head = WeightsLayout(network), network.head
-    rule, elementwise = RULES[config.rule](config), LOSSES[config.loss]
+    head, rule, elementwise = network.head, RULES[config.rule](config), LOSSES[config.loss]
     scale = gradient_scale(config)
     step = OPTIMIZERS[optimizer.name](optimizer, scale).step
     limit = math.inf if optimizer.max_grad_norm is None else optimizer.max_grad_norm / scale
@@ -149,19 +153,33 @@ def make_update(network: QNetwork, config: LearnerConfig, optimizer: OptimizerCo
 
         def objective(parameters: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             z = forward({**parameters, **buffers}, pixels, draws["online"])
-            taken = of_actions(z, batch.action.unsqueeze(1)).squeeze(1)
+            taken = of_action(z, batch.action)
             losses, priority = head.loss(taken, goal, part_of(draws["online"], "head"), elementwise)
             return weighted_mean(losses, batch.weight), (head.q(z).mean(), priority)
 
         # torch.func differentiates inside the trace: forward, backward and optimizer are one graph.
         gradients, (loss, (q_mean, priority)) = grad_and_value(objective, has_aux=True)(parameters)
-        gradient, norm = clip_by_norm(layout.parameters.join(gradients), limit)
+        gradient, norm = clip_by_norm(layout.parameters.join(gradients), limit, layout.parameters.row)
         step(online.parameters, gradient, slots, learning_rate)
         if layout.buffers.size:
             online.buffers.copy_(layout.buffers.join(buffers))
         return dict(zip(METRICS, (loss, q_mean, norm), strict=True)), priority
 
     return update
+
+
+def of_action(z: Tensor, action: Tensor) -> Tensor:
+    """Return a head's output for one action, with a gradient that is not scattered.
+
+    Args:
+        z: [B, A, N].
+        action: int64 [B].
+
+    Returns:
+        [B, N].
+    """
+    numbers = torch.arange(z.shape[1], device=z.device)
+    return torch.where((numbers == action.unsqueeze(1)).unsqueeze(2), z, 0.0).sum(1)
 
 
 def of_actions(z: Tensor, action: Tensor) -> Tensor:

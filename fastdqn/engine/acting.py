@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from fastdqn.algorithm.layers import NO_DRAWS, Draws, draws_of
 from fastdqn.algorithm.networks import FRAME_SIZE, STACK, QNetwork
-from fastdqn.algorithm.update import Weights, WeightsLayout, copy_weights
+from fastdqn.algorithm.update import Weights, copy_weights
 from fastdqn.engine.device import Event, Work
 from fastdqn.engine.draws import DrawBuffer
 from fastdqn.engine.learner import Learner
@@ -96,7 +96,7 @@ class ActingNetwork:
         seed: int = 0,
     ) -> None:
         backend = self._backend = learner.backend
-        self._learner, self._layout = learner, WeightsLayout(learner.network)
+        self._learner, self._layout = learner, learner.layout
         self._count, self._lag = updates, lag_updates
         shape = (num_envs, STACK, FRAME_SIZE, FRAME_SIZE)
         self._host_obs = backend.host_memory(*shape, dtype=torch.uint8)
@@ -104,7 +104,7 @@ class ActingNetwork:
         self._best = torch.zeros(num_envs, dtype=torch.int64, device=backend.device)
         self._host_best = backend.host_memory(num_envs, dtype=torch.int64)
         self._draws = DrawBuffer({_PASS: draws_of(learner.network, num_envs)}, backend.device, seed)
-        self._values = learner.wrap(self._q_values)
+        self._greedy = learner.wrap(self._write_greedy_actions)
         self._weights = self._coming = learner.weights
         if lag_updates:
             self._weights, self._coming = learner.weights.clone(), learner.weights.clone()
@@ -139,13 +139,15 @@ class ActingNetwork:
         return self._host_best.numpy().copy()
 
     def _choose(self) -> None:
-        values = self._values(self._weights, self._obs, self._draws.parts[0][_PASS])
-        self._best.copy_(values.argmax(1))
+        self._greedy(self._weights, self._obs, self._draws.parts[0][_PASS], self._best)
 
-    def _q_values(self, weights: Weights, obs: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
+    def _write_greedy_actions(
+        self, weights: Weights, obs: Tensor, draws: Mapping[str, Tensor], best: Tensor
+    ) -> None:
         with torch.no_grad():
             network, tensors = self._learner.network, self._layout.split(weights)
-            return network.head.q(cast(Tensor, functional_call(network, tensors, (obs, draws))))
+            z = cast(Tensor, functional_call(network, tensors, (obs, draws)))
+            best.copy_(network.head.q(z).argmax(1))
 
     def _refresh(self) -> None:
         """Have the stream wait for the weights that this act is to use.

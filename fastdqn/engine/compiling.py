@@ -50,13 +50,31 @@ def keep_freed_memory() -> None:
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
 
 
-def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function
+Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+COMPILER_OPTIONS: dict[str, dict[str, bool]] = {
+    "cpu": {},
+    "cuda": {
+        # What a tuner times decides the order of sums, so bits would depend on the compiler's cache.
+        "deterministic": True,
+        "shape_padding": False,
+        # At 32 rows a launch costs more than what is in it: independent loops become one kernel.
+        "combo_kernels": True,
+        # The gradients of all weights become one buffer in one kernel, not in one for each.
+        "force_pointwise_cat": True,
+    },
+}
+"""Of Inductor, by the kind of device; benchmarks/kernels.py counts what they are worth."""
 
 
-def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, fullgraph=True, dynamic=False)
+def wrapper(compiled: bool, device: torch.device) -> Wrapper:
+    """Return what is put round a function.
 
-
-WRAPPERS: dict[bool, Callable[[Callable[..., Any]], Callable[..., Any]]] = {False: _plain, True: _compile}
-"""What is put round a function, by whether it is to be compiled."""
+    Args:
+        compiled: Whether it is to be compiled.
+        device: Where it runs.
+    """
+    if not compiled:
+        return lambda function: function
+    options = COMPILER_OPTIONS[device.type]
+    return lambda function: torch.compile(function, fullgraph=True, dynamic=False, options=dict(options))

@@ -27,7 +27,7 @@ from fastdqn.algorithm.update import (
     make_update,
 )
 from fastdqn.config import Config
-from fastdqn.engine.compiling import WRAPPERS, Acceleration, keep_freed_memory
+from fastdqn.engine.compiling import Acceleration, keep_freed_memory, wrapper
 from fastdqn.engine.device import Backend, CpuBackend, Work
 from fastdqn.engine.draws import DrawBuffer
 
@@ -161,6 +161,7 @@ class Learner:
         captured: Whether launches are captured by the backend.
         wrap: What is put round a function that is to be run as the updates are.
         network: The network's structure; its own tensors are not used.
+        layout: Where its tensors lie in `weights`.
         weights: The online network, live.
         num_parameters: Weights and biases of one network.
         means: Of what the updates report.
@@ -181,21 +182,21 @@ class Learner:
         module = QNetwork(
             config.network, num_actions, compute_dtype=dtype, generator=torch.Generator().manual_seed(seed)
         )
-        self._layout = WeightsLayout(module)
-        self.weights = Weights(*(part.to(device) for part in self._layout.join(module)))
+        self.layout = WeightsLayout(module, arranged=device.type == "cuda")
+        self.weights = Weights(*(part.to(device) for part in self.layout.join(module)))
         self._target = self.weights.clone()
         optimizer = OPTIMIZERS[config.optimizer.name](config.optimizer, gradient_scale(config.learner))
         self._slots = optimizer.initial_state(self.weights.parameters)
         self._rate = config.optimizer.learning_rate
-        self._learning_rate = torch.tensor(self._rate, dtype=torch.float32, device=device)
+        self._learning_rate = torch.full((), self._rate, dtype=torch.float32, device=device)
         self.network = module.to(device).requires_grad_(False)
         self._config, self._seed = config, seed
         self.accelerate = accelerate
         self.captured = accelerate == "graph"
         compiled = self.backend.compiles_captures if self.captured else accelerate == "compile"
-        self.wrap = WRAPPERS[compiled]
+        self.wrap = wrapper(compiled, device)
         self.means = Means(self.backend)
-        self.num_parameters = self._layout.parameters.size
+        self.num_parameters = self.layout.parameters.size
         keep_freed_memory()
 
     def prepare(self, inputs: LaunchInputs) -> None:
@@ -258,12 +259,12 @@ class Learner:
         self.backend.synchronize()
         result: dict[str, Tensor] = {}
         for prefix, weights in (("online", self.weights), ("target", self._target)):
-            result.update((f"{prefix}.{name}", part) for name, part in self._layout.split(weights).items())
+            result.update((f"{prefix}.{name}", part) for name, part in self.layout.split(weights).items())
         for slot, value in self._slots.items():
             if value.dim() == 0:
                 result[f"optimizer.{slot}"] = value
             else:
-                parts = self._layout.parameters.split(value)
+                parts = self.layout.parameters.split(value)
                 result.update((f"optimizer.{slot}.{name}", part) for name, part in parts.items())
         return result
 
@@ -302,7 +303,7 @@ class Learner:
     def _launch_of(self, inputs: LaunchInputs) -> Work:
         """Return what does the updates of one launch, each as one function that can be compiled."""
         config, batch_of = self._config, inputs.batch
-        update = make_update(self.network, config.learner, config.optimizer)
+        update = make_update(self.network, self.layout, config.learner, config.optimizer)
 
         def step(
             online: Weights,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastdqn.algorithm import layers
 from fastdqn.algorithm.networks import QNetwork
 from fastdqn.config import NetworkConfig
 from tests.reference import learning as reference
@@ -153,3 +154,25 @@ def test_frames_that_are_not_uint8_are_refused() -> None:
 def test_frames_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"obs: shape \[B, 4, 84, 84\] is wanted, not \["):
         network()(torch.zeros(shape, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 20), (9, 9), (7, 7)])
+def test_a_bias_in_two_steps_is_a_bias(height: int, width: int) -> None:
+    """Values to the bit, gradients in float64; maps of Nature's sizes."""
+    random = torch.Generator().manual_seed(height)
+    maps = torch.randn(3, 5, height, width, dtype=torch.float64, generator=random)
+    maps = maps.to(memory_format=torch.channels_last)
+    bias = torch.randn(5, dtype=torch.float64, generator=random).requires_grad_()
+    weight = torch.randn(maps.shape, dtype=torch.float64, generator=random)
+    got, want = layers.biased(maps, bias), maps + bias[:, None, None]
+    assert torch.equal(got, want)
+    assert got.stride() == maps.stride()
+    (ours,) = torch.autograd.grad((got * weight).sum(), bias)
+    (theirs,) = torch.autograd.grad((want * weight).sum(), bias)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_a_layer_of_one_output_as_a_sum_is_that_layer() -> None:
+    layer = torch.nn.Linear(7, 1, dtype=torch.float64)
+    rows = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(layers.linear_to_one(rows, layer.weight, layer.bias), layer(rows))

@@ -153,3 +153,11 @@ def test_the_config_reaches_each_optimizer() -> None:
     assert OPTIMIZERS["adam"](config, 1) == Adam(0.8, 0.9, 0.3)
     assert OPTIMIZERS["rmsprop"](config, 1) == RMSProp(0.7, 0.3)
     assert OPTIMIZERS["adagrad"](config, 1) == Adagrad(0.3)
+
+
+def test_a_norm_by_rows_is_the_norm() -> None:
+    gradient = gradients(3).double().view(-1)
+    clipped, norm = clip_by_norm(gradient, 0.5, row=SIZE)
+    want, plain = clip_by_norm(gradient, 0.5)
+    torch.testing.assert_close(norm, plain, rtol=1e-14, atol=0)
+    torch.testing.assert_close(clipped, want, rtol=1e-14, atol=0)

@@ -9,7 +9,7 @@ import torch
 from fastdqn.algorithm.heads import ScalarHead
 from fastdqn.algorithm.losses import LOSSES, weighted_mean
 from fastdqn.algorithm.targets import RULES, Next, Values
-from fastdqn.algorithm.update import of_actions
+from fastdqn.algorithm.update import of_action, of_actions
 from fastdqn.config import LearnerConfig, NetworkConfig
 from tests.reference import learning as reference
 
@@ -116,3 +116,17 @@ def test_a_soft_target_is_the_weighted_sum_of_values_less_penalties() -> None:
 def test_the_loss_is_the_weighted_mean_over_the_batch() -> None:
     losses, weight = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([1.0, 0.0, 0.5])
     assert weighted_mean(losses, weight).item() == pytest.approx(4 / 3)
+
+
+@pytest.mark.parametrize("numbers", [1, 3])
+def test_the_output_for_one_action_is_what_a_gather_gives(numbers: int) -> None:
+    """Values and gradients to the bit, with other actions' values that are not finite."""
+    z = torch.randn(6, 4, numbers, generator=torch.Generator().manual_seed(0))
+    action = torch.tensor([0, 3, 1, 1, 2, 0])
+    z[1, 0], z[2, 2] = float("inf"), float("nan")
+    z.requires_grad_()
+    weight = torch.arange(1.0, 6 * numbers + 1).view(6, numbers)
+    got, want = of_action(z, action), of_actions(z, action.unsqueeze(1)).squeeze(1)
+    assert torch.equal(got, want)
+    ours, theirs = (torch.autograd.grad((values * weight).sum(), z)[0] for values in (got, want))
+    assert torch.equal(ours, theirs)

@@ -13,10 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch.func import functional_call
 from torch.nn import functional
 
+from fastdqn.algorithm import layers
 from fastdqn.algorithm.heads import PRIORITY_FLOOR
 from fastdqn.algorithm.losses import LOSSES
-from fastdqn.algorithm.update import Transitions
+from fastdqn.algorithm.update import Transitions, WeightsLayout
 from fastdqn.config import Config, LearnerConfig, NetworkConfig, OptimizerConfig
+from fastdqn.engine import learner as learners
 from fastdqn.engine.acting import ActingNetwork
 from fastdqn.engine.compiling import resolve_accelerate
 from fastdqn.engine.learner import LaunchInputs, Learner
@@ -394,6 +396,34 @@ def test_state_tensors_are_live_contiguous_and_named_after_the_module() -> None:
     assert (values_of(one, obs).argmax(dim=1) == 0).all()
     online = sum(value.numel() for name, value in state.items() if name.startswith("online."))
     assert one.num_parameters == online
+
+
+def three_updates(rules: Rules) -> tuple[Learner, list[dict[str, torch.Tensor]]]:
+    one = learner(rules, period=2)
+    return one, [update(one, batch(seed)) for seed in range(3)]
+
+
+@pytest.mark.parametrize("rules", FEW + ALL, ids=str)
+def test_a_gpus_form_of_an_update_computes_what_a_cpus_does(
+    rules: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU: layout of the weights, biases, the layer of one output, the sum of squares."""
+    cpu, want = three_updates(rules)
+    kinds = set()
+    monkeypatch.setattr(
+        learners, "WeightsLayout", lambda module, arranged: WeightsLayout(module, arranged=True)
+    )
+    monkeypatch.setattr(layers, "on_cpu", lambda tensor: kinds.add(tensor.device.type) is not None)
+    gpu, got = three_updates(rules)
+    assert kinds == {"cpu"}
+    assert gpu.layout.parameters.row
+    for ours, theirs in zip(got, want, strict=True):
+        for name, value in theirs.items():
+            torch.testing.assert_close(ours[name], value, rtol=2e-5, atol=2e-5)
+    for name, value in cpu.state_tensors().items():
+        torch.testing.assert_close(gpu.state_tensors()[name], value, rtol=1e-4, atol=1e-5)
+    gpu.load_state_tensors(cpu.state_tensors())
+    assert_same_bits(gpu.state_tensors(), cpu.state_tensors())
 
 
 def test_loading_copies_in_place() -> None:
