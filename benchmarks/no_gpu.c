@@ -21,7 +21,12 @@ int cuInit(unsigned flags) { (void)flags; return OK; }
 int cuDriverGetVersion(int *version) { *version = VERSION; return OK; }
 int cuDeviceGetCount(int *count) { *count = 1; return OK; }
 int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return OK; }
-int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) { (void)device; *flags = 0; *active = 0; return OK; }
+int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) {
+  (void)device;
+  *flags = 0;
+  *active = 0;
+  return OK;
+}
 int cuLaunchKernel(void) { return UNKNOWN; }
 int cuModuleLoadData(void) { return UNKNOWN; }
 int cuGetProcAddress_v2(void) { return UNKNOWN; }

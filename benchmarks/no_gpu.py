@@ -134,6 +134,7 @@ def pretend() -> None:
     """Have torch, Inductor and Triton find an H100."""
     import torch
     from torch._dynamo.device_interface import CudaInterface
+    from torch._inductor.runtime import triton_helpers
     from torch._subclasses import fake_tensor
     from triton.runtime import driver
 
@@ -167,7 +168,7 @@ def pretend() -> None:
             if hasattr(owner, name):
                 said = _always(answer)
                 setattr(owner, name, said if owner is torch.cuda else staticmethod(said))
-    fake_tensor.init_gpu_context = _always(None)
+    fake_tensor.init_gpu_context = triton_helpers.set_driver_to_gpu = _always(None)
     torch._C._cuda_getCurrentRawStream = _always(0)
     driver.set_active(_Driver())
     _no_real_tensors()
