@@ -113,6 +113,7 @@ class ActingNetwork:
         self._updates = self._queued_updates = updates()
         self._queued: Event | None = None
         self._taken: Event | None = None
+        backend.synchronize()  # the memory was filled on another stream than those that will use it
 
     def prepare(self) -> None:
         """Compile, capture, and take the learner's weights as they are now."""

@@ -157,6 +157,7 @@ class _Feed(ABC):
         else:
             self._static = torch.zeros(size, dtype=torch.uint8, device=backend.device)
         self._parts = _split(self._static, self._layout, count)
+        backend.synchronize()  # the memory was filled on another stream than those that will use it
 
     def refill(self) -> None:
         """Forget what was on its way."""
@@ -310,6 +311,7 @@ class DeviceFeed(_Feed):
         ]
         self._new_free = [backend.learn.record() for _ in range(_STORES_IN_FLIGHT)]
         self._stores = 0
+        backend.synchronize()
 
     def store(self, added: Added, observation: NDArray[np.uint8]) -> None:
         """Send the frames that the replay has stored.

@@ -7,6 +7,7 @@ function captured in a CUDA graph, several updates a launch.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ from fastdqn.engine.device import Backend, CpuBackend, Work
 from fastdqn.engine.draws import DrawBuffer
 
 _READS_IN_FLIGHT = 4
+"""For so many the memory is there from the beginning: page-locking it in the loop would stop the device."""
+
 _ALIGNED = 16  # float32 numbers: 64 bytes
 _COMPUTE_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
@@ -95,8 +98,8 @@ class Means:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.sums = torch.zeros(len(METRICS), dtype=torch.float64, device=backend.device)
-        self.count = self._reads = 0
-        self._host = [backend.host_memory(len(METRICS), dtype=torch.float64) for _ in range(_READS_IN_FLIGHT)]
+        self.count = 0
+        self._free = [self._new_host() for _ in range(_READS_IN_FLIGHT)]
 
     def read(self, *, clear: bool = False) -> Callable[[], dict[str, float] | None]:
         """Queue a reading.
@@ -105,21 +108,23 @@ class Means:
             clear: Begin the next means after this reading.
 
         Returns:
-            What waits for the reading and returns `METRICS`, or `None` if there was no update. To be called within
-            the next few readings: the memory is used again.
+            What waits for the reading and returns `METRICS`, or `None` if there was no update. Until it is called
+            it keeps its memory, however many readings are queued after it.
         """
         learn, count = self._backend.learn, self.count
-        host = self._host[self._reads % _READS_IN_FLIGHT]
-        self._reads += 1
+        host = self._free.pop() if self._free else self._new_host()
         learn.submit(lambda: host.copy_(self.sums, non_blocking=True))
         if clear:
             learn.submit(self.sums.zero_)
             self.count = 0
         event = learn.record()
 
+        @functools.cache
         def read() -> dict[str, float] | None:
             event.wait()
-            return {name: float(host[i]) / count for i, name in enumerate(METRICS)} if count else None
+            sums = host.tolist()
+            self._free.append(host)
+            return {name: value / count for name, value in zip(METRICS, sums, strict=True)} if count else None
 
         return read
 
@@ -138,6 +143,9 @@ class Means:
         self.sums.copy_(sums)
         self.count = count
         self._backend.synchronize()
+
+    def _new_host(self) -> Tensor:
+        return self._backend.host_memory(len(METRICS), dtype=torch.float64)
 
 
 class Learner:
@@ -198,6 +206,7 @@ class Learner:
         self.means = Means(self.backend)
         self.num_parameters = self.layout.parameters.size
         keep_freed_memory()
+        self.backend.synchronize()  # the memory was filled on another stream than those that will use it
 
     def prepare(self, inputs: LaunchInputs) -> None:
         """Make ready to launch updates: compile and capture, a minute at worst.
@@ -207,6 +216,7 @@ class Learner:
         Args:
             inputs: Batches of zeros will do, at the places where those to come will lie.
         """
+        self.backend.synchronize()  # the batches' frames may still be on their way
         count, rows = inputs.updates, len(inputs.batch(*inputs.tensors[0]).action)
         self._count_per_launch = count
         passes = dict.fromkeys(PASSES, draws_of(self.network, rows))

@@ -118,13 +118,15 @@ def update(
     """
     if one not in _PREPARED:
         places = tuple(
-            torch.empty_strided(t.shape, t.stride(), dtype=t.dtype).zero_() for t in vars(rows).values()
+            torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=one.backend.device).zero_()
+            for t in vars(rows).values()
         )
         _PREPARED[one] = LaunchInputs([places], Transitions)
         one.prepare(_PREPARED[one])
     one.backend.synchronize()  # the last batch's readers
     for place, tensor in zip(_PREPARED[one].tensors[0], vars(rows).values(), strict=True):
         place.copy_(tensor)
+    one.backend.synchronize()  # they were filled on another stream than the updates'
     index = updates_of(one) if index is None else index
     _UPDATED[one] = index + 1
     results = one.launch(index, rate)
