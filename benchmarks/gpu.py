@@ -1,27 +1,35 @@
-"""What a GPU makes of it, in three parts of less than ten minutes each.
+"""What a GPU makes of it, in parts, the most telling first.
 
-    python benchmarks/gpu.py --part micro --out benchmarks/results/gpu-micro.json
-    python benchmarks/gpu.py --part end-to-end --out benchmarks/results/gpu-end-to-end.json
-    python benchmarks/gpu.py --part learn --out benchmarks/results/gpu-learn.json
+    python benchmarks/gpu.py --part first --out benchmarks/results/gpu-first.json
 
-The file is written after every measurement, so that a run that is cut short keeps what it has. `--small` does
-all of a part on a CPU in a fraction of a minute: it shows that the script works, and its figures mean nothing.
-docs/gpu.md says how to take the project to a GPU machine that reaches no package registry.
+benchmarks/gpu.sh does all of them. The file is written after every measurement, and what it already has is not
+measured again: a part that was cut short goes on where it stopped.
+
+`--rehearse` does all of a part on a CPU, with small sizes, on the tests' stand-in of torch.cuda: it shows that
+every line runs and that no two streams race. Its figures mean nothing, its JSON says that it is a rehearsal,
+and it is not written into benchmarks/results. docs/gpu.md says how to take the project to a GPU machine that
+reaches no package registry.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import re
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import common
+import gpu_profile
 import numpy as np
 import torch
 import tyro
@@ -32,7 +40,7 @@ from fastdqn.algorithm.update import Transitions
 from fastdqn.config import Config, LearnerConfig, NetworkConfig, OptimizerConfig, PipelineConfig, Precision
 from fastdqn.engine.acting import ActingNetwork
 from fastdqn.engine.compiling import Acceleration
-from fastdqn.engine.device import Backend, CpuBackend, CudaBackend
+from fastdqn.engine.device import Backend, CudaBackend
 from fastdqn.engine.feed import PLANNED, DeviceFeed, gather_batch
 from fastdqn.engine.learner import LaunchInputs, Learner
 from fastdqn.presets import PRESETS
@@ -44,18 +52,21 @@ from fastdqn.runs.trainer import train
 
 ACTIONS = 6
 CONV1 = 400 * 32 * 256
-CACHE = "TORCHINDUCTOR_CACHE_DIR"
+CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+HERE = Path(__file__).resolve()
 
 
 @dataclass(frozen=True)
 class Settings:
     """Measurements on a GPU."""
 
-    part: Literal["micro", "end-to-end", "learn"] = "micro"
-    """micro: updates, acting and transfers by themselves. end-to-end: frames per second of real training at
-    Nature's ratio. learn: Pong to 18, and five minutes of Breakout."""
-    small: bool = False
-    """A fraction of a minute on a CPU, to keep the script alive."""
+    part: Literal["first", "micro", "ready", "end-to-end", "profile", "learn"] = "first"
+    """first: cuDNN's kernels, and updates per second however they are run. micro: larger batches, acting and
+    transfers by themselves. ready: seconds to compile and capture in this process. end-to-end: frames per
+    second of real training at Nature's ratio. profile: each kernel beside its floor, idle time, host time.
+    learn: Pong to 18, and five minutes of Breakout."""
+    rehearse: bool = False
+    """On the tests' stand-in for a GPU, small: figures that mean nothing."""
     seed: int = 1
     """Of the runs of `learn`."""
     out: Path | None = None
@@ -63,16 +74,30 @@ class Settings:
 
 
 class Record:
-    """The figures so far, on disk after each."""
+    """The figures so far, on disk after each; those of an earlier call are kept."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.results: dict[str, Any] = {"device": _device_name(), "torch_cuda": torch.version.cuda}
+        if settings.rehearse and settings.out and HERE.parent / "results" in settings.out.resolve().parents:
+            raise SystemExit(
+                "benchmarks/results has figures of GPUs: a rehearsal's --out is to lie elsewhere."
+            )
+        self.results: dict[str, Any] = {
+            "rehearsal": settings.rehearse,
+            "device": torch.cuda.get_device_name(),
+            "torch_cuda": torch.version.cuda,
+        }
+        if settings.out and settings.out.exists():
+            earlier = json.loads(settings.out.read_text())["results"]
+            same = {name: earlier.get(name) for name in self.results} == self.results
+            self.results = earlier if same else self.results
 
-    def add(self, name: str, value: Any) -> None:
-        """Add a figure and write the file."""
-        self.results[name] = value
-        print(f"{name}: {value}", flush=True)
+    def measure(self, name: str, measurement: Callable[[], Any]) -> None:
+        """Take a figure that is not there yet, and write the file."""
+        if name in self.results:
+            return
+        self.results[name] = measurement()
+        print(f"{name}: {self.results[name]}", flush=True)
         if self._settings.out:
             self.write()
 
@@ -81,23 +106,20 @@ class Record:
         common.write("gpu", {**asdict(self._settings), "out": None}, self.results, self._settings.out)
 
 
-def _device_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-
-
 def main(settings: Settings) -> None:
     """Do one part."""
-    if not torch.cuda.is_available() and not settings.small:
-        raise SystemExit("benchmarks/gpu.py needs a CUDA GPU; --small tries the script out on a CPU.")
-    record = Record(settings)
-    parts: dict[str, Callable[[Settings, Record], None]] = {
-        "micro": micro,
-        "end-to-end": end_to_end,
-        "learn": learn,
-    }
-    parts[settings.part](settings, record)
-    if settings.out is None:
-        record.write()
+    with ExitStack() as stack:
+        if settings.rehearse:
+            sys.path.insert(0, str(HERE.parents[1]))  # for a script, where it lies is first
+            from tests.engine.cuda_standin import installed
+
+            stack.callback(stack.enter_context(installed()).check)
+        elif not torch.cuda.is_available():
+            raise SystemExit("benchmarks/gpu.py needs a CUDA GPU; --rehearse tries the script out on a CPU.")
+        record = Record(settings)
+        PARTS[settings.part](settings, record)
+        if settings.out is None:
+            record.write()
 
 
 # micro ------------------------------------------------------------------------------------------------------
@@ -106,23 +128,13 @@ def main(settings: Settings) -> None:
 class Bench:
     """A store of random frames with updates that read it."""
 
-    def __init__(self, small: bool) -> None:
+    def __init__(self, small: bool, frames: int = 1_000_000) -> None:
         self.small = small
-        self.cuda = torch.cuda.is_available()
-        slots = 2_000 if small else 1_000_000
+        slots = 2_000 if small else frames
         self.replay = ReplayBuffer(slots, 8, n_step=1, seed=1)
-        self.backend = self.new_backend()
+        self.backend: Backend = CudaBackend()
         self.feed = DeviceFeed(self.replay, 32, self.backend)
         self._fill(slots // 8)
-
-    def new_backend(self, precision: str = "fp32") -> Backend:
-        """Return the GPU, or the tests' double of one."""
-        if self.cuda:
-            return CudaBackend(precision)
-        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a script, where it lies is first
-        from tests.engine.strict_twin import StrictTwin
-
-        return StrictTwin()
 
     def _fill(self, steps: int) -> None:
         rng = np.random.default_rng(1)
@@ -157,7 +169,7 @@ class Bench:
     ) -> Learner:
         """Return Nature's double dueling network under Adam."""
         device = backend or self.backend
-        device.compiles_captures = compiled and self.cuda
+        device.compiles_captures = compiled
         config = Config(
             network=NetworkConfig(width=1 / 16 if self.small else 1.0, dueling=True),
             learner=LearnerConfig(rule="double"),
@@ -183,21 +195,21 @@ class Bench:
             times.append(1e6 * (time.perf_counter() - start) / calls / per_call)
         return float(np.median(times))
 
-    def updates(
-        self, batch_size: int, updates: int, accelerate: Acceleration, **how: Any
-    ) -> dict[str, float]:
-        """Return microseconds per update, the seconds to get ready, and the floor."""
+    def updates(self, batch_size: int, updates: int, accelerate: Acceleration, **how: Any) -> dict[str, Any]:
+        """Return microseconds per update, the seconds to get ready, the layouts of convolutions, and the floor."""
         torch.compiler.reset()
         learner = self.learner(accelerate, **how)
+        inputs = self.inputs(batch_size, updates)
         start = time.perf_counter()
-        learner.prepare(self.inputs(batch_size, updates))
+        _, codes = torch._inductor.utils.run_and_get_code(lambda: learner.prepare(inputs))
         ready = time.perf_counter() - start
         indices = itertools.count(step=updates)
+        spent = self.microseconds(lambda: learner.launch(next(indices)), updates, learner.backend)
         return {
-            "microseconds": self.microseconds(
-                lambda: learner.launch(next(indices)), updates, learner.backend
-            ),
+            "microseconds": spent,
+            "updates_per_second": 1e6 / spent,
             "seconds_to_get_ready": ready,
+            "layouts": layouts("\n".join(codes)),
             **floor(learner.num_parameters, batch_size),
         }
 
@@ -220,41 +232,91 @@ def floor(parameters: int, batch_size: int) -> dict[str, float]:
     return {"gigaflop": 1e-9 * per_sample * batch_size, "megabytes": 1e-6 * (4 * 8 * parameters + frames)}
 
 
+def layouts(code: str) -> dict[str, int]:
+    """Count the layouts of the results of convolutions in the code that Inductor generated.
+
+    The settings alone say nothing: its layout optimisation overrides a tensor's own.
+    """
+    found: Counter[str] = Counter()
+    for name in re.findall(r"(\w+) = (?:extern_kernels\.convolution|torch\.ops\.\S*convolution\S*)\(", code):
+        check = re.search(rf"assert_size_stride\({name}, \(([\d, ]+)\), \(([\d, ]+)\)", code)
+        if check:
+            sizes, strides = ([int(number) for number in part.split(",")] for part in check.groups())
+            found["channels_last" if strides[1] == 1 and sizes[1] > 1 else "contiguous"] += 1
+    return dict(found)
+
+
+@contextmanager
+def memory_format(name: Literal["channels_last", "contiguous_format"]) -> Iterator[None]:
+    """Have convolutions run in this layout, in compiled code, too."""
+    with torch._inductor.config.patch(layout_optimization=name == "channels_last"):
+        layers.MEMORY_FORMAT = getattr(torch, name)
+        try:
+            yield
+        finally:
+            layers.MEMORY_FORMAT = torch.channels_last
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "eager": {"accelerate": "eager"},
+    "compiled": {"accelerate": "compile"},
+    "captured": {"accelerate": "graph"},
+    "eager_captured": {"accelerate": "graph", "compiled": False},
+}
+
+
+def first(settings: Settings, record: Record) -> None:
+    """What matters most, in three minutes: which kernels run, and updates per second."""
+    bench = Bench(settings.rehearse, frames=20_000)
+    size = 8 if settings.rehearse else 32
+    record.measure("kernels_eager", lambda: kernels(bench, "eager", size))
+    record.measure("update_captured_1", lambda: bench.updates(size, 1, "graph"))
+    record.measure("kernels_captured", lambda: kernels(bench, "graph", size))
+    for precision, layout in itertools.product(
+        ("tf32", "fp32", "bf16"), ("channels_last", "contiguous_format")
+    ):
+        record.measure(
+            f"update_{precision}_{layout}", lambda p=precision, f=layout: in_layout(bench, p, f, size)
+        )
+    for name in ("eager", "compiled"):
+        record.measure(f"update_{name}", lambda name=name: bench.updates(size, 1, **KINDS[name]))
+    for count in (2,) if settings.rehearse else (4, 8, 16):
+        record.measure(f"update_captured_{count}", lambda count=count: bench.updates(size, count, "graph"))
+    record.measure("correctness", lambda: correctness(bench))
+
+
+def in_layout(bench: Bench, precision: Precision, layout: Any, size: int) -> dict[str, Any]:
+    """Measure the captured update of one precision with one layout."""
+    with memory_format(layout):
+        row = bench.updates(size, 1, "graph", precision=precision, backend=CudaBackend(precision))
+    CudaBackend()  # back to strict float32
+    return row
+
+
 def micro(settings: Settings, record: Record) -> None:
-    """Nine measurements, the cheap and the telling ones first."""
-    bench = Bench(settings.small)
-    record.add("1_bandwidth", bandwidths(bench))
-    record.add("2_correctness", correctness(bench))
-    kinds: dict[str, dict[str, Any]] = {
-        "eager": {"accelerate": "eager"},
-        "eager_captured": {"accelerate": "graph", "compiled": False},
-        "compiled": {"accelerate": "compile"} if bench.cuda else {"accelerate": "eager"},
-        "captured": {"accelerate": "graph"},
-    }
-    sizes = (32, 128, 512) if not settings.small else (8,)
-    for size in sizes:
-        for name, how in kinds.items():
-            record.add(f"3_update_{name}_batch_{size}", bench.updates(size, 1, **how))
-        for count in (4, 8, 16) if not settings.small else (2,):
-            record.add(f"3_update_captured_{count}_batch_{size}", bench.updates(size, count, "graph"))
-    for precision in ("fp32", "tf32", "bf16"):
-        if precision == "tf32" and not bench.cuda:
-            continue
-        for name in ("channels_last", "contiguous_format"):
-            layers.MEMORY_FORMAT = getattr(torch, name)
-            device = bench.new_backend(precision)
-            row = bench.updates(sizes[0], 1, "graph", precision=precision, backend=device)
-            record.add(f"4_precision_{precision}_{name}", row)
-        layers.MEMORY_FORMAT = torch.channels_last
-    bench.new_backend()  # back to strict float32
-    if bench.cuda:
-        record.add("5_kernels", kernels(bench))
-    record.add("6_host_cost", host_cost(bench))
-    record.add("7_acting", acting(bench))
-    record.add("8_store", {"frames": bench.replay.stats().frames, "bytes": bench.feed.frames.numel()})
-    record.add("9_compile", compile_seconds(bench, sizes[0]))
-    if bench.cuda:
-        record.add("9_peak_bytes", torch.cuda.max_memory_allocated())
+    """What is around an update, then larger batches."""
+    bench = Bench(settings.rehearse)
+    record.measure("host_cost", lambda: host_cost(bench))
+    record.measure("acting", lambda: acting(bench))
+    record.measure("bandwidth", lambda: bandwidths(bench))
+    record.measure(
+        "store", lambda: {"frames": bench.replay.stats().frames, "bytes": bench.feed.frames.nbytes}
+    )
+    record.measure("ready_in_a_new_process", lambda: compile_seconds(settings))
+    for size in (8,) if settings.rehearse else (128, 512):
+        for name, how in KINDS.items():
+            record.measure(f"update_{name}_batch_{size}", lambda h=how, s=size: bench.updates(s, 1, **h))
+        for count in (2,) if settings.rehearse else (4, 8):
+            row = f"update_captured_{count}_batch_{size}"
+            record.measure(row, lambda c=count, s=size: bench.updates(s, c, "graph"))
+    record.measure("peak_bytes", torch.cuda.max_memory_allocated)
+
+
+def ready(settings: Settings, record: Record) -> None:
+    """Seconds until an update is compiled and captured, in this process with its caches."""
+    bench = Bench(settings.rehearse, frames=2_000)
+    size = 8 if settings.rehearse else 32
+    record.measure("seconds", lambda: bench.updates(size, 1, "graph")["seconds_to_get_ready"])
 
 
 def bandwidths(bench: Bench) -> dict[str, float]:
@@ -283,7 +345,7 @@ def correctness(bench: Bench) -> dict[str, bool]:
     inputs = bench.inputs(32, 1)
     captured = bench.learner("graph")
     captured.prepare(inputs)
-    plain = bench.learner("compile" if bench.cuda else "eager")
+    plain = bench.learner("compile")
     plain.prepare(inputs)
     start = {name: value.clone() for name, value in captured.state_tensors().items()}
 
@@ -304,36 +366,41 @@ def correctness(bench: Bench) -> dict[str, bool]:
     }
 
 
-def kernels(bench: Bench) -> dict[str, Any]:
-    """Return how many kernels one captured update has, and the fifteen that take longest."""
+def kernels(bench: Bench, accelerate: Acceleration, batch_size: int) -> dict[str, Any]:
+    """Return the kernels of one update, in their order, each with its microseconds."""
     torch.compiler.reset()
-    learner = bench.learner("graph")
-    learner.prepare(bench.inputs(32, 1))
+    learner = bench.learner(accelerate)
+    learner.prepare(bench.inputs(batch_size, 1))
     learner.launch(0)
     bench.backend.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        learner.launch(1)
-        bench.backend.synchronize()
-    events = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-    longest = sorted(events, key=lambda event: -event.device_time)[:15]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        with torch.profiler.profile() as profile:
+            learner.launch(1)
+            bench.backend.synchronize()
+        profile.export_chrome_trace(str(path))
+        found = gpu_profile.Trace.read(path).kernels
     return {
-        "count": len(events),
-        "microseconds": sum(event.device_time for event in events),
-        "longest": [{"name": event.name[:100], "microseconds": event.device_time} for event in longest],
+        "count": len(found),
+        "microseconds": sum(kernel.microseconds for kernel in found),
+        "kernels": [{"name": kernel.name[:120], "microseconds": kernel.microseconds} for kernel in found],
     }
 
 
-def compile_seconds(bench: Bench, batch_size: int) -> dict[str, float]:
-    """Return seconds until a captured update is ready, with an empty compiler cache and with a full one."""
-    found = os.environ.get(CACHE)
+def compile_seconds(settings: Settings) -> dict[str, float]:
+    """Return seconds until a captured update is ready, in a new process with empty caches and with full ones.
+
+    A process of its own each time: the caches' places are read once, and much is kept in memory besides.
+    """
+    seconds = {}
     with tempfile.TemporaryDirectory() as folder:
-        os.environ[CACHE] = folder
-        seconds = {
-            name: bench.updates(batch_size, 1, "graph")["seconds_to_get_ready"] for name in ("cold", "warm")
-        }
-    del os.environ[CACHE]
-    if found is not None:
-        os.environ[CACHE] = found
+        environment = os.environ | {name: str(Path(folder) / name) for name in CACHES}
+        for name in ("cold", "warm"):
+            out = Path(folder) / f"{name}.json"
+            command = [sys.executable, str(HERE), "--part", "ready", "--out", str(out)]
+            command += ["--rehearse"] * settings.rehearse
+            subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+            seconds[name] = json.loads(out.read_text())["results"]["seconds"]
     return seconds
 
 
@@ -401,24 +468,34 @@ class Windows:
     settle_seconds: float
 
 
-def device_of(settings: Settings) -> Backend | None:
-    """Return the CPU where there is no GPU."""
-    return None if torch.cuda.is_available() else CpuBackend()
-
-
 def end_to_end(settings: Settings, record: Record) -> None:
-    """Frames per second of training at Nature's ratio."""
-    counts = (64, 128, 256) if not settings.small else (4,)
-    for game in ("Pong-v5", "Breakout-v5") if not settings.small else ("Pong-v5",):
-        for count in counts:
-            config = nature_on_a_gpu(game, count, settings.small)
-            record.add(f"{game}_{count}_envs", window_of(config, settings))
+    """Frames per second of training at Nature's ratio.
+
+    With all the updates of a pass in one launch and no lag the learner idles while the host stores and samples:
+    few updates a launch, and acting one or two passes behind, are the rows beside it. Priorities that have to
+    be back before the next batch is drawn are serial: a lag of one launch is the row beside them.
+    """
+    for game in ("Pong-v5", "Breakout-v5"):
+        for count in (4,) if settings.rehearse else (128, 64, 256):
+            per_pass = count // 4
+            for launch, passes in ((4, 1), (8, 1), (8, 2), (4, 0), (per_pass, 0)):
+                launch = min(launch, per_pass)
+                pipeline = {"updates_per_launch": launch, "acting_lag_updates": passes * per_pass}
+                name = f"{game}_{count}_envs_{launch}_a_launch_{passes}_passes_behind"
+                config = nature_on_a_gpu(game, count, settings.rehearse, **pipeline)
+                record.measure(name, lambda config=config: window_of(config, settings))
+            for lag in (1, 0):
+                config = nature_on_a_gpu(game, count, settings.rehearse, priority_lag_updates=lag)
+                config = replace(config, replay=replace(config.replay, alpha=0.6))
+                name = f"{game}_{count}_envs_priorities_{lag}_behind"
+                record.measure(name, lambda config=config: window_of(config, settings))
 
 
-def nature_on_a_gpu(game: str, num_envs: int, small: bool) -> Config:
-    """Return `nature`, with all the updates of a pass in one launch and a short warm-up."""
-    config = PRESETS["nature"].config
-    launch = max(1, num_envs // config.learner.steps_per_update)
+def nature_on_a_gpu(
+    game: str, num_envs: int, small: bool, updates_per_launch: int = 1, **pipeline: Any
+) -> Config:
+    """Return `nature` with a short warm-up."""
+    config, launch = PRESETS["nature"].config, updates_per_launch
     config = replace(
         config,
         game=game,
@@ -430,7 +507,8 @@ def nature_on_a_gpu(game: str, num_envs: int, small: bool) -> Config:
         pipeline=replace(
             config.pipeline,
             updates_per_launch=launch,
-            precision="tf32" if torch.cuda.is_available() else "fp32",
+            precision="tf32",
+            **pipeline,
         ),
     )
     if not small:
@@ -440,18 +518,18 @@ def nature_on_a_gpu(game: str, num_envs: int, small: bool) -> Config:
         replay=replace(config.replay, capacity=2_000),
         network=replace(config.network, width=1 / 16),
         learner=replace(config.learner, batch_size=4),
-        pipeline=replace(config.pipeline, accelerate="eager"),
+        pipeline=replace(config.pipeline, accelerate="graph"),
     )
 
 
 def window_of(config: Config, settings: Settings) -> dict[str, Any]:
     """Train until a window is full and return what it shows."""
-    window = Window(Windows(0.5, 0.1) if settings.small else Windows(60.0, 3.0))
+    window = Window(Windows(0.5, 0.1) if settings.rehearse else Windows(20.0, 3.0))
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(Path(folder) / "run", config)
         train(
             run,
-            check(config, device=device_of(settings)),
+            check(config),
             report=window.report,
             stop_requested=window.over,
         )
@@ -509,7 +587,7 @@ def learn(settings: Settings, record: Record) -> None:
             optimizer=replace(config.optimizer, learning_rate_final=None),
             pipeline=replace(config.pipeline, updates_per_launch=4, accelerate="graph"),
         )
-        if settings.small:
+        if settings.rehearse:
             seconds = 1.0
             config = replace(
                 config,
@@ -517,18 +595,90 @@ def learn(settings: Settings, record: Record) -> None:
                 replay=replace(config.replay, capacity=2_000, warmup_steps=200),
                 network=replace(config.network, width=1 / 16),
                 learner=replace(config.learner, batch_size=4),
-                pipeline=replace(config.pipeline, accelerate="eager"),
             )
-        curve = Curve(seconds, goal)
-        with tempfile.TemporaryDirectory() as folder:
-            run = RunFolder.create(Path(folder) / "run", config)
-            summary = train(
-                run,
-                check(config, device=device_of(settings)),
-                report=curve.report,
-                stop_requested=curve.over,
-            )
-        record.add(game, {"summary": summary.row(), "curve": curve.points, "config": asdict(config)})
+        record.measure(game, lambda c=config, s=seconds, g=goal: learned(c, s, g))
+
+
+def learned(config: Config, seconds: float, goal: float | None) -> dict[str, Any]:
+    """Train for so long, or to the goal."""
+    curve = Curve(seconds, goal)
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder.create(Path(folder) / "run", config)
+        summary = train(run, check(config), report=curve.report, stop_requested=curve.over)
+    return {"summary": summary.row(), "curve": curve.points, "config": asdict(config)}
+
+
+# profile ----------------------------------------------------------------------------------------------------
+
+
+def profile(settings: Settings, record: Record) -> None:
+    """Each kernel of an update beside its floor; of the loop the learner's idle time, and the host's."""
+    bench = Bench(settings.rehearse, frames=20_000)
+    peaks = gpu_profile.Peaks(bandwidths(bench)["device_gigabytes_per_second"], **gpu_profile.H100_FLOPS)
+    size = 8 if settings.rehearse else 32
+    record.measure("update", lambda: profile_update(bench, size, peaks, settings))
+    record.measure("loop", lambda: profile_loop(settings))
+
+
+def trace_path(settings: Settings, name: str) -> Path:
+    """Return where a Chrome trace goes: beside the figures."""
+    return (settings.out.parent if settings.out else Path(tempfile.mkdtemp())) / f"trace-{name}.json"
+
+
+def profile_update(
+    bench: Bench, batch_size: int, peaks: gpu_profile.Peaks, settings: Settings
+) -> list[dict[str, Any]]:
+    """Return a row for each kernel of a compiled update. It is not captured: so operators have shapes."""
+    torch.compiler.reset()
+    learner = bench.learner("compile", precision="tf32", backend=CudaBackend("tf32"))
+    learner.prepare(bench.inputs(batch_size, 1))
+    path = trace_path(settings, "update")
+    with torch.profiler.profile(record_shapes=True) as profiler:
+        learner.launch(0)
+        learner.backend.synchronize()
+    profiler.export_chrome_trace(str(path))
+    rows = gpu_profile.kernel_rows(gpu_profile.Trace.read(path), peaks)
+    print(gpu_profile.table(rows))
+    CudaBackend()  # back to strict float32
+    return rows
+
+
+def profile_loop(settings: Settings) -> dict[str, Any]:
+    """Return idle and host times of some passes of real training."""
+    config = nature_on_a_gpu("Pong-v5", 4 if settings.rehearse else 128, settings.rehearse)
+    skip, count = (50, 5) if settings.rehearse else (300, 50)
+    passes, path = itertools.count(), trace_path(settings, "loop")
+    profiler = torch.profiler.profile()
+    mark: Any = None
+
+    def one_more() -> bool:
+        """Called once a pass: begin the trace, mark the passes in it, stop."""
+        nonlocal mark
+        number = next(passes)
+        if mark is not None:
+            mark.__exit__(None, None, None)
+            mark = None
+        if number == skip:
+            profiler.start()
+        if skip <= number < skip + count:
+            mark = torch.profiler.record_function(gpu_profile.PASS).__enter__()
+        return number >= skip + count
+
+    with tempfile.TemporaryDirectory() as folder:
+        train(RunFolder.create(Path(folder) / "run", config), check(config), stop_requested=one_more)
+    profiler.stop()
+    profiler.export_chrome_trace(str(path))
+    return gpu_profile.loop_figures(gpu_profile.Trace.read(path))
+
+
+PARTS: dict[str, Callable[[Settings, Record], None]] = {
+    "first": first,
+    "micro": micro,
+    "ready": ready,
+    "end-to-end": end_to_end,
+    "profile": profile,
+    "learn": learn,
+}
 
 
 if __name__ == "__main__":

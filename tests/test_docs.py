@@ -38,7 +38,8 @@ BUDGETS = {  # added to a command, after its own flags
 SHORTER = {"1_000_000": "10_000", "10_000_000": "800", "1'000'000": "1'000", '"cuda"': '"cpu"'}
 NOT_RUN = {  # the beginning of a command: why it is not run here
     "python benchmarks/": "minutes and a quiet machine; tests/test_benchmarks.py runs them short",
-    "python -m pytest tests/engine/test_cuda.py": "needs a GPU",
+    "python -m pytest -p tests.engine.cuda_standin": "minutes; tests/engine/test_cuda_standin.py runs it",
+    "benchmarks/gpu.sh": "needs a GPU; tests/test_benchmarks.py rehearses it",
     "python -m pip install --no-index": "for a machine that reaches no registry, set up by hand",
     "python tests/golden/make.py": "ten minutes; tests/golden/test_golden.py runs it, a preset at a time",
     "python tests/pythons.py": "minutes and gigabytes for each Python; .ci/run runs it",

@@ -3,16 +3,17 @@
 It stands for what PyTorch's programming model of a GPU demands, and for nothing of what CUDA or cuDNN do:
 
 - **Two memories.** A tensor of the device is a `DeviceTensor`: it says that it is on `cuda:0`, is computed by the
-  CPU, and does not mix with tensors of the host. Only copies cross, and a copy knows whether the host waits for it.
-- **Streams and events** as a happens-before relation (vector clocks; Lamport 1978, Fidge 1988). All work is done at
-  once, in the order in which the host queues it, so the results are those of a correct program; what a GPU might do
-  in another order is found by the race detector instead: each memory knows its last writer and the readers since,
-  and two accesses, one of them a write, that no event, stream or wait of the host orders are a race. Memory of the
-  host that is page-locked takes part. Memory that is freed while another stream than its own may still use it is
-  a race, too: PyTorch's allocator would give it away.
+  CPU, and does not mix with tensors of the host. Only copies cross, and a copy knows whether the host waits for
+  it.
+- **Streams and events** as a happens-before relation (vector clocks; Lamport 1978, Fidge 1988). All work is
+  done at once, in the order in which the host queues it, so the results are those of a correct program; what a
+  GPU might do in another order is found by the race detector instead: each memory knows its last writer and the
+  readers since, and two accesses, one of them a write, that no event, stream or wait of the host orders are a
+  race. Memory of the host that is page-locked takes part. Memory that is freed while another stream than its
+  own may still use it is a race, too: PyTorch's allocator would give it away.
 - **Capture** records operations and does not do them: what they would return is filled with rubbish. A replay does
-  them again, without any Python of the captured function, and leaves the results in the same memory. What a capture
-  forbids raises: reading a value, waiting, memory of the host that is not page-locked.
+  them again, without any Python of the captured function, and leaves the results in the same memory. What a
+  capture forbids raises: reading a value, waiting, memory of the host that is not page-locked.
 - **Synchronisation** that nobody sees in the source (`.item()`, `.cpu()`, a copy of pageable memory) raises under
   `torch.cuda.set_sync_debug_mode("error")`.
 
@@ -242,7 +243,12 @@ class Machine:
             return self._record(function, args, kwargs, what)
         inputs, outputs, result = _compute(self, function, args, kwargs)
         if not _only_views(function, inputs, outputs):
-            self.does(self.current[-1], _memories(inputs), _memories(_written(function, args, kwargs, outputs)), what)
+            self.does(
+                self.current[-1],
+                _memories(inputs),
+                _memories(_written(function, args, kwargs, outputs)),
+                what,
+            )
         return result
 
     def copy(self, target: Tensor, source: Tensor, non_blocking: bool) -> Tensor:
@@ -251,7 +257,9 @@ class Machine:
         host = source if isinstance(target, DeviceTensor) else target
         pinned = self.pinned(host)
         if self.recording is not None and pinned is None:
-            raise RuntimeError(f"a copy of pageable memory is not permitted while a stream is captured: {what}")
+            raise RuntimeError(
+                f"a copy of pageable memory is not permitted while a stream is captured: {what}"
+            )
         if self.recording is not None:
             self._expect_captured_stream(what)
             self.recording.operations.append(Operation(None, (target, source), {}, [], True, what))
@@ -280,7 +288,7 @@ class Machine:
                 self.does(stream, _memories(inputs), _memories(written), operation.what)
 
     def _record(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], what: str) -> Any:
-        """Note an operation for later. What it returns has the right shape, and rubbish in it once all is captured."""
+        """Note an operation for later. What it returns has the right shape, and in the end rubbish in it."""
         assert self.recording is not None
         self._expect_captured_stream(what)
         if function._schema.is_mutable:
@@ -329,7 +337,11 @@ class DeviceTensor(Tensor):
     @staticmethod
     def __new__(cls, inside: Tensor, memory: Memory) -> DeviceTensor:
         self: DeviceTensor = Tensor._make_wrapper_subclass(
-            cls, inside.size(), strides=inside.stride(), storage_offset=inside.storage_offset(), dtype=inside.dtype
+            cls,
+            inside.size(),
+            strides=inside.stride(),
+            storage_offset=inside.storage_offset(),
+            dtype=inside.dtype,
         )
         self.inside, self.memory = inside, memory
         return self
@@ -369,7 +381,9 @@ def _compute(
     return inputs, _device_tensors(result), result
 
 
-def _written(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], new: list[DeviceTensor]) -> list[Any]:
+def _written(
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], new: list[DeviceTensor]
+) -> list[Any]:
     """Return the tensors that an operation writes: the arguments that it changes, or what it returns."""
     if not function._schema.is_mutable:
         return new
@@ -450,7 +464,9 @@ class _Dispatch(TorchDispatchMode):
         of_device = [isinstance(tensor, DeviceTensor) for tensor in tensors]
         if any(of_device):
             if function is aten.copy_.default and not all(of_device):
-                return self._machine.copy(args[0], args[1], args[2] if len(args) > 2 else kwargs.get("non_blocking"))
+                return self._machine.copy(
+                    args[0], args[1], args[2] if len(args) > 2 else kwargs.get("non_blocking")
+                )
             return self._machine.run(function, tuple(args), kwargs)
         result = function(*args, **kwargs)
         changed = {id(t) for t in _tensors(result)} if function._schema.is_mutable else set()
@@ -470,7 +486,9 @@ class _Functions(TorchFunctionMode):
             Tensor.is_cuda.__get__: lambda tensor: _is_on_device(tensor),  # type: ignore[attr-defined]
             Tensor.to: self._to,
             Tensor.cpu: lambda tensor: self._move(tensor, None, False),
-            Tensor.cuda: lambda tensor, device=CUDA, non_blocking=False: self._move(tensor, CUDA, non_blocking),
+            Tensor.cuda: lambda tensor, device=CUDA, non_blocking=False: self._move(
+                tensor, CUDA, non_blocking
+            ),
             Tensor.numpy: self._numpy,
             Tensor.tolist: lambda tensor: self._move(tensor, None, False).tolist(),
             Tensor.__repr__: lambda tensor, **kwargs: repr(self._move(tensor, None, False)),
@@ -502,7 +520,9 @@ class _Functions(TorchFunctionMode):
             machine.does(machine.current[-1], [], [made.memory], what)
         else:  # filled at each replay
             again = DeviceTensor(inside.clone(), machine.new_memory())
-            machine.recording.operations.append(Operation(aten.copy_.default, (made, again), {}, [made], True, what))
+            machine.recording.operations.append(
+                Operation(aten.copy_.default, (made, again), {}, [made], True, what)
+            )
         return made
 
     def _to(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -588,7 +608,9 @@ class Stream(Agent):
 class Event:
     """`torch.cuda.Event`."""
 
-    def __init__(self, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False) -> None:
+    def __init__(
+        self, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False
+    ) -> None:
         self._machine = MACHINES[-1]
         self.clock: Clock = {}
 

@@ -176,7 +176,7 @@ def test_the_loop_begins_as_the_cpus_does(tmp_path, tmp_path_factory):
     """The first row with a loss has the sum of few updates, before rounding has led the games apart."""
     got = loop(tmp_path / "g", small(), CudaBackend(), accelerate="graph", frames_on="cuda")[0]
     want = plain_loop(tmp_path_factory)[0]
-    ours, plain = ([row for row in rows if row["loss"] is not None][0] for rows in (got, want))
+    ours, plain = (next(row for row in rows if row["loss"] is not None) for rows in (got, want))
     assert ours["frames"] == plain["frames"]
     assert ours["loss"] == pytest.approx(plain["loss"], rel=1e-2)
 

@@ -1,4 +1,4 @@
-"""CudaBackend itself, on a stand-in of torch.cuda: no race, no hidden wait, the plain loop's bits; faults are seen."""
+"""CudaBackend itself on a stand-in of torch.cuda: no race, the plain loop's bits; planted faults are seen."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_memory_that_is_freed_under_another_streams_hands_is_a_race(machine):
     gpu = CudaBackend()
     tensor = torch.zeros(3, device="cuda")
     gpu.synchronize()
-    gpu.learn.submit(lambda: tensor.add_(1))
+    gpu.learn.submit(partial(torch.Tensor.add_, tensor, 1))
     del tensor
     with pytest.raises(AssertionError, match="freed on stream 0"):
         machine.check()
@@ -124,7 +125,13 @@ def test_what_a_capture_forbids_raises(machine, planted, message):
 
 @pytest.mark.parametrize(
     "planted",
-    [lambda t: t.item(), lambda t: t.cpu(), lambda t: bool(t > 0), lambda t: t.tolist(), lambda t: t.cuda().to("cpu")],
+    [
+        lambda t: t.item(),
+        lambda t: t.cpu(),
+        lambda t: bool(t > 0),
+        lambda t: t.tolist(),
+        lambda t: t.cuda().to("cpu"),
+    ],
     ids=["item", "cpu", "bool", "tolist", "to"],
 )
 def test_hidden_synchronisation_raises(machine, planted):
@@ -249,10 +256,14 @@ def test_a_run_that_goes_on_in_the_middle_is_the_one_that_was_not_stopped(tmp_pa
 
 @pytest.mark.slow
 def test_what_is_tested_on_a_gpu_passes_on_the_stand_in():
-    """All but the store of 2.2 GB, whose 64-bit arithmetic is the compiler's. Fault: a test that must fail there."""
+    """All but the store of 2.2 GB, whose 64-bit arithmetic is the compiler's. Fault: a test that must fail."""
     command = [sys.executable, "-m", "pytest", "-p", "tests.engine.cuda_standin", "tests/engine/test_cuda.py"]
     done = subprocess.run(
-        [*command, "-k", "not 2_2_gb"], cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        [*command, "-k", "not 2_2_gb"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert "skipped" not in done.stdout

@@ -133,6 +133,19 @@ def test_means_are_of_what_was_queued_before_and_start_over_when_cleared():
     assert second["loss"] != pytest.approx(sum(losses) / 3)
 
 
+def test_a_reading_keeps_its_memory_until_it_is_read():
+    """Fault: a ring that more frequent readings overrun, as rows do the display's."""
+    one = twin_of(learner())
+    first_loss = update(one, batch(0))["loss"].item()
+    first = one.means.read()
+    for seed in range(1, 7):
+        update(one, batch(seed))
+        one.means.read()()
+    assert first() == pytest.approx({**first(), "loss": first_loss})
+    held = [one.means.read() for _ in range(6)]
+    assert len({tuple(read().values()) for read in held}) == 1
+
+
 def test_sums_go_on_from_a_checkpoint():
     whole, half, rest = learner(), learner(), twin_of(learner())
     for seed in range(4):
