@@ -32,6 +32,8 @@ import common
 import gpu_profile
 import numpy as np
 import torch
+import torch._inductor.config
+import torch._inductor.utils
 import tyro
 from train import Window, figures
 

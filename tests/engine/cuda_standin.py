@@ -237,7 +237,7 @@ class Machine:
         """Do an operation with tensors of the device, or record it."""
         what = f"{function} {_caller()}"
         _refuse_mixed(function, args, kwargs)
-        if function.overloadpacket in _READS_A_VALUE:
+        if function.overloadpacket in _READS_A_VALUE or _by_a_mask(function, args):
             self.waits_unseen(what)
         elif self.recording is not None:
             return self._record(function, args, kwargs, what)
@@ -256,10 +256,9 @@ class Machine:
         what = f"copy_ {_caller()}"
         host = source if isinstance(target, DeviceTensor) else target
         pinned = self.pinned(host)
-        if self.recording is not None and pinned is None:
-            raise RuntimeError(
-                f"a copy of pageable memory is not permitted while a stream is captured: {what}"
-            )
+        if self.recording is not None and (pinned is None or not non_blocking):
+            kind = "of pageable memory" if pinned is None else "that the host waits for"
+            raise RuntimeError(f"a copy {kind} is not permitted while a stream is captured: {what}")
         if self.recording is not None:
             self._expect_captured_stream(what)
             self.recording.operations.append(Operation(None, (target, source), {}, [], True, what))
@@ -398,6 +397,13 @@ def _only_views(function: Any, inputs: list[DeviceTensor], outputs: list[DeviceT
     if function._schema.is_mutable or function.overloadpacket in _READS_A_VALUE:
         return False
     return all(tensor.memory in known for tensor in outputs)
+
+
+def _by_a_mask(function: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an operation takes elements by a mask, and so has to know how many there are."""
+    if function.overloadpacket not in (aten.index, aten.index_put, aten.index_put_):
+        return False
+    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
 
 
 def _refuse_mixed(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
