@@ -106,6 +106,28 @@ def test_a_gpu_session_is_rehearsed_end_to_end(tmp_path):
     assert {"cold", "warm"} == results["micro"]["results"]["ready_in_a_new_process"].keys()
 
 
+@pytest.mark.long
+def test_a_gpu_session_is_cut_and_goes_on(tmp_path):
+    """With a Python that does nothing: one step takes longer than the budget, one fails each time."""
+    fake, log = tmp_path / "python", tmp_path / "log"
+    fake.write_text(
+        f'#!/bin/bash\necho "$*" >>{log}\n'
+        f'case "$*" in *profile*) exit 1;; *micro*) [ $(grep -c micro {log}) = 2 ] || sleep 60;; esac\n'
+    )
+    fake.chmod(0o755)
+    words = [BENCHMARKS / "gpu.sh", "--rehearse", "--budget", "22", "--results", str(tmp_path / "r")]
+
+    def session() -> int:
+        return subprocess.run(words, env=os.environ | {"PYTHON": str(fake)}).returncode
+
+    assert session() == 3
+    assert session() == 1  # all is done but what failed twice
+    words_of = log.read_text()
+    assert [words_of.count(f"--part {name}") for name in GPU_PARTS] == [1, 2, 1, 2, 1]
+    assert session() == 1
+    assert log.read_text() == words_of  # and nothing is done again
+
+
 GPU_PARTS = ("first", "profile", "end-to-end", "micro", "learn")
 
 
