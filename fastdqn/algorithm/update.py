@@ -151,9 +151,11 @@ def make_update(
         reward = batch.reward + next_actions.bonus
         goal = head.goal(of_actions(next_z, next_actions.action), next_actions, reward, batch.discount)
 
+        is_taken = is_action(batch.action, network.num_actions)
+
         def objective(parameters: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             z = forward({**parameters, **buffers}, pixels, draws["online"])
-            taken = of_action(z, batch.action)
+            taken = of_action(z, is_taken)
             losses, priority = head.loss(taken, goal, part_of(draws["online"], "head"), elementwise)
             return weighted_mean(losses, batch.weight), (head.q(z).mean(), priority)
 
@@ -168,18 +170,22 @@ def make_update(
     return update
 
 
-def of_action(z: Tensor, action: Tensor) -> Tensor:
+def is_action(action: Tensor, num_actions: int) -> Tensor:
+    """Return which of all actions is the one, bool [B, A]; `action` is int64 [B]."""
+    return torch.arange(num_actions, device=action.device) == action.unsqueeze(1)
+
+
+def of_action(z: Tensor, chosen: Tensor) -> Tensor:
     """Return a head's output for one action, with a gradient that is not scattered.
 
     Args:
         z: [B, A, N].
-        action: int64 [B].
+        chosen: bool [B, A], what `is_action` returned.
 
     Returns:
         [B, N].
     """
-    numbers = torch.arange(z.shape[1], device=z.device)
-    return torch.where((numbers == action.unsqueeze(1)).unsqueeze(2), z, 0.0).sum(1)
+    return torch.where(chosen.unsqueeze(2), z, 0.0).sum(1)
 
 
 def of_actions(z: Tensor, action: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from fastdqn.algorithm.heads import ScalarHead
 from fastdqn.algorithm.losses import LOSSES, weighted_mean
 from fastdqn.algorithm.targets import RULES, Next, Values
-from fastdqn.algorithm.update import of_action, of_actions
+from fastdqn.algorithm.update import is_action, of_action, of_actions
 from fastdqn.config import LearnerConfig, NetworkConfig
 from tests.reference import learning as reference
 
@@ -126,7 +126,7 @@ def test_the_output_for_one_action_is_what_a_gather_gives(numbers: int) -> None:
     z[1, 0], z[2, 2] = float("inf"), float("nan")
     z.requires_grad_()
     weight = torch.arange(1.0, 6 * numbers + 1).view(6, numbers)
-    got, want = of_action(z, action), of_actions(z, action.unsqueeze(1)).squeeze(1)
+    got, want = of_action(z, is_action(action, z.shape[1])), of_actions(z, action.unsqueeze(1)).squeeze(1)
     assert torch.equal(got, want)
     ours, theirs = (torch.autograd.grad((values * weight).sum(), z)[0] for values in (got, want))
     assert torch.equal(ours, theirs)
