@@ -17,8 +17,11 @@ pytest.importorskip("envpool")
 if torch.cuda.is_available():
     pytest.skip("there is a GPU: nothing has to stand in for it", allow_module_level=True)
 
+from fastdqn.algorithm import layers
 from fastdqn.algorithm.layers import plain_operators
+from fastdqn.algorithm.update import WeightsLayout
 from fastdqn.engine import device
+from fastdqn.engine import learner as learners
 from fastdqn.engine.acting import ActingNetwork
 from fastdqn.engine.device import CpuBackend, CudaBackend
 from fastdqn.engine.feed import DeviceFeed, HostFeed, Queueing
@@ -220,7 +223,12 @@ KINDS = [
 @pytest.mark.parametrize("changes", KINDS, ids=str)
 def test_the_loop_on_the_stand_in_is_the_plain_loop(tmp_path, changes, frames):
     """Weights and every row, bit for bit, and no race."""
-    with plain_operators():  # those that a GPU's path calls; they are the CPU's here, too
+    with pytest.MonkeyPatch.context() as patch, plain_operators():
+        # The form of the arithmetic that a GPU's path has, whose operators are the CPU's on the stand-in.
+        patch.setattr(
+            learners, "WeightsLayout", lambda module, arranged: WeightsLayout(module, arranged=True)
+        )
+        patch.setattr(layers, "on_cpu", lambda tensor: False)
         plain_rows, plain_weights = loop(tmp_path / "p", small(), CpuBackend(), **changes)
     with installed() as machine:
         got_rows, got_weights = loop(
