@@ -328,6 +328,7 @@ def bandwidths(bench: Bench) -> dict[str, float]:
     one, two = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
     host = bench.backend.host_memory(size, dtype=torch.uint8)
     learn, tiny = bench.backend.learn, torch.zeros(1, device=device)
+    bench.backend.synchronize()  # what was allocated was filled on another stream
     replay = bench.backend.capture(lambda: [tiny.add_(1) for _ in range(100)], [], learn)
 
     def rate(work: Callable[[], object], size: int) -> float:
@@ -349,12 +350,18 @@ def correctness(bench: Bench) -> dict[str, bool]:
     captured.prepare(inputs)
     plain = bench.learner("compile")
     plain.prepare(inputs)
-    start = {name: value.clone() for name, value in captured.state_tensors().items()}
+
+    def state_of(one: Learner) -> dict[str, torch.Tensor]:
+        copies = {name: value.clone() for name, value in one.state_tensors().items()}
+        one.backend.synchronize()  # the next update must not begin before they are made
+        return copies
 
     def after(one: Learner, updates: int) -> dict[str, torch.Tensor]:
         for index in range(updates):
             one.launch(index)
-        return {name: value.clone() for name, value in one.state_tensors().items()}
+        return state_of(one)
+
+    start = state_of(captured)
 
     first, second = after(captured, 50), after(plain, 50)
     captured.load_state_tensors(start)
