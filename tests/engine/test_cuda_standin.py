@@ -218,8 +218,9 @@ KINDS = [
 ]
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("frames", ["host", "cuda"])
+@pytest.mark.parametrize(
+    "frames", [pytest.param("host", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize("changes", KINDS, ids=str)
 def test_the_loop_on_the_stand_in_is_the_plain_loop(tmp_path, changes, frames):
     """Weights and every row, bit for bit, and no race."""
