@@ -37,6 +37,7 @@ KeepReplay = Literal["auto", "on", "off"]
 ProtocolName = Literal["nature", "machado", "training"]
 TrackerName = Literal["wandb", "mlflow"]
 PolicyFormat = Literal["safetensors", "pt2", "torchscript"]
+ActingPolicy = Literal["greedy", "softmax"]
 
 TORSO_NAMES = Names(["nature"])
 HEAD_NAMES = Names(["scalar"])
@@ -130,6 +131,8 @@ class LearnerConfig:
     """Steps of reward before the target network takes over."""
     rule: Annotated[str, RULE_NAMES] = "max"
     """max: the target network chooses and values the next action; double: the online network chooses."""
+    temperature: Positive = 0.03
+    """Of the softmax over action values where a run acts by one."""
     loss: Loss = "huber"
     """huber clips the gradient of the TD error to [-1, 1]."""
     reduction: Reduction = "mean"
@@ -197,6 +200,8 @@ class ExplorationConfig:
     """Probability of a random action at the end."""
     decay_frames: Count = 4_000_000
     """Frames after warm-up over which epsilon falls."""
+    policy: ActingPolicy = "greedy"
+    """What is done otherwise. greedy: the best action; softmax: one drawn by learner.temperature."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +230,8 @@ class EvaluationSettings:
     """At most this many frames without action at the start of a game; 1 is the least."""
     sticky_actions: Probability | None = None
     """Probability that the emulator repeats the previous action."""
+    network_draws: bool | None = None
+    """Draw noise and fractions anew for each action, as in training, or do without: no noise, even fractions."""
 
 
 @dataclass(frozen=True)

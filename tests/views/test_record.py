@@ -20,7 +20,7 @@ from fastdqn.config import EnvConfig, EvaluationSettings, FilmSettings
 from fastdqn.errors import RunFailedError
 from fastdqn.games.envs import AtariEnvs, ColourGame
 from fastdqn.runs import checkpoint
-from fastdqn.runs.evaluation import evaluate, game_rules
+from fastdqn.runs.evaluation import evaluate, game_rules, playing_network
 from fastdqn.runs.seeds import evaluation_seed
 from fastdqn.views.film import _BAR, _CHOSEN, _RANDOM, Film, Moment
 from fastdqn.views.record import CONSOLE_FPS, play, record, replay
@@ -42,7 +42,8 @@ def test_the_game_is_the_one_that_is_evaluated(tiny_run):
     epsilon = 0.3
     result = evaluate(tiny_run, EvaluationSettings(episodes=1, epsilon=epsilon), seed=4)
     policy = checkpoint.load_policy(tiny_run.path)
-    moments, over = play("Pong-v5", rules_of(tiny_run), policy, epsilon, 4, 1_000)
+    network = playing_network(policy, tiny_run.config, evaluation_seed(4))
+    moments, over = play("Pong-v5", rules_of(tiny_run), network, epsilon, 4, 1_000)
     assert over
     assert [moments[-1].score] == result.returns
     assert [len(moments) * 4] == result.lengths_frames
@@ -94,7 +95,8 @@ def test_the_mp4_holds_every_frame_in_colour(film, tiny_run):
     assert (about["size"], about["fps"], len(frames)) == ((640, 420), CONSOLE_FPS, film.frames)
     assert film.frames == 120
     policy = checkpoint.load_policy(tiny_run.path)
-    moments, _ = play("Pong-v5", rules_of(tiny_run), policy, 0.3, 4, 2)
+    network = playing_network(policy, tiny_run.config, evaluation_seed(4))
+    moments, _ = play("Pong-v5", rules_of(tiny_run), network, 0.3, 4, 2)
     shots = [picture for _, picture, _, _ in replay("Pong-v5", rules_of(tiny_run), 4, moments)]
     for i in (0, 60, 119):
         shown = frames[i][::2, :320:2].astype(int)  # a pixel of the console is two wide and two high
