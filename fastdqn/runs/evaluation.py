@@ -312,7 +312,7 @@ def game_rules(config: Config, num_envs: int) -> EnvConfig:
     return replace(
         config.env,
         num_envs=num_envs,
-        episodic_life=False,
+        life_loss="ignore",
         clip_rewards=False,
         max_episode_frames=settings.max_episode_frames,
         noop_max=settings.noop_max,

@@ -164,7 +164,8 @@ def play(
         outcome = envs.recv()
         score, observation = score + float(outcome.reward[0]), outcome.observation
         over = bool(outcome.returns)
-        moments.append(Moment(values, int(action[0]), not watched.consulted, score, envs.ram[0].tobytes()))
+        ram, outcomes = envs.ram[0].tobytes(), watched.outcomes
+        moments.append(Moment(values, int(action[0]), not watched.consulted, score, ram, outcomes))
     envs.close()
     return moments, over
 
@@ -203,12 +204,16 @@ class _Watched:
     def __init__(self, network: PolicyNetwork) -> None:
         self._network = network
         self._values = torch.zeros(0)
+        self.outcomes = (np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32))
         self._acts = 0
         self.consulted = False
 
     def values_of(self, observation: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.consulted = False
-        self._values = self._network(torch.from_numpy(observation), self._acts)
+        head, z = self._network.network.head, self._network.z(torch.from_numpy(observation), self._acts)
+        self._values = head.q(z)
+        returns, probability = head.outcomes(z)
+        self.outcomes = returns[0].numpy(), probability[0].numpy()
         self._acts += 1
         if not bool(self._values.isfinite().all()):
             raise RunFailedError("the network's values are no numbers: its run has diverged.")

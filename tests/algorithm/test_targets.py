@@ -40,6 +40,7 @@ class Networks:
             target_next=lambda: self.answer("target_next", target),
             online_next=lambda: self.answer("online_next", online),
             target_now=lambda: self.answer("target_now", target),
+            online_now=lambda: self.answer("online_now", online),
             action=torch.zeros(len(target), dtype=torch.int64) if action is None else action,
         )
 
