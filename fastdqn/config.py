@@ -33,6 +33,7 @@ FramesOn = Literal["auto", "host", "cuda"]
 OptimizerName = Literal["adam", "rmsprop", "adagrad"]
 Loss = Literal["huber", "squared"]
 Reduction = Literal["mean", "sum"]
+OnOff = Literal["on", "off"]
 KeepReplay = Literal["auto", "on", "off"]
 ProtocolName = Literal["nature", "machado", "training"]
 TrackerName = Literal["wandb", "mlflow"]
@@ -273,8 +274,8 @@ class EvaluationSettings:
     """At most this many frames without action at the start of a game; 1 is the least."""
     sticky_actions: Probability | None = None
     """Probability that the emulator repeats the previous action."""
-    network_draws: bool | None = None
-    """Draw noise and fractions anew for each action, as in training, or do without: no noise, even fractions."""
+    network_draws: OnOff | None = None
+    """Whether each action draws noise and fractions anew, as in training; off: no noise, even fractions."""
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,7 @@ _BTR = Config(
     exploration=ExplorationConfig(
         min=0.01, decay_frames=4 * 2_000_000, schedule="exponential", off_frames=100_000_000
     ),
-    evaluation=EvaluationConfig(protocol="training", episodes=100, epsilon=0.01, network_draws=False),
+    evaluation=EvaluationConfig(protocol="training", episodes=100, epsilon=0.01, network_draws="off"),
 )
 
 PRESETS: dict[str, Preset] = {

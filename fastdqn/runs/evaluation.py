@@ -35,7 +35,7 @@ PROTOCOLS: dict[ProtocolName, EvaluationConfig] = {
         max_episode_frames=18_000,
         noop_max=30,
         sticky_actions=0.0,
-        network_draws=True,
+        network_draws="on",
     ),
     # Machado et al. 2018: sticky actions instead of no-ops (noop_max 1 leaves one frame, FIRE where the game has
     # it), all 18 actions, only a game's end ends it. That paper has no evaluation phase: it averages the last 100
@@ -47,9 +47,9 @@ PROTOCOLS: dict[ProtocolName, EvaluationConfig] = {
         max_episode_frames=18_000,
         noop_max=1,
         sticky_actions=0.25,
-        network_draws=True,
+        network_draws="on",
     ),
-    "training": EvaluationConfig(protocol="training", episodes=30, epsilon=0.05, network_draws=True),
+    "training": EvaluationConfig(protocol="training", episodes=30, epsilon=0.05, network_draws="on"),
 }
 GAME_RULES = ("max_episode_frames", "noop_max", "sticky_actions")
 """The settings of the games, which a protocol may leave to those that the run was trained with."""
@@ -236,7 +236,8 @@ def resolve(config: Config) -> tuple[EvaluationConfig, str]:
     open_rules = [name for name in GAME_RULES if getattr(protocol, name) is None]
     protocol = replace(protocol, **{name: getattr(env, name) for name in open_rules})
     changed = {name: value for name, value in given(chosen).items() if value != getattr(protocol, name)}
-    changes = "".join(f", {name} {value:g}" for name, value in changed.items())
+    shown = {name: value if isinstance(value, str) else f"{value:g}" for name, value in changed.items()}
+    changes = "".join(f", {name} {value}" for name, value in shown.items())
     return replace(protocol, **changed), chosen.protocol + changes
 
 
@@ -262,7 +263,8 @@ def playing_network(
 ) -> PolicyNetwork:
     """Return a network that chooses and draws as a configuration's evaluation says."""
     settings, _ = resolve(config)
-    draws = evaluation_seed(seed) if settings.network_draws else None
+    assert settings.network_draws is not None
+    draws = {"on": evaluation_seed(seed), "off": None}[settings.network_draws]
     return policy_network(policy, device, draws, POLICIES[config.exploration.policy](config))
 
 
