@@ -167,6 +167,10 @@ def test_the_munchausen_rule_is_its_formula(actions: int, network: str) -> None:
         assert result.bonus[i].item() == pytest.approx(want, abs=1e-9)
     assert result.action.tolist() == [list(range(actions))] * 7
     assert bool(scaled_log_softmax(torch.tensor([[1e8, 0.0, -1e8]]), 1e-6).isfinite().all())
+    # In float32 large values near each other keep their differences: dividing them first would lose five digits.
+    near = torch.tensor([[1000.0, 1000.03125, 999.9375]])
+    want = 0.03 * reference.log_policy(near[0].double().numpy(), 0.03)
+    np.testing.assert_allclose(scaled_log_softmax(near, 0.03)[0].numpy(), want, rtol=0, atol=1e-7)
 
 
 def test_dueling_is_over_each_atoms_logits() -> None:
@@ -398,6 +402,10 @@ def test_an_update_of_a_preset_has_the_papers_loss_and_priorities(preset: str) -
         for which in ("online", "target")
     }
     own["online"] |= layers.advanced(one.network, own["online"])
+    state = one.state_tensors()
+    for name, _ in one.network.named_buffers():  # u and v, which an update moves by one step
+        torch.testing.assert_close(state[f"online.{name}"], own["online"][name], rtol=0, atol=1e-6)
+        assert not torch.equal(state[f"online.{name}"], before[f"online.{name}"])
     rule, sampled = config.learner, one.network.head.samples and config.learner.fresh_quantiles
 
     def z_of(which: str, obs: torch.Tensor, name: str) -> np.ndarray:
@@ -510,6 +518,21 @@ def test_a_softmax_policy_takes_actions_as_often_as_it_should() -> None:
     want = (q / 0.03).softmax(0)
     assert bool(((share - want).abs() <= 5 * (want * (1 - want) / 20_000).sqrt() + 1e-9).all())
     assert Softmax(0.03)(q[None], NO_DRAWS).item() == 2
+
+
+def test_whoever_acts_draws_by_the_policy() -> None:
+    """A softmax so hot that all actions are alike, of a network that has no random numbers itself."""
+    one, obs = learner_of("m-dqn"), batch(0).obs
+    acting = ActingNetwork(one, ROWS, lambda: 0, seed=5, policy=Softmax(1e6))
+    acting.prepare()
+    taken = [acting(obs.numpy(), act).tolist() for act in range(10)]
+    network = QNetwork(small("m-dqn").network, ACTIONS, generator=torch.Generator().manual_seed(1))
+    evaluated = PolicyNetwork(network, seed=1, policy=Softmax(1e6))
+    played = [evaluated.chosen_actions(obs.numpy(), act).tolist() for act in range(10)]
+    for actions in (taken, played):
+        assert {action for row in actions for action in row} == set(range(ACTIONS))
+        assert len({tuple(row) for row in actions}) == 10
+    assert acting(obs.numpy(), 3).tolist() == taken[3]
 
 
 def test_without_a_seed_a_policy_is_its_means_and_even_fractions() -> None:
