@@ -156,7 +156,7 @@ class Film:
             pen.line(outline, _PAPER if chosen else _DIM, 1)
             pen.line([(start, floor), (end, floor)], _BAR, 1)
             mean = start + (end - start) * min(max((float(value) - low) / (high - low), 0.0), 1.0)
-            pen.line([(mean, floor), (mean, floor - row * 0.5)], _TEXT, 2)
+            pen.line([(mean, floor), (mean, floor - row * 0.5)], _PAPER if chosen else _TEXT, 2)
             pen.text(28, floor - row * 0.45, name, size, text, "lm")
             pen.text(right, floor - row * 0.45, f"{float(value):.3f}", size, text, "rm")
         below = top + (len(self._actions) + 0.1) * row
