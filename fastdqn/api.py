@@ -19,6 +19,7 @@ from fastdqn.config import (
     Config,
     EvaluationSettings,
     FilmSettings,
+    OnOff,
     PolicyFormat,
     ProtocolName,
     TrackerName,
@@ -151,6 +152,7 @@ def evaluate(
     max_episode_frames: int | None = None,
     noop_max: int | None = None,
     sticky_actions: float | None = None,
+    network_draws: OnOff | None = None,
     seed: int = 0,
     on_episode: Callable[[int, float], None] = lambda games, score: None,
 ) -> Evaluation:
@@ -165,6 +167,8 @@ def evaluate(
         max_episode_frames: A game is cut after this many frames; its score counts.
         noop_max: At most this many frames without action at the start of a game; 1 is the least.
         sticky_actions: Probability that the emulator repeats the previous action.
+        network_draws: `on` draws noise and fractions of the network's layers anew for each action, as in training;
+            `off` does without.
         seed: Decides the games and the random actions, together with the weights.
         on_episode: Called with the number of games that have ended and the last one's score.
 
@@ -179,7 +183,9 @@ def evaluate(
     folder = RunFolder.open(Path(run))
     from fastdqn.runs import evaluation
 
-    settings = EvaluationSettings(episodes, epsilon, max_episode_frames, noop_max, sticky_actions)
+    settings = EvaluationSettings(
+        episodes, epsilon, max_episode_frames, noop_max, sticky_actions, network_draws
+    )
     return evaluation.evaluate(
         folder, settings, which=checkpoint, protocol=protocol, seed=seed, on_episode=on_episode
     )

@@ -33,14 +33,22 @@ FramesOn = Literal["auto", "host", "cuda"]
 OptimizerName = Literal["adam", "rmsprop", "adagrad"]
 Loss = Literal["huber", "squared"]
 Reduction = Literal["mean", "sum"]
+OnOff = Literal["on", "off"]
 KeepReplay = Literal["auto", "on", "off"]
 ProtocolName = Literal["nature", "machado", "training"]
 TrackerName = Literal["wandb", "mlflow"]
 PolicyFormat = Literal["safetensors", "pt2", "torchscript"]
 
-TORSO_NAMES = Names(["nature"])
-HEAD_NAMES = Names(["scalar"])
-RULE_NAMES = Names(["max", "double"])
+LifeLoss = Literal["reset", "terminal", "ignore"]
+Noise = Literal["none", "normal", "truncated"]
+Normalization = Literal["none", "spectral", "layer"]
+EpsilonSchedule = Literal["linear", "exponential"]
+ActingPolicy = Literal["greedy", "softmax"]
+WhichNetwork = Literal["target", "online"]
+
+TORSO_NAMES = Names(["nature", "impala"])
+HEAD_NAMES = Names(["scalar", "categorical", "quantile", "implicit"])
+RULE_NAMES = Names(["max", "double", "munchausen"])
 
 SOLVED_RETURNS = {"Pong-v5": 18.0}
 """The mean return of training games at which `stop_at_return = 'auto'` takes a game as solved."""
@@ -61,8 +69,9 @@ class EnvConfig:
     """Emulator threads; 0 takes one per CPU core, at most one per game."""
     frame_skip: Annotated[int, Range(1, 60)] = 4
     """Emulator frames per action."""
-    episodic_life: bool = True
-    """End an episode for the learner when a life is lost (the game itself goes on, after no-ops)."""
+    life_loss: LifeLoss = "reset"
+    """What a lost life is. reset: the end of an episode, and no-ops begin the next; terminal: the end of the
+    return for the learner, while the game goes on; ignore: nothing."""
     clip_rewards: bool = True
     """Learn from the sign of each reward. Reported returns are never clipped."""
     noop_max: NoopFrames = 30
@@ -95,8 +104,9 @@ class ReplayConfig:
     alpha: Probability = 0.0
     """Exponent of the priorities (Schaul et al. 2016); 0 samples uniformly."""
     beta: Probability = 0.4
-    """Exponent of the importance weights at the start; it grows linearly to 1 over the run. Without effect
-    where alpha is 0."""
+    """Exponent of the importance weights at the start. Without effect where alpha is 0."""
+    beta_final: Probability = 1.0
+    """The same at the end of the run; it is reached linearly."""
 
 
 @dataclass(frozen=True)
@@ -104,16 +114,36 @@ class NetworkConfig:
     """The Q-network, by default that of Mnih et al. 2015: three convolutions, two fully connected layers."""
 
     torso: Annotated[str, TORSO_NAMES] = "nature"
-    """What makes features of frames. nature: the paper's three convolutions."""
+    """What makes features of frames. nature: the paper's three convolutions; impala: 15 convolutions in residual
+    blocks (Espeholt et al. 2018), twice their width."""
     head: Annotated[str, HEAD_NAMES] = "scalar"
-    """What the network says of each action. scalar: its value."""
+    """What the network says of each action. scalar: its value; categorical: the probability of each of some
+    returns (C51); quantile: quantiles of the return (QR-DQN); implicit: those at random fractions (IQN)."""
     width: Annotated[float, Range(1 / 32, 16.0)] = 1.0
-    """Multiplies the paper's 32, 64, 64 channels and 512 hidden units."""
+    """Multiplies the paper's 32, 64, 64 channels (impala's are as many) and 512 hidden units."""
     dueling: bool = False
     """Two streams, state value and advantages (Wang et al. 2016)."""
     centered: bool = False
     """Subtract each observation's mean grey level. On a bright background (Pong's) large steps of the optimizer
     then leave the first layer's filters alive."""
+    atoms: Annotated[int, Range(2, 1000)] = 51
+    """Returns that a categorical head gives a probability to, evenly from v_min to v_max."""
+    v_min: Return = -10.0
+    """Lowest return of a categorical head."""
+    v_max: Return = 10.0
+    """Highest return of a categorical head."""
+    quantiles: Annotated[int, Range(1, 1000)] = 64
+    """Quantiles for each action: where a quantile head has them, or how many fractions an implicit one samples."""
+    cosines: Annotated[int, Range(1, 1000)] = 64
+    """Cosines that an implicit head describes a fraction by."""
+    noise: Noise = "none"
+    """Noise in the fully connected layers (Fortunato et al. 2018), by which a run explores. normal: factorised;
+    truncated: the same of draws between -2 and 2."""
+    noise_sigma: Positive = 0.5
+    """Size of that noise at the start, times 1 / sqrt(a layer's inputs)."""
+    normalization: Normalization = "none"
+    """spectral: weights of impala's residual blocks over their largest singular value; layer: activations of
+    nature and of the hidden layer, over the channels, before each ReLU."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +159,21 @@ class LearnerConfig:
     n_step: Annotated[int, Range(1, 100)] = 1
     """Steps of reward before the target network takes over."""
     rule: Annotated[str, RULE_NAMES] = "max"
-    """max: the target network chooses and values the next action; double: the online network chooses."""
+    """max: the target network chooses and values the next action; double: the online network chooses; munchausen:
+    the target network's softmax values all, and its logarithm is added to the reward."""
+    fresh_quantiles: bool = True
+    """Where an implicit head's target network chooses, let it choose by fractions of their own, at the price of a
+    pass, instead of those that make the target."""
+    munchausen_alpha: Probability = 0.9
+    """Share of the log policy that the munchausen rule adds to the reward."""
+    munchausen_floor: Annotated[float, Range(-1e9, 0.0)] = -1.0
+    """Lowest temperature * log policy that it adds a share of."""
+    munchausen_network: WhichNetwork = "target"
+    """Whose policy that is."""
+    temperature: Positive = 0.03
+    """Of the softmax over action values, in the munchausen rule and where a run acts by one."""
     loss: Loss = "huber"
-    """huber clips the gradient of the TD error to [-1, 1]."""
+    """huber clips the gradient of the TD error to [-1, 1], and quantiles need it. C51 has neither."""
     reduction: Reduction = "mean"
     """Whether epsilon and max_grad_norm are given for the mean of a batch's losses or, as in DeepMind's code and
     papers, for their sum; with sum they fit every batch size. Loss and gradient are reported as the mean's."""
@@ -189,14 +231,21 @@ class PipelineConfig:
 
 @dataclass(frozen=True)
 class ExplorationConfig:
-    """Epsilon-greedy: max during warm-up, then falling linearly to min."""
+    """Epsilon-greedy, from max to min; both 0 where noise in the network explores alone."""
 
     max: Probability = 1.0
     """Probability of a random action at the start."""
     min: Probability = 0.1
     """Probability of a random action at the end."""
     decay_frames: Count = 4_000_000
-    """Frames after warm-up over which epsilon falls."""
+    """Frames over which epsilon falls."""
+    schedule: EpsilonSchedule = "linear"
+    """linear: max during warm-up, then a line; exponential: from the first frame on, the distance to min falls to
+    1/e in each decay_frames."""
+    off_frames: Count | None = None
+    """Epsilon is 0 from this frame on; none: never."""
+    policy: ActingPolicy = "greedy"
+    """What is done otherwise. greedy: the best action; softmax: one drawn by learner.temperature."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +274,8 @@ class EvaluationSettings:
     """At most this many frames without action at the start of a game; 1 is the least."""
     sticky_actions: Probability | None = None
     """Probability that the emulator repeats the previous action."""
+    network_draws: OnOff | None = None
+    """Whether each action draws noise and fractions anew, as in training; off: no noise, even fractions."""
 
 
 @dataclass(frozen=True)
@@ -296,6 +347,24 @@ class Config:
                 problems.append(
                     f"{name} = {limit}: must hold at least one step, env.frame_skip = {self.env.frame_skip} frames"
                 )
+        return problems + self._network_conflicts()
+
+    def _network_conflicts(self) -> list[str]:
+        """Return where parts of the network, or what it learns by, do not go together."""
+        network, learner, problems = self.network, self.learner, []
+        if network.v_min >= network.v_max:
+            problems.append(f"network.v_min = {network.v_min}: must be below network.v_max = {network.v_max}")
+        unnormalized = {("nature", "spectral"), ("impala", "layer")}
+        if (network.torso, network.normalization) in unnormalized:
+            problems.append(
+                f"network.normalization = {network.normalization!r}: the torso {network.torso} has no such; "
+                "spectral is for impala, layer for nature"
+            )
+        if network.head in ("quantile", "implicit") and learner.loss != "huber":
+            problems.append(
+                f"learner.loss = {learner.loss!r}: must be huber where network.head = {network.head!r}; "
+                "squared errors estimate expectiles, not quantiles"
+            )
         return problems
 
     def flat(self) -> dict[str, Any]:
@@ -356,6 +425,7 @@ MOVED: dict[str, tuple[str, str]] = {
         for name in ("accelerate", "precision", "updates_per_launch")
     },
     "env.renew_steps": ("env.restart_steps", ""),
+    "env.episodic_life": ("env.life_loss", "True is 'reset', False is 'ignore'"),
     "learner.staleness_updates": ("pipeline.acting_lag_updates", ""),
     "learner.bootstrap": ("learner.rule", ""),
     "replay.device": ("pipeline.frames_on", ""),

@@ -8,6 +8,7 @@ from fastdqn.config import (
     CheckpointConfig,
     Config,
     EnvConfig,
+    EvaluationConfig,
     ExplorationConfig,
     LearnerConfig,
     NetworkConfig,
@@ -76,6 +77,126 @@ _QUICK = Config(
     checkpoint=CheckpointConfig(every_frames=200_000),
 )
 
+# No zoo has it: `double` with NoisyNet-DQN's layers, whose paper (3.1, 3.2) has factorised noise of sigma 0.5 and
+# no epsilon, and evaluates with noise.
+_NOISY = replace(
+    _DOUBLE,
+    preset="noisy",
+    network=NetworkConfig(noise="normal", noise_sigma=0.5),
+    exploration=replace(_DOUBLE.exploration, max=0.0, min=0.0),
+    evaluation=EvaluationConfig(epsilon=0.0),
+)
+
+# What these agents of dqn_zoo have in common (its processors.atari and run_atari.py): a lost life is a discount of
+# zero, no FIRE at a reset, the mean of a batch's losses, a target copied every 40,000 frames = 2,500 updates,
+# epsilon to 0.01 over 4 million frames, 0.001 in evaluations on training's games. Learning begins with 0.05 of the
+# replay, IQN's and Rainbow's with 0.02.
+_ZOO = Config(
+    preset="c51",
+    env=EnvConfig(life_loss="terminal", fire_reset=False),
+    learner=LearnerConfig(reduction="mean", target_period_updates=40_000 // 16),
+    optimizer=OptimizerConfig(name="adam", epsilon=0.01 / 32, max_grad_norm=10.0),
+    exploration=ExplorationConfig(min=0.01, decay_frames=4_000_000),
+    evaluation=EvaluationConfig(protocol="training", epsilon=0.001),
+)
+
+_C51 = replace(
+    _ZOO,
+    network=NetworkConfig(head="categorical", atoms=51, v_min=-10.0, v_max=10.0),
+    optimizer=replace(_ZOO.optimizer, learning_rate=2.5e-4),
+)
+
+_QRDQN = replace(
+    _ZOO,
+    preset="qrdqn",
+    network=NetworkConfig(head="quantile", quantiles=201),
+    optimizer=replace(_ZOO.optimizer, learning_rate=5e-5),
+)
+
+_IQN = replace(
+    _ZOO,
+    preset="iqn",
+    replay=replace(_ZOO.replay, warmup_steps=20_000),
+    network=NetworkConfig(head="implicit", quantiles=64, cosines=64),
+    optimizer=replace(_ZOO.optimizer, learning_rate=5e-5, max_grad_norm=None),
+)
+
+# munchausen_rl's configs/atari.gin, on Dopamine: sticky actions instead of no-ops (noop_max 1 leaves one frame),
+# lives ignored, copies every 8,000 steps = 2,000 updates, epsilon over 250,000 steps.
+_M_DQN = Config(
+    preset="m-dqn",
+    env=EnvConfig(life_loss="ignore", fire_reset=False, noop_max=1, sticky_actions=0.25),
+    replay=ReplayConfig(warmup_steps=20_000),
+    learner=LearnerConfig(
+        rule="munchausen",
+        munchausen_alpha=0.9,
+        temperature=0.03,
+        munchausen_floor=-1.0,
+        target_period_updates=8_000 // 4,
+    ),
+    optimizer=OptimizerConfig(name="adam", learning_rate=5e-5, epsilon=3.125e-4),
+    exploration=ExplorationConfig(min=0.01, decay_frames=4 * 250_000),
+    evaluation=EvaluationConfig(protocol="training", epsilon=0.001),
+)
+
+# Of its 64, 64 and 32 fractions the 32, by which it acts and chooses, are 64 here. It acts by the softmax policy;
+# its code hands the sampler the probabilities where logarithms are due, which is not followed.
+_M_IQN = replace(
+    _M_DQN,
+    preset="m-iqn",
+    network=NetworkConfig(head="implicit", quantiles=64, cosines=64),
+    exploration=replace(_M_DQN.exploration, policy="softmax"),
+)
+
+# dqn_zoo's run_atari.py for Rainbow. Its last layers have no mean bias, and its sampler draws one transition in
+# 1,000 uniformly; ours have one, and it does not.
+_RAINBOW = replace(
+    _ZOO,
+    preset="rainbow",
+    replay=ReplayConfig(warmup_steps=20_000, alpha=0.5, beta=0.4),
+    network=NetworkConfig(head="categorical", dueling=True, noise="truncated", noise_sigma=0.1),
+    learner=replace(_ZOO.learner, n_step=3, rule="double", target_period_updates=32_000 // 16),
+    optimizer=replace(_ZOO.optimizer, learning_rate=2.5e-4 / 4, epsilon=0.005 / 32),
+    exploration=ExplorationConfig(max=0.0, min=0.0),
+    evaluation=EvaluationConfig(protocol="training", epsilon=0.0),
+)
+
+# The code of its ICML paper (main.py, Agent.py, networks.py); where paper and code differ is in docs/btr.md.
+# Epsilon falls by a share of 1 / 2M each step, and is off from half of 200M frames on.
+_BTR = Config(
+    preset="btr",
+    env=EnvConfig(num_envs=64, life_loss="ignore", fire_reset=False, noop_max=1, sticky_actions=0.25),
+    replay=ReplayConfig(capacity=2**20, warmup_steps=200_000, alpha=0.2, beta=0.2, beta_final=0.2),
+    network=NetworkConfig(
+        torso="impala",
+        head="implicit",
+        quantiles=8,
+        cosines=64,
+        dueling=True,
+        noise="normal",
+        noise_sigma=0.5,
+        normalization="spectral",
+    ),
+    learner=LearnerConfig(
+        batch_size=256,
+        steps_per_update=64,
+        gamma=0.997,
+        n_step=3,
+        rule="munchausen",
+        fresh_quantiles=False,
+        munchausen_alpha=0.9,
+        temperature=0.03,
+        munchausen_floor=-1.0,
+        munchausen_network="online",
+        target_period_updates=500,
+    ),
+    optimizer=OptimizerConfig(name="adam", learning_rate=1e-4, epsilon=0.005 / 256, max_grad_norm=10.0),
+    exploration=ExplorationConfig(
+        min=0.01, decay_frames=4 * 2_000_000, schedule="exponential", off_frames=100_000_000
+    ),
+    evaluation=EvaluationConfig(protocol="training", episodes=100, epsilon=0.01, network_draws="off"),
+)
+
 PRESETS: dict[str, Preset] = {
     "quick": Preset(
         "for Pong in few minutes on two CPU cores: double, dueling, n = 8, priorities, half the width, Adam",
@@ -101,5 +222,45 @@ PRESETS: dict[str, Preset] = {
         "double with proportional prioritised replay, alpha 0.6, beta 0.4 to 1, a quarter of the step size",
         "Schaul et al. 2016",
         _PER,
+    ),
+    "noisy": Preset(
+        "double that explores by noise in its fully connected layers, without epsilon",
+        "Fortunato et al. 2018, on double",
+        _NOISY,
+    ),
+    "c51": Preset(
+        "a distribution over 51 returns from -10 to 10, Adam",
+        "Bellemare et al. 2017, constants of dqn_zoo",
+        _C51,
+    ),
+    "qrdqn": Preset(
+        "201 quantiles of the return",
+        "Dabney et al. 2018a, constants of dqn_zoo",
+        _QRDQN,
+    ),
+    "iqn": Preset(
+        "quantiles of the return at 64 random fractions",
+        "Dabney et al. 2018b, constants of dqn_zoo",
+        _IQN,
+    ),
+    "m-dqn": Preset(
+        "a softmax policy's target, its log added to the reward; sticky actions",
+        "Vieillard et al. 2020, constants of munchausen_rl",
+        _M_DQN,
+    ),
+    "m-iqn": Preset(
+        "the same on iqn's head, acting by the softmax policy",
+        "Vieillard et al. 2020, constants of munchausen_rl",
+        _M_IQN,
+    ),
+    "rainbow": Preset(
+        "c51, double, dueling, noise, priorities and n = 3",
+        "Hessel et al. 2018, constants of dqn_zoo",
+        _RAINBOW,
+    ),
+    "btr": Preset(
+        "impala, iqn, munchausen, dueling, noise, spectral norm, priorities, n = 3, 64 games, batch 256",
+        "Clark et al. 2024 (Beyond the Rainbow), constants of its code",
+        _BTR,
     ),
 }

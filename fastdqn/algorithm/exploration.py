@@ -8,28 +8,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-GreedyActions = Callable[[NDArray[np.uint8], int], NDArray[np.int64]]
-"""From observations, uint8 [N, 4, 84, 84], and the number of this act in the run, to greedy actions, int64 [N]."""
+ChosenActions = Callable[[NDArray[np.uint8], int], NDArray[np.int64]]
+"""From observations, uint8 [N, 4, 84, 84], and the number of this act in the run, to actions, int64 [N]."""
 
 _BLOCK = 256
 """Acts that are drawn for at once: a draw alone costs tens of microseconds, in which no game is played."""
 
 
 class Actor:
-    """Chooses an action for each environment: random with probability epsilon, else the greedy one.
+    """Chooses an action for each environment: random with probability epsilon, else the network's choice.
 
     Randomness is counter-based (Philox): the draws of an act follow from the seed and the number of acts
     before it, whatever epsilon is.
 
     Args:
-        greedy_actions: The network's; random numbers that it takes follow from the number of the act.
+        chosen_actions: The network's; random numbers that it takes follow from the number of the act.
         num_actions: Number of actions.
         num_envs: N.
         seed: Of the exploration.
     """
 
-    def __init__(self, greedy_actions: GreedyActions, num_actions: int, num_envs: int, seed: int) -> None:
-        self._greedy_actions = greedy_actions
+    def __init__(self, chosen_actions: ChosenActions, num_actions: int, num_envs: int, seed: int) -> None:
+        self._chosen_actions = chosen_actions
         self._num_actions = num_actions
         self._shape = (_BLOCK, num_envs)
         self._seed = seed
@@ -54,7 +54,7 @@ class Actor:
             self._draw()
         if explores.all():
             return action.copy()
-        chosen: NDArray[np.int64] = np.where(explores, action, self._greedy_actions(observation, act))
+        chosen: NDArray[np.int64] = np.where(explores, action, self._chosen_actions(observation, act))
         return chosen
 
     def random_state(self) -> dict[str, Any]:

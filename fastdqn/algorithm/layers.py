@@ -14,13 +14,15 @@ each update: from its parameters and buffers, by name, it returns the next value
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from fastdqn.config import NetworkConfig
 
 MEMORY_FORMAT = torch.channels_last
 """Of everything that is convolved; benchmarks/gpu.py compares it with `torch.contiguous_format`."""
@@ -193,6 +195,207 @@ def biased(maps: Tensor, bias: Tensor) -> Tensor:
         bias: [channels].
     """
     return maps + bias.expand(len(maps), -1)[:, :, None, None]
+
+
+def convolve_3x3(pixels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return a 3x3 convolution of the same height and width, without ReLU.
+
+    Args:
+        pixels: [B, in, height, width].
+        weight: float32 [out, in, 3, 3].
+        bias: float32 [out].
+    """
+    weight = weight.to(pixels.dtype, memory_format=MEMORY_FORMAT)
+    return functional.conv2d(pixels, weight, bias.to(pixels.dtype), padding=1)
+
+
+class Linear(nn.Linear):
+    """A fully connected layer whose weights may differ from pass to pass."""
+
+    gain = 6.0
+    """Of the initial weights before a ReLU: He et al. 2015."""
+
+    def weights(self, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of a pass.
+
+        Args:
+            draws: The layer's random numbers; without any the layer is deterministic.
+        """
+        return self.weight, self.bias
+
+    def initialize(self, gain: float, generator: torch.Generator | None) -> None:
+        """Draw the initial weights as `draw_weights` does."""
+        draw_weights(self, gain, generator)
+
+
+class NoisyLinear(Linear):
+    """A fully connected layer with factorised Gaussian noise (Fortunato et al. 2018, equations 10 and 11).
+
+    weight + weight_sigma * f(e_out) f(e_in), bias + bias_sigma * f(e_out), with f(x) = sign(x) sqrt |x|. One draw
+    is shared by the batch. Without draws the means alone are the layer.
+
+    Args:
+        inputs: Numbers that go in.
+        outputs: Numbers that come out.
+        noise: `normal`, or `truncated` for draws between -2 and 2 (dqn_zoo's).
+        sigma: Size of the noise at the start, times 1 / sqrt(inputs).
+        streams: Layers side by side in this one, `outputs / streams` rows each, whose inputs' noise is separate.
+    """
+
+    gain = 1.0
+    """As Fortunato et al. 2018, section 3.2, so that sigma is as large beside the means as there."""
+
+    def __init__(self, inputs: int, outputs: int, noise: str, sigma: float, streams: int = 1) -> None:
+        super().__init__(inputs, outputs)
+        self.weight_sigma = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias_sigma = nn.Parameter(torch.empty(outputs))
+        self.streams, self.sigma = streams, sigma
+        self._kind, self._transform = _NOISES[noise]
+
+    def draws(self, rows: int) -> dict[str, Draw]:
+        """Return what a pass takes: a number for each input of each stream, and for each output."""
+        return {
+            "inputs": Draw(self._kind, (self.streams, self.in_features)),
+            "outputs": Draw(self._kind, (self.out_features,)),
+        }
+
+    def weights(self, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of a pass: [outputs, inputs] and [outputs]."""
+        if not draws:
+            return self.weight, self.bias
+        of_input, of_output = (_signed_root(self._transform(draws[name])) for name in ("inputs", "outputs"))
+        noise = of_output.view(self.streams, -1, 1) * of_input.unsqueeze(1)
+        weight = self.weight + self.weight_sigma * noise.view(self.weight.shape)
+        return weight, self.bias + self.bias_sigma * of_output
+
+    def initialize(self, gain: float, generator: torch.Generator | None) -> None:
+        """Draw the means, and set every sigma to its start."""
+        super().initialize(gain, generator)
+        with torch.no_grad():
+            for sigma in (self.weight_sigma, self.bias_sigma):
+                sigma.fill_(self.sigma / math.sqrt(self.in_features))
+
+
+def _signed_root(numbers: Tensor) -> Tensor:
+    return numbers.sign() * numbers.abs().sqrt()
+
+
+def _truncated(uniform: Tensor) -> Tensor:
+    """Return normal numbers between -2 and 2 from uniform ones: the inverse of the distribution function."""
+    share = math.erf(2 / math.sqrt(2))
+    # float32's nearest number to the bound may lie a little beyond it.
+    return (math.sqrt(2) * ((2 * uniform - 1) * share).erfinv()).clamp(-2.0, 2.0)
+
+
+_NOISES: dict[str, tuple[Literal["normal", "uniform"], Callable[[Tensor], Tensor]]] = {
+    "normal": ("normal", lambda numbers: numbers),
+    "truncated": ("uniform", _truncated),
+}
+
+LINEARS: dict[str, Callable[[NetworkConfig, int, int, int], Linear]] = {
+    "none": lambda config, inputs, outputs, streams: Linear(inputs, outputs),
+    **dict.fromkeys(
+        _NOISES,
+        lambda config, inputs, outputs, streams: NoisyLinear(
+            inputs, outputs, config.noise, config.noise_sigma, streams
+        ),
+    ),
+}
+"""Fully connected layers by `network.noise`: from the network's shape, inputs, outputs and streams."""
+
+
+class Convolution(nn.Conv2d):
+    """A 3x3 convolution of the same height and width, without ReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+
+    def forward(self, pixels: Tensor, scale: float = 1.0) -> Tensor:
+        """Return [B, outputs, height, width] in the type of `pixels`, which count `scale` times."""
+        assert self.bias is not None
+        return convolve_3x3(pixels, self.weight * scale, self.bias)
+
+    def initialize(self, generator: torch.Generator | None) -> None:
+        """Draw the initial weights with PyTorch's bound, as IMPALA's and BTR's code."""
+        draw_weights(self, 1.0, generator)
+
+
+class SpectralConvolution(Convolution):
+    """The same by its weight over its largest singular value (Miyato et al. 2018, algorithm 1).
+
+    `u` and `v`, [out] and [in * 9], come near that value's singular vectors by one step of the power iteration an
+    update, and none while acting or in the target network. The value is u' W v, through which the gradient flows.
+    """
+
+    u: Tensor
+    v: Tensor
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.register_buffer("u", torch.zeros(outputs))
+        self.register_buffer("v", torch.zeros(inputs * 9))
+
+    def forward(self, pixels: Tensor, scale: float = 1.0) -> Tensor:
+        """Return [B, outputs, height, width] in the type of `pixels`, which count `scale` times."""
+        assert self.bias is not None
+        largest = torch.dot(self.u, torch.mv(self.weight.flatten(1), self.v))
+        return convolve_3x3(pixels, self.weight * (scale / largest), self.bias)
+
+    def advance(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return `u` and `v` after one step of the power iteration."""
+        matrix = tensors["weight"].flatten(1)
+        v = functional.normalize(torch.mv(matrix.t(), tensors["u"]), dim=0, eps=1e-12)
+        return {"u": functional.normalize(torch.mv(matrix, v), dim=0, eps=1e-12), "v": v}
+
+    def initialize(self, generator: torch.Generator | None) -> None:
+        """Draw the initial weights, and take 15 steps of the power iteration, as `torch.nn.utils` does."""
+        super().initialize(generator)
+        with torch.no_grad():
+            self.u.normal_(generator=generator)
+            for _ in range(_FIRST_POWER_STEPS):
+                for name, value in self.advance({"weight": self.weight, "u": self.u}).items():
+                    getattr(self, name).copy_(value)
+
+
+_FIRST_POWER_STEPS = 15
+
+CONVOLUTIONS: dict[str, Callable[[int, int], Convolution]] = {
+    "none": Convolution,
+    "spectral": SpectralConvolution,
+}
+"""Convolutions of a residual block by `network.normalization`."""
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation (Ba et al. 2016) over the last dimension.
+
+    Args:
+        units: Size of that dimension.
+        streams: Layers side by side in it, normalised each by itself.
+    """
+
+    def __init__(self, units: int, streams: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(units))
+        self.bias = nn.Parameter(torch.zeros(units))
+        self.streams = streams
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the normalised values, in their shape and type; the arithmetic is in the parameters' type."""
+        apart = values.to(self.weight.dtype).view(*values.shape[:-1], self.streams, -1)
+        normal = functional.layer_norm(apart, apart.shape[-1:], eps=_NORM_EPSILON).flatten(-2)
+        return (normal * self.weight + self.bias).to(values.dtype)
+
+
+_NORM_EPSILON = 1e-6
+"""Added to the variance: flax's, which purejaxql has; PyTorch's is 1e-5."""
+
+NORMS: dict[str, Callable[[int, int], nn.Module]] = {
+    "none": lambda units, streams: nn.Identity(),
+    "spectral": lambda units, streams: nn.Identity(),
+    "layer": LayerNorm,
+}
+"""What stands before a ReLU by `network.normalization`: from the units and their streams."""
 
 
 def draw_weights(layer: nn.Module, gain: float, generator: torch.Generator | None) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from fastdqn.config import Config
+from fastdqn.config import Config, ExplorationConfig
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,58 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Exponential:
+    """A distance to a value that falls to 1/e in each span of frames.
+
+    Attributes:
+        start: Value at frame 0.
+        end: What it comes to.
+        frames: The span, in emulator frames.
+    """
+
+    start: float
+    end: float
+    frames: int
+
+    def __call__(self, frame: int) -> float:
+        """Return the value after `frame` frames."""
+        return self.end + (self.start - self.end) * math.exp(-frame / self.frames)
+
+
+@dataclass(frozen=True)
+class Until:
+    """A value that is 0 from a frame on.
+
+    Attributes:
+        value: Before that.
+        off_frame: From which frame on, in emulator frames; infinity for never.
+    """
+
+    value: Line | Exponential
+    off_frame: float
+
+    def __call__(self, frame: int) -> float:
+        """Return the value after `frame` frames."""
+        return self.value(frame) if frame < self.off_frame else 0.0
+
+
+_EPSILONS: dict[str, Callable[[ExplorationConfig, int], Line | Exponential]] = {
+    "linear": lambda config, warmup: Line(config.max, config.min, warmup, warmup + config.decay_frames),
+    "exponential": lambda config, warmup: Exponential(config.max, config.min, config.decay_frames),
+}
+
+
+@dataclass(frozen=True)
 class Schedule:
     """What changes in the course of a run, each as a function of the frames played.
 
     Attributes:
-        epsilon: Exploration (Mnih et al. 2015): it falls from the end of warm-up on.
+        epsilon: Exploration (Mnih et al. 2015).
         learning_rate: Step size.
-        beta: Exponent of the importance weights (Schaul et al. 2016): it grows to 1.
+        beta: Exponent of the importance weights (Schaul et al. 2016).
     """
 
-    epsilon: Line
+    epsilon: Until
     learning_rate: Line
     beta: Line
 
@@ -57,10 +101,9 @@ class Schedule:
         """
         exploration, optimizer, last = config.exploration, config.optimizer, config.total_frames
         first, final = optimizer.learning_rate, optimizer.learning_rate_final
+        off = math.inf if exploration.off_frames is None else exploration.off_frames
         return cls(
-            epsilon=Line(
-                exploration.max, exploration.min, warmup_frames, warmup_frames + exploration.decay_frames
-            ),
+            epsilon=Until(_EPSILONS[exploration.schedule](exploration, warmup_frames), off),
             learning_rate=Line(first, first if final is None else final, 0, last),
-            beta=Line(config.replay.beta, 1.0, warmup_frames, last),
+            beta=Line(config.replay.beta, config.replay.beta_final, warmup_frames, last),
         )

@@ -8,8 +8,17 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from fastdqn.algorithm.layers import Draws, convolve, draw_weights
+from fastdqn.algorithm.layers import (
+    CONVOLUTIONS,
+    MEMORY_FORMAT,
+    Convolution,
+    Draws,
+    LayerNorm,
+    convolve,
+    draw_weights,
+)
 from fastdqn.config import NetworkConfig
 
 GREY_LEVELS = 255
@@ -57,7 +66,7 @@ class NatureTorso(Torso):
 
     def __init__(self, config: NetworkConfig, stack: int) -> None:
         super().__init__()
-        narrow, wide = (max(1, round(config.width * channels)) for channels in (32, 64))
+        narrow, wide = _channels(config)
         self.conv1 = nn.Conv2d(stack, narrow, 8, stride=4)
         self.conv2 = nn.Conv2d(narrow, wide, 4, stride=2)
         self.conv3 = nn.Conv2d(wide, wide, 3)
@@ -75,4 +84,101 @@ class NatureTorso(Torso):
         return maps.permute(0, 2, 3, 1).flatten(1)
 
 
-TORSOS: dict[str, Callable[[NetworkConfig, int], Torso]] = {"nature": NatureTorso}
+class LayerNormTorso(NatureTorso):
+    """Nature's with layer normalisation before each ReLU, over the channels of each pixel.
+
+    So has purejaxql's `pqn_atari`; CleanRL's normalises over channels, height and width together.
+    """
+
+    def __init__(self, config: NetworkConfig, stack: int) -> None:
+        super().__init__(config, stack)
+        narrow, wide = _channels(config)
+        self.norm1, self.norm2, self.norm3 = LayerNorm(narrow), LayerNorm(wide), LayerNorm(wide)
+
+    def initialize(self, generator: torch.Generator | None) -> None:
+        """Draw the convolutions' initial weights."""
+        for layer in (self.conv1, self.conv2, self.conv3):
+            draw_weights(layer, 6.0, generator)
+
+    def forward(self, pixels: Tensor, draws: Draws) -> Tensor:
+        """Return the features of observations."""
+        maps, scale = pixels, 1 / GREY_LEVELS
+        layers = ((self.conv1, self.norm1, 4), (self.conv2, self.norm2, 2), (self.conv3, self.norm3, 1))
+        for conv, norm, stride in layers:
+            weight, scale = (conv.weight * scale).to(maps.dtype, memory_format=MEMORY_FORMAT), 1.0
+            maps = functional.conv2d(maps, weight, cast(Tensor, conv.bias).to(maps.dtype), stride=stride)
+            maps = functional.relu(norm(maps.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return maps.permute(0, 2, 3, 1).flatten(1)
+
+
+class Residual(nn.Module):
+    """x + conv(relu(conv(relu(x)))) (Espeholt et al. 2018, figure 3)."""
+
+    def __init__(self, config: NetworkConfig, channels: int) -> None:
+        super().__init__()
+        make = CONVOLUTIONS[config.normalization]
+        self.conv1, self.conv2 = make(channels, channels), make(channels, channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return [B, channels, height, width]."""
+        inner = self.conv1(functional.relu(maps))
+        return maps + cast(Tensor, self.conv2(functional.relu(inner)))
+
+
+class Block(nn.Module):
+    """A convolution, a maximum over 3x3 pixels in steps of 2, and two residual blocks."""
+
+    def __init__(self, config: NetworkConfig, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = Convolution(inputs, outputs)
+        self.residual1, self.residual2 = Residual(config, outputs), Residual(config, outputs)
+
+    def forward(self, maps: Tensor, scale: float = 1.0) -> Tensor:
+        """Return [B, outputs, height / 2, width / 2], rounded up, of maps that count `scale` times."""
+        return cast(Tensor, self.residual2(self.residual1(halved(self.conv(maps, scale)))))
+
+
+class ImpalaTorso(Torso):
+    """The large network of IMPALA (Espeholt et al. 2018, figure 3) as Beyond the Rainbow has it.
+
+    Three blocks of 32, 64, 64 channels, twice the paper's; a maximum over 3x3 pixels in steps of 2 brings the
+    last maps from 11x11 to 6x6, where BTR's code has `AdaptiveMaxPool2d(6)`: the same values and gradients, and
+    the backward pass of this one a compiler can make deterministic. The residual blocks' convolutions may be
+    spectrally normalised, the first of a block is not. Features are in the order height, width, channel.
+    """
+
+    def __init__(self, config: NetworkConfig, stack: int) -> None:
+        super().__init__()
+        narrow, wide = _channels(config)
+        self.block1 = Block(config, stack, narrow)
+        self.block2, self.block3 = Block(config, narrow, wide), Block(config, wide, wide)
+        self.features = 6 * 6 * wide
+
+    def initialize(self, generator: torch.Generator | None) -> None:
+        """Draw the initial weights, convolution by convolution."""
+        for layer in self.modules():
+            if isinstance(layer, Convolution):
+                layer.initialize(generator)
+
+    def forward(self, pixels: Tensor, draws: Draws) -> Tensor:
+        """Return the features of observations."""
+        maps = self.block3(self.block2(self.block1(pixels, 1 / GREY_LEVELS)))
+        return halved(functional.relu(maps)).permute(0, 2, 3, 1).flatten(1)
+
+
+def halved(maps: Tensor) -> Tensor:
+    """Return the maximum over 3x3 pixels in steps of 2, nothing beyond the edge: 84, 42, 21, 11, 6."""
+    return functional.max_pool2d(maps, 3, stride=2, padding=1)
+
+
+def _channels(config: NetworkConfig) -> tuple[int, int]:
+    narrow, wide = (max(1, round(config.width * channels)) for channels in (32, 64))
+    return narrow, wide
+
+
+_NATURES: dict[str, Callable[[NetworkConfig, int], Torso]] = {"layer": LayerNormTorso}
+
+TORSOS: dict[str, Callable[[NetworkConfig, int], Torso]] = {
+    "nature": lambda config, stack: _NATURES.get(config.normalization, NatureTorso)(config, stack),
+    "impala": ImpalaTorso,
+}

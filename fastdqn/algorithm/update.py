@@ -23,7 +23,7 @@ METRICS = ("loss", "q_mean", "grad_norm")
 """What an update reports, each a number: the weighted mean of the losses; the mean over batch and actions of the
 online network's values, before the step; the Euclidean norm of the whole gradient, before it is clipped."""
 
-PASSES = ("online", "online_next", "target_next", "target_now")
+PASSES = ("online", "online_next", "target_next", "target_now", "target_choice", "online_now")
 """The passes of an update through a network; the random numbers of each are drawn separately."""
 
 
@@ -118,6 +118,7 @@ def make_update(
         alone.
     """
     head, rule, elementwise = network.head, RULES[config.rule](config), LOSSES[config.loss]
+    chooses_apart = head.samples and config.fresh_quantiles
     scale = gradient_scale(config)
     step = OPTIMIZERS[optimizer.name](optimizer, scale).step
     limit = math.inf if optimizer.max_grad_norm is None else optimizer.max_grad_norm / scale
@@ -140,11 +141,14 @@ def make_update(
         next_z = forward(target_tensors, next_pixels, draws["target_next"])
         next_actions = rule(
             Values(
-                target_next=lambda: head.q(next_z),
+                target_next=lambda: head.q(
+                    forward(target_tensors, next_pixels, draws["target_choice"]) if chooses_apart else next_z
+                ),
                 online_next=lambda: head.q(
                     forward({**parameters, **buffers}, next_pixels, draws["online_next"])
                 ),
                 target_now=lambda: head.q(forward(target_tensors, pixels, draws["target_now"])),
+                online_now=lambda: head.q(forward({**parameters, **buffers}, pixels, draws["online_now"])),
                 action=batch.action,
             )
         )

@@ -14,6 +14,8 @@ from fastdqn.presets import PRESETS
 _ABOUT = "Show the presets: what they are, where their values come from, and the values in which they differ."
 
 
+_COLUMNS = 4  # of presets beside one another in 80 letters
+
 COMMAND = Command("presets", Listing, _ABOUT)
 
 
@@ -24,19 +26,22 @@ def main(words: Sequence[str]) -> int:
     for name, preset in PRESETS.items():
         about = textwrap.wrap(f"{preset.summary} ({preset.source})", 68)
         lines.append(f"{name:<10}" + "\n          ".join(about))
-    lines += ["", *_table(), "", "The values that all of them share: fastdqn train --help"]
+    for first in range(0, len(PRESETS), _COLUMNS):
+        lines += ["", *_table(list(PRESETS)[first : first + _COLUMNS])]
+    lines += ["", "The values that are not shown are nature's: fastdqn train --help --preset nature"]
     data = {name: dataclasses.asdict(preset) for name, preset in PRESETS.items()}
     return answer(data, lines, as_json=arguments.json)
 
 
-def _table() -> list[str]:
-    """Lines of flags, with the value in each preset, where the values are not all the same."""
+def _table(names: Sequence[str]) -> list[str]:
+    """Lines of flags with their values in some presets, where one is not `nature`'s."""
     values = {name: preset.config.flat() for name, preset in PRESETS.items()}
-    lines = [f"{'':<32}" + "".join(f"{name:>9}" for name in PRESETS)]
+    lines = [f"{'':<32}" + "".join(f"{name:>12}" for name in names)]
     for field in Config().flat():
-        row = [_shown(values[name][field]) for name in PRESETS]
-        if len(set(row)) > 1 and field != "preset":
-            lines.append(f"{'--' + field.replace('_', '-'):<32}" + "".join(f"{value:>9}" for value in row))
+        usual = _shown(values["nature"][field])
+        row = [_shown(values[name][field]) for name in names]
+        if {usual} != set(row) and field != "preset":
+            lines.append(f"{'--' + field.replace('_', '-'):<32}" + "".join(f"{value:>12}" for value in row))
     return lines
 
 

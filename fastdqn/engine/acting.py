@@ -1,4 +1,4 @@
-"""The weights that a run acts on, and the best actions by them."""
+"""The weights that a run acts on, and the actions that are chosen by them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
-from fastdqn.algorithm.layers import NO_DRAWS, Draws, draws_of
+from fastdqn.algorithm.layers import NO_DRAWS, Draw, Draws, draws_of
 from fastdqn.algorithm.networks import FRAME_SIZE, STACK, QNetwork
+from fastdqn.algorithm.policies import GREEDY, Policy
 from fastdqn.algorithm.update import Weights, copy_weights
 from fastdqn.engine.device import Event, Work
 from fastdqn.engine.draws import DrawBuffer
 from fastdqn.engine.learner import Learner
 
-_PASS = "act"
+_PASS, _CHOICE = "act", "choice"
+
+
+def _draws_of_an_act(network: QNetwork, policy: Policy, rows: int) -> dict[str, dict[str, Draw]]:
+    """Return what the network's layers and the policy take for one act."""
+    return {_PASS: draws_of(network, rows), _CHOICE: policy.draws(rows, network.num_actions)}
 
 
 class PolicyNetwork:
@@ -28,11 +34,17 @@ class PolicyNetwork:
         network: With its weights.
         device: Where it is to be.
         seed: Of the random numbers that its layers take; without one they do without.
+        policy: Chooses actions by the values.
     """
 
     def __init__(
-        self, network: QNetwork, device: str | torch.device = "cpu", seed: int | None = None
+        self,
+        network: QNetwork,
+        device: str | torch.device = "cpu",
+        seed: int | None = None,
+        policy: Policy = GREEDY,
     ) -> None:
+        self.policy = policy
         self.network = network.to(device).eval().requires_grad_(False)
         self._device, self._seed = device, seed
         self._draws: DrawBuffer | None = None
@@ -53,25 +65,35 @@ class PolicyNetwork:
             ValueError: The shape is another.
         """
         with torch.no_grad():
-            return self.network.q_values(obs, self._drawn(len(obs), act))
+            return self.network.q_values(obs, self._drawn(len(obs), act)[_PASS])
 
-    def _drawn(self, rows: int, act: int) -> Draws:
+    def z(self, obs: Tensor, act: int = 0) -> Tensor:
+        """Return what the head says of each action, float32 [N, A, any]; its values are `network.head.q`'s."""
+        with torch.no_grad():
+            return cast(Tensor, self.network(obs, self._drawn(len(obs), act)[_PASS]))
+
+    def choose(self, values: Tensor, act: int) -> Tensor:
+        """Return the policy's actions by some values of an act, int64 [N]."""
+        return self.policy(values, self._drawn(len(values), act)[_CHOICE])
+
+    def chosen_actions(self, observation: NDArray[np.uint8], act: int) -> NDArray[np.int64]:
+        """Return the policy's actions, int64 [N]: an `exploration.ChosenActions`."""
+        values = self(torch.from_numpy(observation).to(self._device), act)
+        return cast("NDArray[np.int64]", self.choose(values, act).cpu().numpy())
+
+    def _drawn(self, rows: int, act: int) -> Mapping[str, Draws]:
         if self._seed is None:
-            return NO_DRAWS
+            return {_PASS: NO_DRAWS, _CHOICE: NO_DRAWS}
         if self._draws is None or self._rows != rows:
             self._rows = rows
-            self._draws = DrawBuffer({_PASS: draws_of(self.network, rows)}, self._device, self._seed)
+            passes = _draws_of_an_act(self.network, self.policy, rows)
+            self._draws = DrawBuffer(passes, self._device, self._seed)
         self._draws.fill(act)
-        return self._draws.parts[0][_PASS]
-
-    def greedy_actions(self, observation: NDArray[np.uint8], act: int) -> NDArray[np.int64]:
-        """Return the greedy actions, int64 [N]: an `exploration.GreedyActions`."""
-        values = self(torch.from_numpy(observation).to(self._device), act)
-        return cast("NDArray[np.int64]", values.argmax(1).cpu().numpy())
+        return self._draws.parts[0]
 
 
 class ActingNetwork:
-    """The greedy actions of a learner's online network, on the stream `act`: an `exploration.GreedyActions`.
+    """The actions chosen by a learner's online network, on the stream `act`: an `exploration.ChosenActions`.
 
     With a lag of 0 every act waits for all updates queued before it and uses their weights. With more,
     acts use a copy: one that was queued when the copy in use was half as old as allowed is taken into use when
@@ -83,7 +105,8 @@ class ActingNetwork:
         num_envs: Rows of each observation, N.
         updates: Returns how many updates of the run were queued so far.
         lag_updates: Updates that the weights may be behind.
-        seed: Of the random numbers that the network's layers take.
+        seed: Of the random numbers that the network's layers, and the policy, take.
+        policy: Chooses actions by the values.
     """
 
     def __init__(
@@ -94,6 +117,7 @@ class ActingNetwork:
         *,
         lag_updates: int = 0,
         seed: int = 0,
+        policy: Policy = GREEDY,
     ) -> None:
         backend = self._backend = learner.backend
         self._learner, self._layout = learner, learner.layout
@@ -103,8 +127,9 @@ class ActingNetwork:
         self._obs = torch.zeros(shape, dtype=torch.uint8, device=backend.device)
         self._best = torch.zeros(num_envs, dtype=torch.int64, device=backend.device)
         self._host_best = backend.host_memory(num_envs, dtype=torch.int64)
-        self._draws = DrawBuffer({_PASS: draws_of(learner.network, num_envs)}, backend.device, seed)
-        self._greedy = learner.wrap(self._write_greedy_actions)
+        passes = _draws_of_an_act(learner.network, policy, num_envs)
+        self._draws, self._policy = DrawBuffer(passes, backend.device, seed), policy
+        self._chosen = learner.wrap(self._write_actions)
         self._weights = self._coming = learner.weights
         if lag_updates:
             self._weights, self._coming = learner.weights.clone(), learner.weights.clone()
@@ -140,15 +165,13 @@ class ActingNetwork:
         return self._host_best.numpy().copy()
 
     def _choose(self) -> None:
-        self._greedy(self._weights, self._obs, self._draws.parts[0][_PASS], self._best)
+        self._chosen(self._weights, self._obs, self._draws.parts[0], self._best)
 
-    def _write_greedy_actions(
-        self, weights: Weights, obs: Tensor, draws: Mapping[str, Tensor], best: Tensor
-    ) -> None:
+    def _write_actions(self, weights: Weights, obs: Tensor, draws: Mapping[str, Draws], best: Tensor) -> None:
         with torch.no_grad():
             network, tensors = self._learner.network, self._layout.split(weights)
-            z = cast(Tensor, functional_call(network, tensors, (obs, draws)))
-            best.copy_(network.head.q(z).argmax(1))
+            z = cast(Tensor, functional_call(network, tensors, (obs, draws[_PASS])))
+            best.copy_(self._policy(network.head.q(z), draws[_CHOICE]))
 
     def _refresh(self) -> None:
         """Have the stream wait for the weights that this act is to use.

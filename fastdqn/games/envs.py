@@ -10,8 +10,12 @@ import numpy as np
 from envpool.registration import registry
 from numpy.typing import NDArray
 
-from fastdqn.config import EnvConfig
+from fastdqn.config import EnvConfig, LifeLoss
 from fastdqn.errors import RunFailedError, UserError
+
+_RESETS: dict[LifeLoss, bool] = {"reset": True, "terminal": False, "ignore": False}
+_LIVES_END: dict[LifeLoss, bool] = {"reset": True, "terminal": True, "ignore": False}
+"""What `EnvConfig.life_loss` means: whether EnvPool resets after a lost life, and whether a return ends there."""
 
 
 def game_names() -> list[str]:
@@ -34,8 +38,8 @@ class Outcome:
     Attributes:
         observation: uint8 [N, 4, 84, 84]; after a done it is the new episode's first, one row later.
         reward: float32 [N], clipped to its sign where the configuration says so.
-        terminated: bool [N], the game is over or (with `episodic_life`) a life was lost. Never in the row after a
-            done.
+        terminated: bool [N], the game is over or (where `life_loss` says so) a life was lost. Never in the row
+            after a done.
         truncated: bool [N], the game was cut at its frame limit: the value of what follows still counts.
         steps: Actions that were really taken: rows in which EnvPool reset a game are none.
         returns: Unclipped returns of the whole games that ended in these rows, points won during no-ops (by which
@@ -63,7 +67,8 @@ class AtariEnvs:
     After a lost life EnvPool resets by no-ops alone. A game that ends during them it starts again without a word;
     that row closes the game here. Its step limit goes on counting, so that the game after it is cut early. Where
     lives fall to 0 and the game goes on (ten games, such as Frogger), EnvPool ends no episode. It is ended here,
-    and the next row, though it is a step, only begins the new one, as after any other end.
+    and the next row, though it is a step, only begins the new one, as after any other end. With `life_loss =
+    "terminal"` so is every lost life: that step is not learned from, one for each life.
 
     EnvPool cannot save an emulator's state, but one seed and one sequence of actions give one game. So the
     actions since the games were made are kept, a byte each, and `restore` plays them again. `restart` keeps that
@@ -94,7 +99,7 @@ class AtariEnvs:
         self.generation = generation
         self._game, self._config, self._seed = game, config, seed
         self._max_steps = config.max_episode_frames // config.frame_skip
-        self._episodic_life = config.episodic_life
+        self._lives_end = _LIVES_END[config.life_loss]
         self._make()
         self.num_actions = int(self._pool.action_space.n)
 
@@ -184,7 +189,7 @@ class AtariEnvs:
         over = info["terminated"].astype(np.bool_)
         cut = info["elapsed_step"] >= self._max_steps
         ended = self._resetting & over
-        if self._episodic_life:
+        if self._lives_end:
             ended |= stepped & (self._lives < lives)
         restarted = self._restarted(resetting & (self._lives > lives))
         game_ended = np.flatnonzero((self._resetting & (over | cut)) | restarted)
@@ -246,7 +251,7 @@ class AtariEnvs:
             max_episode_steps=self._max_steps,
             frame_skip=config.frame_skip,
             noop_max=config.noop_max,
-            episodic_life=config.episodic_life,
+            episodic_life=_RESETS[config.life_loss],
             reward_clip=config.clip_rewards,
             use_fire_reset=config.fire_reset,
             full_action_space=config.full_action_set,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fastdqn.algorithm.exploration import Actor
 from fastdqn.algorithm.networks import STACK
+from fastdqn.algorithm.policies import POLICIES
 from fastdqn.algorithm.schedules import Schedule
 from fastdqn.config import Config
 from fastdqn.engine import device as devices
@@ -79,6 +80,7 @@ def build(checked: Checked, saved: checkpoint.Checkpoint | None = None) -> Compo
         lambda: clock.updates,
         lag_updates=config.pipeline.acting_lag_updates,
         seed=seeds.actor,
+        policy=POLICIES[config.exploration.policy](config),
     )
     return Components(
         clock=clock,

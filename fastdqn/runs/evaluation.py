@@ -12,6 +12,7 @@ import torch
 
 from fastdqn.algorithm.exploration import Actor
 from fastdqn.algorithm.networks import QNetwork, count_parameters
+from fastdqn.algorithm.policies import GREEDY, POLICIES, Policy
 from fastdqn.config import Config, EnvConfig, EvaluationConfig, EvaluationSettings, ProtocolName
 from fastdqn.engine.acting import PolicyNetwork
 from fastdqn.errors import UserError
@@ -29,7 +30,12 @@ PROTOCOLS: dict[ProtocolName, EvaluationConfig] = {
     # Mnih et al. 2015, Methods and Extended Data Table 1: 30 games of up to 5 minutes (at 60 frames a second),
     # up to 30 no-ops, epsilon 0.05; the game's own actions, or those that the policy was trained with.
     "nature": EvaluationConfig(
-        episodes=30, epsilon=0.05, max_episode_frames=18_000, noop_max=30, sticky_actions=0.0
+        episodes=30,
+        epsilon=0.05,
+        max_episode_frames=18_000,
+        noop_max=30,
+        sticky_actions=0.0,
+        network_draws="on",
     ),
     # Machado et al. 2018: sticky actions instead of no-ops (noop_max 1 leaves one frame, FIRE where the game has
     # it), all 18 actions, only a game's end ends it. That paper has no evaluation phase: it averages the last 100
@@ -41,8 +47,9 @@ PROTOCOLS: dict[ProtocolName, EvaluationConfig] = {
         max_episode_frames=18_000,
         noop_max=1,
         sticky_actions=0.25,
+        network_draws="on",
     ),
-    "training": EvaluationConfig(protocol="training", episodes=30, epsilon=0.05),
+    "training": EvaluationConfig(protocol="training", episodes=30, epsilon=0.05, network_draws="on"),
 }
 GAME_RULES = ("max_episode_frames", "noop_max", "sticky_actions")
 """The settings of the games, which a protocol may leave to those that the run was trained with."""
@@ -203,10 +210,10 @@ def play(
     settings, name = resolve(config)
     assert settings.episodes is not None
     assert settings.epsilon is not None
-    network = policy_network(policy, device, evaluation_seed(seed))
+    network = playing_network(policy, config, seed, device)
     num_envs = min(settings.episodes, MAX_PARALLEL_GAMES)
     envs = AtariEnvs(config.game, game_rules(config, num_envs), seed)
-    actor = Actor(network.greedy_actions, envs.num_actions, num_envs, evaluation_seed(seed))
+    actor = Actor(network.chosen_actions, envs.num_actions, num_envs, evaluation_seed(seed))
     try:
         games = _play(
             envs, actor, _quotas(settings.episodes, num_envs), settings.epsilon, on_episode, stop_requested
@@ -229,7 +236,8 @@ def resolve(config: Config) -> tuple[EvaluationConfig, str]:
     open_rules = [name for name in GAME_RULES if getattr(protocol, name) is None]
     protocol = replace(protocol, **{name: getattr(env, name) for name in open_rules})
     changed = {name: value for name, value in given(chosen).items() if value != getattr(protocol, name)}
-    changes = "".join(f", {name} {value:g}" for name, value in changed.items())
+    shown = {name: value if isinstance(value, str) else f"{value:g}" for name, value in changed.items()}
+    changes = "".join(f", {name} {value}" for name, value in shown.items())
     return replace(protocol, **changed), chosen.protocol + changes
 
 
@@ -250,8 +258,21 @@ def load_played(run: RunFolder, which: str | int) -> checkpoint.SavedPolicy:
     return policy
 
 
+def playing_network(
+    policy: checkpoint.SavedPolicy, config: Config, seed: int, device: str | torch.device = "cpu"
+) -> PolicyNetwork:
+    """Return a network that chooses and draws as a configuration's evaluation says."""
+    settings, _ = resolve(config)
+    assert settings.network_draws is not None
+    draws = {"on": evaluation_seed(seed), "off": None}[settings.network_draws]
+    return policy_network(policy, device, draws, POLICIES[config.exploration.policy](config))
+
+
 def policy_network(
-    policy: checkpoint.SavedPolicy, device: str | torch.device = "cpu", seed: int | None = None
+    policy: checkpoint.SavedPolicy,
+    device: str | torch.device = "cpu",
+    seed: int | None = None,
+    chooses: Policy = GREEDY,
 ) -> PolicyNetwork:
     """Return a network with a policy's weights.
 
@@ -259,6 +280,7 @@ def policy_network(
         policy: It.
         device: Where the network is to be.
         seed: Of the random numbers that its layers take; `None` where they are to do without.
+        chooses: Actions by the values.
 
     Raises:
         UserError: The weights do not fit the network that their file describes.
@@ -276,7 +298,7 @@ def policy_network(
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"{policy.source} does not fit the network its header describes: {reason}") from None
-    return PolicyNetwork(network, device, seed)
+    return PolicyNetwork(network, device, seed, chooses)
 
 
 def _quotas(episodes: int, num_envs: int) -> list[int]:
@@ -292,7 +314,7 @@ def game_rules(config: Config, num_envs: int) -> EnvConfig:
     return replace(
         config.env,
         num_envs=num_envs,
-        episodic_life=False,
+        life_loss="ignore",
         clip_rewards=False,
         max_episode_frames=settings.max_episode_frames,
         noop_max=settings.noop_max,

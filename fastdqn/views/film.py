@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 _PAPER, _DIM, _TEXT = (24, 26, 31), (120, 127, 140), (205, 210, 218)
 _BAR, _CHOSEN, _RANDOM = (66, 76, 92), (86, 214, 244), (229, 192, 123)
 _WINDOW = 20.0  # seconds of the chart
+_GRID = 96  # returns at which a distribution is drawn
+_RANGED_MOMENTS = 400  # from which the axis of returns is made
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Moment:
         random: Whether chance took it, not the values.
         score: Points of the game after the step.
         ram: The console's memory after the step.
+        outcomes: Returns that the network expects of each action, and their probabilities, both [A, N]; N is 1
+            where it knows values alone.
     """
 
     values: NDArray[np.float32]
@@ -32,6 +36,7 @@ class Moment:
     random: bool
     score: float
     ram: bytes
+    outcomes: tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 class Film:
@@ -69,6 +74,9 @@ class Film:
         # Actions differ far less than states do, so bars reach from the worst action to the best; but less far
         # where it hardly matters which is taken.
         self._spread = max(float(np.median(np.ptp(values, axis=1))), 1e-9)
+        self._rows = self._bars
+        if moments[0].outcomes[0].shape[1] > 1:
+            self._rows, self._grid = self._distributions, np.linspace(*common_range(moments), _GRID)
         self._key: tuple[int, float, int] | None = None
         self._frame: NDArray[np.uint8] = np.full((self.height, self.width, 3), _PAPER, np.uint8)
         game = self._frame[: lines * scale, : self._left]
@@ -99,7 +107,7 @@ class Film:
         pen = _Pen(ImageDraw.Draw(image), self._scale / 3)
         self._head(pen, step, score, lives)
         top, bottom = 186.0, self.height / pen.unit - 180.0
-        self._bars(pen, self._moments[step], top, min(36.0, (bottom - top) / len(self._actions)))
+        self._rows(pen, self._moments[step], top, min(36.0, (bottom - top) / len(self._actions)))
         self._chart(pen, step, bottom + 14, self.height / pen.unit - 34)
         return np.asarray(image)
 
@@ -127,6 +135,33 @@ class Film:
             share = (float(value) - worst) / max(best - worst, self._spread)
             pen.box(start, y + row * 0.18, start + 2 + (end - start - 2) * share, y + row * 0.82, colour)
             pen.text(right, y + row / 2, f"{float(value):.3f}", size, text, "rm")
+        if moment.random:
+            pen.text(right, top - 24, "a random action", 15, _RANDOM, "ra")
+
+    def _distributions(self, pen: _Pen, moment: Moment, top: float, row: float) -> None:
+        """The distribution of each action's return, all on one axis, with a line at its mean."""
+        size, right = min(18.0, row * 0.72), self._panel / pen.unit - 28
+        pen.text(28, top - 24, "return of each action", 15, _DIM)
+        start, end = 28 + 8.1 * size, right - 4.2 * size
+        low, high = float(self._grid[0]), float(self._grid[-1])
+        across = start + (end - start) * (self._grid - low) / (high - low)
+        heights = densities(moment.outcomes, self._grid)
+        heights *= row * 1.25 / max(float(heights.max()), 1e-9)  # the highest reaches into the row above
+        for i, (name, value) in enumerate(zip(self._actions, moment.values, strict=True)):
+            chosen = i == moment.action
+            colour = (_RANDOM if moment.random else _CHOSEN) if chosen else _BAR
+            floor, text = top + (i + 0.95) * row, colour if chosen else _TEXT
+            outline = [(float(x), floor - float(y)) for x, y in zip(across, heights[i], strict=True)]
+            pen.area([(start, floor), *outline, (end, floor)], colour)
+            pen.line(outline, _PAPER if chosen else _DIM, 1)
+            pen.line([(start, floor), (end, floor)], _BAR, 1)
+            mean = start + (end - start) * min(max((float(value) - low) / (high - low), 0.0), 1.0)
+            pen.line([(mean, floor), (mean, floor - row * 0.5)], _PAPER if chosen else _TEXT, 2)
+            pen.text(28, floor - row * 0.45, name, size, text, "lm")
+            pen.text(right, floor - row * 0.45, f"{float(value):.3f}", size, text, "rm")
+        below = top + (len(self._actions) + 0.1) * row
+        for x, value, anchor in ((start, low, "la"), (end, high, "ra")):
+            pen.text(x, below, f"{value:.3g}", 13, _DIM, anchor)
         if moment.random:
             pen.text(right, top - 24, "a random action", 15, _RANDOM, "ra")
 
@@ -170,6 +205,9 @@ class _Pen:
         u = self.unit
         self._draw.rectangle((x * u, y * u, to_x * u, to_y * u), colour)
 
+    def area(self, points: Sequence[tuple[float, float]], colour: tuple[int, int, int]) -> None:
+        self._draw.polygon([(x * self.unit, y * self.unit) for x, y in points], colour)
+
     def dot(self, x: float, y: float, radius: float, colour: tuple[int, int, int]) -> None:
         self._draw.circle((x * self.unit, y * self.unit), radius * self.unit, colour)
 
@@ -185,6 +223,36 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     if size not in _FONTS:
         _FONTS[size] = ImageFont.load_default(size)
     return _FONTS[size]
+
+
+def common_range(moments: Sequence[Moment]) -> tuple[float, float]:
+    """Return the returns between which 99 % of a game's probability lies, some way apart."""
+    some = moments[:: max(1, len(moments) // _RANGED_MOMENTS)]
+    returns, probability = (
+        np.concatenate([moment.outcomes[part].reshape(-1) for moment in some]) for part in (0, 1)
+    )
+    order = np.argsort(returns)
+    share = np.cumsum(probability[order], dtype=np.float64) / probability.sum(dtype=np.float64)
+    low, high = (float(returns[order][np.searchsorted(share, at)]) for at in (0.005, 0.995))
+    margin = max(0.05 * (high - low), 0.01)
+    return low - margin, high + margin
+
+
+def densities(
+    outcomes: tuple[NDArray[np.float32], NDArray[np.float32]], grid: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the height of each action's distribution over a grid of returns, [A, grid].
+
+    Each outcome is a triangle, as wide as two steps of the grid on either side, or, where all actions have the
+    same returns, as the step between those: then heights are straight lines between their probabilities.
+    """
+    returns, probability = outcomes
+    width = 2 * (grid[1] - grid[0])
+    if (returns == returns[0]).all():
+        width = max(width, float(returns[0, 1] - returns[0, 0]))
+    near = np.clip(1 - np.abs(returns[:, :, None] - grid) / width, 0, None)
+    heights: NDArray[np.float64] = np.einsum("an,ang->ag", probability.astype(np.float64), near)
+    return heights
 
 
 def _axis(low: float, high: float) -> tuple[float, float, float]:

@@ -20,8 +20,8 @@ from fastdqn.errors import RunFailedError, UserError
 from fastdqn.games.actions import action_names
 from fastdqn.games.envs import AtariEnvs, ColourGame
 from fastdqn.outputs import new_file
-from fastdqn.runs import checkpoint, memory
-from fastdqn.runs.evaluation import game_rules, load_played, policy_network
+from fastdqn.runs import memory
+from fastdqn.runs.evaluation import game_rules, load_played, playing_network
 from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.seeds import evaluation_seed
 from fastdqn.views.film import Film, Moment
@@ -106,7 +106,8 @@ def record(
     stem = (out or run.path / "video") / f"{policy.source.parent.name}-seed{seed}"
     mp4, gif = Path(f"{stem}.mp4"), Path(f"{stem}.gif")
     with new_file(mp4, "out") as new_mp4, new_file(gif, "out") as new_gif:
-        moments, game_over = play(run.config.game, rules, policy, epsilon, seed, settings.max_seconds)
+        network = playing_network(policy, run.config, evaluation_seed(seed))
+        moments, game_over = play(run.config.game, rules, network, epsilon, seed, settings.max_seconds)
         start, end = settings.gif_start, settings.gif_start + settings.gif_seconds
         window = (round(start * CONSOLE_FPS), round(end * CONSOLE_FPS))
         last = (len(moments) - 1) * rules.frame_skip  # the first frame of the last step
@@ -141,7 +142,7 @@ def record(
 def play(
     game: str,
     rules: EnvConfig,
-    policy: checkpoint.SavedPolicy,
+    network: PolicyNetwork,
     epsilon: float,
     seed: int,
     max_seconds: float,
@@ -151,7 +152,7 @@ def play(
     Returns:
         The steps, and whether the game came to its end within `max_seconds` of play.
     """
-    watched = _Watched(policy_network(policy, seed=evaluation_seed(evaluation_seed(seed))))
+    watched = _Watched(network)
     envs = AtariEnvs(game, rules, evaluation_seed(seed))
     actor = Actor(watched.best, envs.num_actions, 1, evaluation_seed(evaluation_seed(seed)))
     moments: list[Moment] = []
@@ -163,7 +164,8 @@ def play(
         outcome = envs.recv()
         score, observation = score + float(outcome.reward[0]), outcome.observation
         over = bool(outcome.returns)
-        moments.append(Moment(values, int(action[0]), not watched.consulted, score, envs.ram[0].tobytes()))
+        ram, outcomes = envs.ram[0].tobytes(), watched.outcomes
+        moments.append(Moment(values, int(action[0]), not watched.consulted, score, ram, outcomes))
     envs.close()
     return moments, over
 
@@ -202,12 +204,16 @@ class _Watched:
     def __init__(self, network: PolicyNetwork) -> None:
         self._network = network
         self._values = torch.zeros(0)
+        self.outcomes = (np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32))
         self._acts = 0
         self.consulted = False
 
     def values_of(self, observation: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.consulted = False
-        self._values = self._network(torch.from_numpy(observation), self._acts)
+        head, z = self._network.network.head, self._network.z(torch.from_numpy(observation), self._acts)
+        self._values = head.q(z)
+        returns, probability = head.outcomes(z)
+        self.outcomes = returns[0].numpy(), probability[0].numpy()
         self._acts += 1
         if not bool(self._values.isfinite().all()):
             raise RunFailedError("the network's values are no numbers: its run has diverged.")
@@ -215,7 +221,7 @@ class _Watched:
 
     def best(self, _: NDArray[np.uint8], __: int) -> NDArray[np.int64]:
         self.consulted = True
-        chosen: NDArray[np.int64] = self._values.argmax(1).numpy()
+        chosen: NDArray[np.int64] = self._network.choose(self._values, self._acts - 1).numpy()
         return chosen
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
 
 from fastdqn.algorithm.schedules import Line, Schedule
 from fastdqn.config import Config, ExplorationConfig, ReplayConfig
+from fastdqn.presets import PRESETS
 
 
 def test_a_line_goes_from_end_to_end_and_stays():
@@ -33,6 +35,25 @@ def test_epsilon_waits_for_warmup_and_then_falls():
     assert values[:3] == [1.0, 1.0, 1.0]
     assert values[22:] == [0.01, 0.01]
     assert all(late < early for early, late in itertools.pairwise(values[2:23]))
+
+
+def test_epsilon_may_fall_exponentially_and_end():
+    """BTR's: .01 + .99 exp(-t / 2M steps), .37 after 8 million frames; nothing from 100 million frames on."""
+    epsilon = Schedule.of(PRESETS["btr"].config, warmup_frames=800_000).epsilon
+    assert epsilon(0) == 1.0
+    assert epsilon(8_000_000) == pytest.approx(0.01 + 0.99 / math.e)
+    assert epsilon(99_999_999) == pytest.approx(0.01, abs=1e-5)
+    assert epsilon(100_000_000) == 0.0
+    slow = 1.0
+    for _ in range(1000):  # its code's own words: a 2,000,000th of the distance each step
+        slow -= (slow - 0.01) / 2_000_000
+    assert epsilon(4_000) == pytest.approx(slow, abs=1e-9)
+
+
+def test_beta_may_stay_and_noise_may_explore_alone():
+    config = PRESETS["btr"].config
+    assert {Schedule.of(config, 0).beta(frame) for frame in (0, 10**6, 10**9)} == {0.2}
+    assert {Schedule.of(PRESETS["rainbow"].config, 0).epsilon(frame) for frame in (0, 10**9)} == {0.0}
 
 
 def test_beta_waits_for_warmup_and_reaches_one_at_the_end():

@@ -24,6 +24,7 @@ from fastdqn.algorithm.layers import Draw, draws_of
 from fastdqn.algorithm.networks import QNetwork
 from fastdqn.algorithm.targets import Next
 from fastdqn.algorithm.torsos import NatureTorso
+from fastdqn.algorithm.update import PASSES
 from fastdqn.config import EvaluationSettings, NetworkConfig
 from fastdqn.engine.acting import ActingNetwork, PolicyNetwork
 from fastdqn.engine.device import CpuBackend
@@ -165,7 +166,7 @@ def test_each_launch_and_each_pass_draws_anew():
     assert not torch.equal(first["priority"], second["priority"])
     parts = one._draws.parts[0]
     noises = [draws["torso.restless.noise"] for draws in parts.values()]
-    assert len(noises) == 4
+    assert len(noises) == len(PASSES)
     assert not any(torch.equal(a, b) for i, a in enumerate(noises) for b in noises[:i])
 
 
@@ -289,7 +290,7 @@ def test_a_part_that_nobody_registered_is_named(tmp_path):
     run = RunFolder.create(tmp_path / "run", own_run())
     config.TORSO_NAMES.known.remove("restless")
     with pytest.raises(
-        UserError, match=r"network\.torso = 'restless': must be one of nature; a part of your own"
+        UserError, match=r"network\.torso = 'restless': must be one of nature, impala; a part of your own"
     ):
         train(run)
 

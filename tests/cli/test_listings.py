@@ -20,9 +20,17 @@ def test_presets_shows_where_they_differ(capsys: pytest.CaptureFixture[str]) -> 
     for name, preset in PRESETS.items():
         assert name in out
         assert preset.source.split()[0] in out
-    row = next(line for line in out.splitlines() if line.startswith("--learner.n-step"))
-    assert row.split()[1:] == [str(preset.config.learner.n_step) for preset in PRESETS.values()]
-    assert "--learner.batch-size" not in out  # the same in all
+    tables = out.split("\n\n")[1:-1]
+    assert [name for table in tables for name in table.splitlines()[0].split()] == list(PRESETS)
+    shown = {}
+    for table in tables:
+        names, *rows = (line.split() for line in table.splitlines())
+        shown |= {(name, row[0]): value for row in rows for name, value in zip(names, row[1:], strict=True)}
+    for name, preset in PRESETS.items():
+        assert shown.get((name, "--learner.n-step"), "1") == str(preset.config.learner.n_step)
+    assert ("btr", "--learner.batch-size") in shown
+    assert ("c51", "--learner.batch-size") not in shown  # as nature has it, and its neighbours
+    assert "--env.frame-skip" not in out  # the same in all
 
 
 def test_presets_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,8 +31,8 @@ from tests.cli.fakes import FakeTrainer, refused
             ["'natur'", "Did you mean nature?", "quick, nature, double, dueling"],
         ),
         (
-            "train Pong-v5 --preset rainbow",
-            ["'rainbow'", "quick, nature, double, dueling", "fastdqn presets"],
+            "train Pong-v5 --preset agent57",
+            ["'agent57'", "quick, nature, double, dueling", "fastdqn presets"],
         ),
         ("train Pong-v5 --totalframes 3", ["--totalframes", "Did you mean --total-frames?"]),
         ("train Pong-v5 --learner.batchsize 3", ["Did you mean --learner.batch-size?"]),

@@ -29,7 +29,7 @@ def test_the_preset_is_chosen_first_and_flags_change_it(trainer: FakeTrainer) ->
         "--preset",
         "nature",
     ]
-    assert main(["train", *words, "--env.no-episodic-life", "--optimizer.max_grad_norm", "10"]) == 0
+    assert main(["train", *words, "--env.life-loss", "ignore", "--optimizer.max_grad_norm", "10"]) == 0
     config, nature = trainer.config, PRESETS["nature"].config
     assert (config.game, config.preset, config.seed, config.total_frames) == (
         "Breakout-v5",
@@ -39,7 +39,7 @@ def test_the_preset_is_chosen_first_and_flags_change_it(trainer: FakeTrainer) ->
     )
     assert config.learner.batch_size == 64
     assert config.optimizer.max_grad_norm == 10.0
-    assert not config.env.episodic_life
+    assert config.env.life_loss == "ignore"
     assert config.optimizer.name == nature.optimizer.name
     assert config.replay == nature.replay
 

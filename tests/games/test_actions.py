@@ -141,8 +141,8 @@ def test_how_many_games_have_fire_is_as_the_documents_say():
 
 
 def test_a_lost_life_ends_an_episode_only_where_it_is_told_to():
-    def ends(episodic_life: bool) -> int:
-        envs = AtariEnvs("Breakout-v5", EnvConfig(num_envs=1, episodic_life=episodic_life), 3)
+    def ends(life_loss: str) -> int:
+        envs = AtariEnvs("Breakout-v5", EnvConfig(num_envs=1, life_loss=life_loss), 3)
         envs.reset()
         count = 0
         for _ in range(120):
@@ -150,7 +150,8 @@ def test_a_lost_life_ends_an_episode_only_where_it_is_told_to():
             count += int(envs.recv().terminated[0])
         return count
 
-    assert ends(True) > ends(False)
+    assert ends("reset") > ends("ignore")
+    assert ends("terminal") > ends("ignore")
 
 
 def test_every_setting_of_a_game_is_a_flag_that_the_help_explains(capsys):
@@ -159,7 +160,7 @@ def test_every_setting_of_a_game_is_a_flag_that_the_help_explains(capsys):
     for flag, words in {
         "--env.sticky-actions": "Probability that the emulator repeats the previous action",
         "--env.full-action-set": "All 18 actions instead of those that the game uses",
-        "--env.episodic-life": "End an episode for the learner when a life is lost",
+        "--env.life-loss": "What a lost life is. reset: the end of an episode",
         "--env.fire-reset": "Make the last of noop_max's frames FIRE where the action set has it",
         "--env.noop-max": "At most this many frames without action",
     }.items():

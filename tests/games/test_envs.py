@@ -75,9 +75,10 @@ class ScriptedPool:
         return observation, np.float32([reward]), np.array([done and not cut]), np.array([cut]), info
 
 
-def scripted(*rows):
+def scripted(*rows, life_loss="reset"):
     """What AtariEnvs makes of rows of a game of 3 lives: terminated, truncated, steps, returns, game_frames."""
-    envs = AtariEnvs("Pong-v5", EnvConfig(num_envs=1, max_episode_frames=400), seed=1)
+    config = EnvConfig(num_envs=1, max_episode_frames=400, life_loss=life_loss)
+    envs = AtariEnvs("Pong-v5", config, seed=1)
     envs._pool.close()
     envs._pool, envs._lives = ScriptedPool(*rows), np.array([3])
     for _ in rows:
@@ -129,8 +130,35 @@ def test_after_lives_fell_to_0_a_row_only_begins(gap, cut):
         assert told == [END, *[ON] * gap, (not cut, cut, 1, *over), RESET, ON]
 
 
-def test_without_episodic_life_every_end_is_a_games():
-    envs = AtariEnvs("Breakout-v5", EnvConfig(num_envs=4, episodic_life=False), seed=3)
+@pytest.mark.parametrize("life_loss", ["terminal", "ignore"])
+def test_a_lost_life_may_end_the_return_and_not_the_game(life_loss):
+    """The row after it is a step of the same game, which the learner takes for a beginning."""
+    rows = [(1, False, False, 2, 1, False), (1, False, False, 2, 2, False), (1, False, False, 2, 3, False)]
+    last = [(1, True, True, 0, 4, False), (0, False, False, 3, 0, True)]
+    told = list(scripted(*rows, *last, life_loss=life_loss))
+    first = END if life_loss == "terminal" else ON
+    assert told == [first, ON, ON, (True, False, 1, [4.0], [16]), RESET]
+
+
+def test_games_go_on_after_lost_lives_without_no_ops():
+    """Breakout, 4 games: with terminal, frames follow each other after a lost life, as they do with ignore."""
+    games = {
+        life_loss: list(
+            play(AtariEnvs("Breakout-v5", EnvConfig(num_envs=4, life_loss=life_loss), seed=3), 300)
+        )
+        for life_loss in ("terminal", "ignore")
+    }
+    lost = 0
+    for one, other in zip(games["terminal"], games["ignore"], strict=True):
+        assert np.array_equal(one.observation, other.observation)
+        assert one.game_env == other.game_env
+        assert not (other.terminated & ~one.terminated).any()
+        lost += int((one.terminated & ~other.terminated).sum())
+    assert lost > 3
+
+
+def test_where_lost_lives_are_ignored_every_end_is_a_games():
+    envs = AtariEnvs("Breakout-v5", EnvConfig(num_envs=4, life_loss="ignore"), seed=3)
     for outcome in play(envs, 600):
         assert np.flatnonzero(outcome.terminated).tolist() == outcome.game_env
 

@@ -97,7 +97,7 @@ def test_the_protocols_are_what_they_say():
     changed = EvaluationConfig(episodes=5, epsilon=0.05, noop_max=1)
     assert resolve(replace(config, evaluation=changed))[1] == "nature, episodes 5, noop_max 1"
     rules = evaluation.game_rules(config, 3)
-    assert not rules.episodic_life
+    assert rules.life_loss == "ignore"
     assert not rules.clip_rewards
 
 

@@ -20,14 +20,19 @@ from fastdqn.config import EnvConfig, EvaluationSettings, FilmSettings
 from fastdqn.errors import RunFailedError
 from fastdqn.games.envs import AtariEnvs, ColourGame
 from fastdqn.runs import checkpoint
-from fastdqn.runs.evaluation import evaluate, game_rules
+from fastdqn.runs.evaluation import evaluate, game_rules, playing_network
 from fastdqn.runs.seeds import evaluation_seed
-from fastdqn.views.film import _BAR, _CHOSEN, _RANDOM, Film, Moment
+from fastdqn.views.film import _BAR, _CHOSEN, _RANDOM, Film, Moment, densities
 from fastdqn.views.record import CONSOLE_FPS, play, record, replay
 
 
 def rules_of(run) -> EnvConfig:
     return game_rules(run.config, 1)
+
+
+def certain(values):
+    """What a network that knows values alone expects."""
+    return values[:, None].astype(np.float32), np.ones((len(values), 1), np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,14 @@ def test_the_game_is_the_one_that_is_evaluated(tiny_run):
     epsilon = 0.3
     result = evaluate(tiny_run, EvaluationSettings(episodes=1, epsilon=epsilon), seed=4)
     policy = checkpoint.load_policy(tiny_run.path)
-    moments, over = play("Pong-v5", rules_of(tiny_run), policy, epsilon, 4, 1_000)
+    moments, over = play(
+        "Pong-v5",
+        rules_of(tiny_run),
+        playing_network(policy, tiny_run.config, evaluation_seed(4)),
+        epsilon,
+        4,
+        1_000,
+    )
     assert over
     assert [moments[-1].score] == result.returns
     assert [len(moments) * 4] == result.lengths_frames
@@ -54,7 +66,7 @@ def test_the_game_is_the_one_that_is_evaluated(tiny_run):
 @pytest.mark.parametrize(("game", "sticky"), [("Breakout-v5", 0.25), ("MsPacman-v5", 0.0)])
 def test_the_colours_stay_in_step_to_the_end_of_a_game(game, sticky):
     """Compares the console's memory after every step, up to the game's last."""
-    rules = EnvConfig(num_envs=1, episodic_life=False, clip_rewards=False, sticky_actions=sticky)
+    rules = EnvConfig(num_envs=1, life_loss="ignore", clip_rewards=False, sticky_actions=sticky)
     envs, rng = AtariEnvs(game, rules, evaluation_seed(3)), np.random.default_rng(0)
     moments, over, score = [], False, 0.0
     envs.reset()
@@ -64,7 +76,9 @@ def test_the_colours_stay_in_step_to_the_end_of_a_game(game, sticky):
         outcome = envs.recv()
         score += float(outcome.reward[0])
         over = bool(outcome.returns)
-        moments.append(Moment(np.zeros(4, np.float32), action, False, score, envs.ram[0].tobytes()))
+        moments.append(
+            Moment(np.zeros(4, np.float32), action, False, score, envs.ram[0].tobytes(), certain(np.zeros(4)))
+        )
     frames = list(replay(game, rules, 3, moments))
     assert frames[-1][0] == len(moments) - 1
     assert frames[-1][2] == score > 0
@@ -94,7 +108,9 @@ def test_the_mp4_holds_every_frame_in_colour(film, tiny_run):
     assert (about["size"], about["fps"], len(frames)) == ((640, 420), CONSOLE_FPS, film.frames)
     assert film.frames == 120
     policy = checkpoint.load_policy(tiny_run.path)
-    moments, _ = play("Pong-v5", rules_of(tiny_run), policy, 0.3, 4, 2)
+    moments, _ = play(
+        "Pong-v5", rules_of(tiny_run), playing_network(policy, tiny_run.config, evaluation_seed(4)), 0.3, 4, 2
+    )
     shots = [picture for _, picture, _, _ in replay("Pong-v5", rules_of(tiny_run), 4, moments)]
     for i in (0, 60, 119):
         shown = frames[i][::2, :320:2].astype(int)  # a pixel of the console is two wide and two high
@@ -109,7 +125,8 @@ def test_the_gif_holds_its_second(film):
 
 def test_a_frame_is_the_consoles_and_the_panel_marks_the_action():
     values = np.array([0.1, 0.4, 0.2], np.float32)
-    moments = [Moment(values, 1, False, 0.0, b""), Moment(values, 2, True, 3.0, b"")]
+    known = certain(values)
+    moments = [Moment(values, 1, False, 0.0, b"", known), Moment(values, 2, True, 3.0, b"", known)]
     film = Film("Pong-v5", "quick", ["noop", "up", "down"], moments, 15.0, (210, 160), 3)
     picture = np.random.default_rng(0).integers(0, 256, (210, 160, 3), dtype=np.uint8)
     for step, colour in ((0, _CHOSEN), (1, _RANDOM)):
@@ -123,6 +140,36 @@ def test_a_frame_is_the_consoles_and_the_panel_marks_the_action():
         assert sum(lengths[0]) == lengths[0][moments[step].action]  # nothing else is marked
         if step == 0:
             assert lengths[0][1] > 2 * lengths[1][2] > 0  # 0.4 is three times as far above the worst as 0.2
+
+
+def test_densities_are_lines_between_atoms_and_triangles_about_quantiles():
+    grid = np.linspace(-2, 2, 41)
+    atoms = np.tile(np.float32([-1, 0, 1]), (2, 1)), np.float32([[0.5, 0.25, 0.25], [0, 1, 0]])
+    heights = densities(atoms, grid)
+    np.testing.assert_allclose(
+        heights[0], np.interp(grid, [-2, -1, 0, 1, 2], [0, 0.5, 0.25, 0.25, 0]), atol=1e-6
+    )
+    np.testing.assert_allclose(heights[1], np.clip(1 - np.abs(grid), 0, None), atol=1e-6)
+    quantiles = np.float32([[0.0, 0.0], [1.0, -1.0]]), np.full((2, 2), 0.5, np.float32)
+    heights = densities(quantiles, grid)
+    assert heights[0].argmax() == 20
+    assert heights[0].max() == pytest.approx(1)
+    assert np.flatnonzero(heights[1] > 1e-6).tolist() == [9, 10, 11, 29, 30, 31]
+
+
+def test_a_distributions_panel_marks_the_action_and_stands_on_one_axis():
+    """Two actions whose returns lie apart: the panel's colours do, too, and the chosen one's is its own."""
+    outcomes = np.float32([[-1, -0.9, -1.1], [1, 0.9, 1.1]]), np.full((2, 3), 1 / 3, np.float32)
+    values = outcomes[0].mean(axis=1)
+    moments = [Moment(values, 1, False, 0.0, b"", outcomes), Moment(values, 0, True, 3.0, b"", outcomes)]
+    film = Film("Pong-v5", "c51", ["up", "down"], moments, 15.0, (210, 160), 3)
+    for step, colour, side in ((0, _CHOSEN, 1), (1, _RANDOM, -1)):
+        frame = film.frame(np.zeros((210, 160, 3), np.uint8), step, 0.0, 0)
+        panel = frame[186:258, 480 + 180 : 480 + 370]
+        columns = np.flatnonzero((panel == colour).all(-1).any(0))
+        middle = panel.shape[1] / 2
+        assert len(columns) > 5
+        assert ((columns - middle) * side > 0).all()
 
 
 @pytest.mark.parametrize(
