@@ -464,7 +464,7 @@ def test_captured_is_eager_and_a_restored_state_goes_on_the_same(preset: str) ->
     assert_same_bits(again.state_tensors(), plain.state_tensors())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("preset", FAMILY)
 def test_compiled_is_eager_within_the_bound(preset: str) -> None:
     eager, compiled = learner_of(preset), learner_of(preset, accelerate="compile")
