@@ -464,8 +464,10 @@ def test_captured_is_eager_and_a_restored_state_goes_on_the_same(preset: str) ->
     assert_same_bits(again.state_tensors(), plain.state_tensors())
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("preset", FAMILY)
+@pytest.mark.parametrize(
+    "preset",
+    [pytest.param(name, marks=pytest.mark.long if name == "iqn" else pytest.mark.slow) for name in FAMILY],
+)
 def test_compiled_is_eager_within_the_bound(preset: str) -> None:
     eager, compiled = learner_of(preset), learner_of(preset, accelerate="compile")
     for seed in range(4):
