@@ -219,9 +219,19 @@ KINDS = [
 
 
 @pytest.mark.parametrize(
-    "frames", [pytest.param("host", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.long)]
+    ("changes", "frames"),
+    [
+        # The fullest one runs in a minute or so; all of them take five.
+        pytest.param(
+            changes,
+            frames,
+            marks=pytest.mark.long if len(changes) == 3 and frames == "cuda" else pytest.mark.slow,
+        )
+        for changes in KINDS
+        for frames in ("host", "cuda")
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("changes", KINDS, ids=str)
 def test_the_loop_on_the_stand_in_is_the_plain_loop(tmp_path, changes, frames):
     """Weights and every row, bit for bit, and no race."""
     with pytest.MonkeyPatch.context() as patch, plain_operators():
