@@ -145,6 +145,10 @@ def on_cpu(tensor: Tensor) -> bool:
 def linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return `rows @ weight.T + bias`, in the type of `rows`.
 
+    Not for rows without a gradient, such as numbers that do not come from weights: there `torch.compile` loses
+    the backward pass of the CPU's function, and the weight gets a wrong gradient. `functional.linear` has no such
+    trap.
+
     Args:
         rows: [B, in].
         weight: float32 [out, in].
