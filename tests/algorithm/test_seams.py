@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import math
-import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +16,7 @@ from torch import nn
 
 from fastdqn import api, config
 from fastdqn.algorithm import heads, targets, torsos
-from fastdqn.algorithm.heads import Head, ScalarHead
+from fastdqn.algorithm.heads import ScalarHead
 from fastdqn.algorithm.layers import Draw, draws_of
 from fastdqn.algorithm.networks import QNetwork
 from fastdqn.algorithm.targets import Next
@@ -122,7 +119,6 @@ def _registered(monkeypatch):
 
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_parts.py"
-MAP = Path(__file__).parents[2] / "docs" / "architecture.md"
 OWN = NetworkConfig(torso="restless", head="three-values", width=1 / 8, dueling=True)
 
 
@@ -299,47 +295,6 @@ def test_a_name_is_one_parts_alone():
     api.register_torso("restless", RestlessTorso)  # the same again is nothing new
     with pytest.raises(ValueError, match=r"network\.torso = 'nature' is another part's;"):
         api.register_torso("nature", RestlessTorso)
-
-
-def c51() -> type[Head]:
-    """The head of docs/architecture.md."""
-    (source,) = re.findall(r"^```python\n(import torch.*?)^```", MAP.read_text(), re.DOTALL | re.MULTILINE)
-    names: dict[str, Any] = {}
-    exec(source, names)
-    return names["CategoricalHead"]
-
-
-def projected(probability: list[float], reward: float, discount: float) -> list[float]:
-    """Bellemare et al. 2017, algorithm 1, as it is printed."""
-    step, target = 20 / 50, [0.0] * 51
-    for atom, p in enumerate(probability):
-        place = (min(10.0, max(-10.0, reward + discount * (-10 + step * atom))) + 10) / step
-        low, high = math.floor(place), math.ceil(place)
-        if low == high:  # which the paper's algorithm forgets
-            target[low] += p
-        else:
-            target[low] += p * (high - place)
-            target[high] += p * (place - low)
-    return target
-
-
-def test_the_c51_of_the_map_projects_as_its_paper_and_learns():
-    head = c51()(NetworkConfig(width=1 / 32), 4, 3).double()
-    z = torch.randn(4, 1, 51, generator=torch.Generator().manual_seed(1)).double()
-    reward, discount = (
-        torch.tensor([0.3, -1.0, 30.0, 0.0]).double(),
-        torch.tensor([0.97, 0.0, 0.9, 1.0]).double(),
-    )
-    one, zero = torch.ones(4, 1).double(), torch.zeros(4, 1).double()
-    got = head.goal(z, Next(zero.long(), one, zero, zero[:, 0]), reward, discount)
-    for row, p in enumerate(z[:, 0].softmax(1).tolist()):
-        want = projected(p, float(reward[row]), float(discount[row]))
-        assert got[row].tolist() == pytest.approx(want, abs=1e-6)
-    api.register_head("c51", c51())
-    like = learner()._config
-    one_learner = Learner(replace(like, network=NetworkConfig(head="c51", width=1 / 8)), ACTIONS, seed=3)
-    losses = [float(update(one_learner, batch(0))["loss"]) for _ in range(30)]
-    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_a_head_or_torso_that_lacks_something_is_refused_where_it_is_made():
