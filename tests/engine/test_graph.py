@@ -224,10 +224,17 @@ def test_launches_priorities_and_lags_are_different_runs(tmp_path_factory):
 def test_the_twins_loop_shows_an_update_that_does_not_wait_for_its_batch(
     tmp_path, tmp_path_factory, monkeypatch
 ):
-    plain_rows, plain_weights = plain_loop(tmp_path_factory)
+    changes = {
+        "alpha": 0.5,
+        "updates_per_launch": 4,
+        "priority_lag_updates": 8,
+    }  # a plain loop there is already
+    plain_rows, plain_weights = plain_loop(tmp_path_factory, **changes)
     twin = StrictTwin()
     monkeypatch.setattr(twin.learn, "wait", lambda event: None)
-    twin_rows, twin_weights = loop(tmp_path / "t", small(), twin, accelerate="graph", frames_on="host")
+    twin_rows, twin_weights = loop(
+        tmp_path / "t", small(), twin, accelerate="graph", frames_on="host", **changes
+    )
     assert twin_rows != plain_rows
     assert not equal(twin_weights, plain_weights)
 

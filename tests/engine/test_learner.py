@@ -291,6 +291,7 @@ def test_compiled_equals_eager_for_every_rule(rules: Rules) -> None:
     check_compiled_equals_eager(rules)
 
 
+@pytest.mark.long
 def test_one_compilation_serves_a_whole_run() -> None:
     """Rates, target copies and restored states need no other compilation.
 

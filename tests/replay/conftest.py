@@ -6,6 +6,11 @@ import pytest
 
 from fastdqn.replay import ReplayBuffer
 
+# For tests of several seconds: plain storage is left to the long ones.
+raw_is_long = pytest.mark.parametrize(
+    "storage", [pytest.param("raw", marks=pytest.mark.long), "delta"], indirect=True
+)
+
 
 @pytest.fixture(params=["raw", "delta"], autouse=True)
 def storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -17,6 +17,7 @@ import pytest
 
 from fastdqn.replay import ReplayBuffer
 from tests.reference.replay_oracle import Comparison
+from tests.replay.conftest import raw_is_long
 
 NUM_ENVS, RING = 2, 50
 MODES = {"next_step": "NextStep", "same_step": "SameStep", "disabled": "Disabled"}
@@ -227,6 +228,7 @@ def test_a_spawned_process_gets_and_gives_a_buffer() -> None:
 # Stable-Baselines3 ---------------------------------------------------------------------------------------------
 
 
+@raw_is_long
 def test_the_example_makes_its_games_and_learns() -> None:
     """In a process of its own: another test's import may have registered the games already."""
     for name in ("stable_baselines3", "ale_py", "cv2"):
@@ -242,6 +244,7 @@ def test_the_example_makes_its_games_and_learns() -> None:
     assert int(done.stdout.split()[-1]) >= 100
 
 
+@raw_is_long
 def test_sb3_learns_from_what_its_own_buffer_holds() -> None:
     """Its DQN on Breakout, cut after 15 steps: every row that the example stores is one that SB3's buffer holds.
 

@@ -15,6 +15,7 @@ import pytest
 
 from fastdqn.replay import ReplayBuffer
 from tests.reference.replay_oracle import Comparison
+from tests.replay.conftest import raw_is_long
 
 envpool = pytest.importorskip("envpool")
 
@@ -57,6 +58,7 @@ def breakout(steps: int, *, episodic_life: bool, limit: int) -> Iterator[dict[st
     env.close()
 
 
+@raw_is_long
 @pytest.mark.parametrize(
     ("episodic_life", "limit", "n_step", "layout", "expected"),
     [

@@ -32,18 +32,18 @@ from fastdqn.runs.trainer import train
 
 
 def small(**changes) -> Config:
-    """A run of five hundred updates in seconds: the quick preset with a narrow network and small batches."""
+    """A run of three hundred updates in seconds: the quick preset with a narrow network and small batches."""
     config = PRESETS["quick"].config
     config = replace(
         config,
-        total_frames=9_600,
+        total_frames=6_400,
         log_every_frames=2_000,
         env=EnvConfig(num_envs=4, max_episode_frames=2_000),
         replay=ReplayConfig(capacity=3_000, warmup_steps=200),
         network=replace(config.network, width=1 / 16),
         learner=replace(config.learner, batch_size=8, target_period_updates=100),
         pipeline=replace(config.pipeline, accelerate="eager"),
-        exploration=replace(config.exploration, decay_frames=8_000),
+        exploration=replace(config.exploration, decay_frames=5_000),
     )
     return replace(config, **changes)
 
@@ -75,10 +75,10 @@ def finished(tmp_path_factory) -> RunFolder:
 
 def test_a_run_counts_exactly(finished):
     last, summary = rows(finished)[-1], json.loads((finished.path / "summary.json").read_text())
-    assert 9_600 <= last["frames"] < 9_600 + 4 * 4
+    assert 6_400 <= last["frames"] < 6_400 + 4 * 4
     assert last["frames"] == 4 * last["steps"] == summary["frames"]
     # The updates owed for the last pass are not done any more.
-    assert 545 <= last["updates"] <= (last["steps"] - 200) // 4
+    assert 345 <= last["updates"] <= (last["steps"] - 200) // 4
     assert summary["episodes"] == last["episodes"] == sum(len(row["returns"]) for row in rows(finished)) > 0
     assert summary["interrupted"] is False
     assert summary["frames_per_second"] > 0
@@ -109,7 +109,7 @@ def test_one_seed_gives_one_run(finished, tmp_path):
     again = go(tmp_path / "b", small())
     assert rows(again) == rows(finished)
     assert equal(weights(again), weights(finished))
-    assert rows(again)[-1]["updates"] > 500
+    assert rows(again)[-1]["updates"] > 300
 
 
 def test_weights_move_and_another_seed_differs(finished, tmp_path):
@@ -149,7 +149,7 @@ def test_a_stopped_run_resumes_to_its_end(tmp_path):
     config = small()
     run = RunFolder.create(tmp_path / "r", config)
     passes = iter(range(10**6))
-    summary = train(run, stop_requested=lambda: next(passes) >= 500)
+    summary = train(run, stop_requested=lambda: next(passes) >= 300)
     assert summary.interrupted
     before = checkpoint.newest(run.checkpoints)
     stopped_rows = rows(run)

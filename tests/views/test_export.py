@@ -71,7 +71,8 @@ def test_the_frames_are_real_and_many(frames):
     assert len(np.unique(frames.reshape(1_024, -1), axis=0)) > 500
 
 
-@pytest.mark.parametrize("dueling", [True, pytest.param(False, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("dueling", [True, False])
 def test_a_fresh_process_gets_the_runs_values(dueling, tiny_run, frames, tmp_path, monkeypatch):
     """Fails when an operator of ours is left in a program, when a batch size is, or when bad input passes."""
     monkeypatch.setattr(exporting, "real_frames", lambda config, steps: frames)  # played once for all
