@@ -2,18 +2,21 @@
 
     python benchmarks/resume.py --folder runs --out benchmarks/results/resume.json
 
-The preset `nature` plays at random until its replay is full and has begun to wrap, and then learns. One run
-is left alone; another is stopped in the middle and resumed in a new process. Both must leave the same bits.
-Measured are the seconds of saving and loading the checkpoint, its bytes, and the most memory of each process.
-It takes some ten minutes and 4 GB of disk; the runs are deleted in the end.
+The preset `nature` plays at random until its replay is full and has begun to wrap, and then learns. In the middle
+of that it saves a checkpoint, as every run does, and goes on; a copy of the folder as it was then is resumed in a
+new process. Both must leave the same bits. Measured are the seconds of saving and loading the checkpoint, its
+bytes, and the most memory of each process. It takes some twenty minutes and up to 4 GB of disk; the runs are
+deleted in the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import resource
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -40,12 +43,18 @@ def configuration(game: str, frames: int, storage: Any) -> Config:
         game=game,
         total_frames=config.env.frame_skip * (frames + 2_000),
         replay=replace(config.replay, capacity=frames, warmup_steps=frames, storage=storage),
-        checkpoint=replace(config.checkpoint, every_frames=100 * frames),
+        checkpoint=replace(config.checkpoint, every_frames=config.env.frame_skip * (frames + 1_000)),
     )
 
 
-def work(folder: Path, config: Config, stop_after_steps: int | None) -> dict[str, Any]:
-    """Begin a run, or go on with the one that is there; return what it took."""
+def work(folder: Path, config: Config, copy: Path | None) -> dict[str, Any]:
+    """Begin a run, or go on with the one that is there; return what it took.
+
+    Args:
+        folder: The run's.
+        config: What a new one computes.
+        copy: Where the folder is copied to once its first checkpoint is saved.
+    """
     taken: dict[str, list[float]] = {"save": [], "load": []}
     save, load = resume.save, resume.load
 
@@ -54,6 +63,8 @@ def work(folder: Path, config: Config, stop_after_steps: int | None) -> dict[str
             begin = time.perf_counter()
             result = function(*args, **options)
             taken[name].append(time.perf_counter() - begin)
+            if name == "save" and copy and not copy.exists():
+                shutil.copytree(folder, copy)
             return result
 
         return call
@@ -61,10 +72,8 @@ def work(folder: Path, config: Config, stop_after_steps: int | None) -> dict[str
     resume.save, resume.load = timed("save", save), timed("load", load)
     resuming = folder.exists()
     run = RunFolder.open(folder) if resuming else RunFolder.create(folder, config)
-    passes = iter(range(10**12))
-    most = None if stop_after_steps is None else stop_after_steps // config.env.num_envs
     begin = time.perf_counter()
-    train(run, resume=resuming, stop_requested=lambda: most is not None and next(passes) >= most)
+    train(run, resume=resuming)
     return {
         "seconds": time.perf_counter() - begin,
         "save_seconds": taken["save"],
@@ -80,14 +89,18 @@ def apart(*args: Any) -> dict[str, Any]:
 
 
 def left_by(run: RunFolder) -> dict[str, Any]:
-    """Return what a run left but for times: checksums of its last checkpoint, its state, its rows."""
-    last = checkpoint.newest(run.checkpoints)
-    sums = (last / "SHA256SUMS").read_text().splitlines()
-    state = json.loads((last / "state.json").read_text())
+    """Return what a run left but for times: its last checkpoint and its rows."""
+    saved = checkpoint.load(checkpoint.newest(run.checkpoints))
+    state = dict(saved.state)
     del state["marks"]["saved"], state["versions"]
     rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert saved.replay
+    with saved.replay.open("rb") as file:
+        replay = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        "files": sorted(line for line in sums if "state.json" not in line),
+        # Not of files: the order of what is said of tensors is by chance.
+        "tensors": {name: tensor.numpy().tobytes() for name, tensor in saved.tensors.items()},
+        "replay": replay,
         "state": state,
         "rows": [{name: value for name, value in row.items() if name != "timing"} for row in rows],
     }
@@ -98,19 +111,18 @@ def measure(folder: Path, game: str, frames: int, storage_wanted: str) -> dict[s
     config = configuration(game, frames, storage_wanted)
     if not keeps_replay(config):
         raise SystemExit(f"resume.py: checkpoints of {frames:,} frames in that storage keep no replay")
-    whole = apart(folder / "whole", config, None)
-    stopped = apart(folder / "stopped", config, frames + 1_000)
-    last = checkpoint.newest(folder / "stopped" / "checkpoints")
+    whole = apart(folder / "whole", config, folder / "copy")
+    last = checkpoint.newest(folder / "copy" / "checkpoints")
     sizes = {path.name: path.stat().st_size for path in last.iterdir()}
-    resumed = apart(folder / "stopped", config, None)
-    one, other = (left_by(RunFolder.open(folder / name)) for name in ("whole", "stopped"))
-    rows = [row for row in one["rows"] if "replay" in row]
+    resumed = apart(folder / "copy", config, None)
+    one, other = (left_by(RunFolder.open(folder / name)) for name in ("whole", "copy"))
+    row = one["rows"][-1]
     return {
         "storage": storage(config),
         "files_bytes": sizes,
-        "replay": rows[-1]["replay"] if rows else None,
+        "replay": {name: value for name, value in row.items() if name.startswith("replay_")},
+        "updates": row["updates"],
         "whole": whole,
-        "stopped": stopped,
         "resumed": resumed,
         "equal": {name: one[name] == other[name] for name in one},
     }
