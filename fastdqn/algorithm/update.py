@@ -23,9 +23,6 @@ METRICS = ("loss", "q_mean", "grad_norm")
 """What an update reports, each a number: the weighted mean of the losses; the mean over batch and actions of the
 online network's values, before the step; the Euclidean norm of the whole gradient, before it is clipped."""
 
-PASSES = ("online", "online_next", "target_next", "target_now", "target_choice", "online_now")
-"""The passes of an update through a network; the random numbers of each are drawn separately."""
-
 
 @dataclass(frozen=True)
 class Transitions:
@@ -100,6 +97,43 @@ Update = Callable[
 ]
 
 
+def passes_of(network: QNetwork, config: LearnerConfig) -> tuple[str, ...]:
+    """Return the passes of an update through a network, whose random numbers are drawn separately.
+
+    `online` is the one that is differentiated, `target_next` that of the goal. What else there is the rule says,
+    by what it asks for when it is given zeros.
+
+    Args:
+        network: Its structure.
+        config: The rule.
+
+    Returns:
+        Those that are read of `online`, `target_next`, `target_choice`, `online_next`, `target_now`, `online_now`.
+    """
+    read = ["online", "target_next"]
+
+    def zeros(name: str) -> Tensor:
+        read.append(name)
+        return torch.zeros(1, network.num_actions)
+
+    RULES[config.rule](config)(_values(zeros, network, config, torch.zeros(1, dtype=torch.int64)))
+    return tuple(dict.fromkeys(read))
+
+
+def _values(
+    q_of: Callable[[str], Tensor], network: QNetwork, config: LearnerConfig, action: Tensor
+) -> Values:
+    """Return what a rule may use, each from the action values of a pass, by its name."""
+    chooses_apart = network.head.samples and config.fresh_quantiles
+    return Values(
+        target_next=lambda: q_of("target_choice" if chooses_apart else "target_next"),
+        online_next=lambda: q_of("online_next"),
+        target_now=lambda: q_of("target_now"),
+        online_now=lambda: q_of("online_now"),
+        action=action,
+    )
+
+
 def make_update(
     network: QNetwork, layout: WeightsLayout, config: LearnerConfig, optimizer: OptimizerConfig
 ) -> Update:
@@ -114,11 +148,10 @@ def make_update(
     Returns:
         update(online, target, slots, learning_rate, batch, draws): it changes `online` and the optimizer's
         `slots` in place, reads everything else (`learning_rate` is float32 without dimensions, `draws` has
-        those of each of `PASSES`), and returns `METRICS` and the priorities, [B]. It depends on its arguments
-        alone.
+        those of each of `passes_of`), and returns `METRICS` and the priorities, [B]. It depends on its
+        arguments alone.
     """
     head, rule, elementwise = network.head, RULES[config.rule](config), LOSSES[config.loss]
-    chooses_apart = head.samples and config.fresh_quantiles
     scale = gradient_scale(config)
     step = OPTIMIZERS[optimizer.name](optimizer, scale).step
     limit = math.inf if optimizer.max_grad_norm is None else optimizer.max_grad_norm / scale
@@ -138,20 +171,19 @@ def make_update(
         buffers = advanced(network, layout.split(online))
         pixels, next_pixels = network.prepare(batch.obs), network.prepare(batch.next_obs)
 
-        next_z = forward(target_tensors, next_pixels, draws["target_next"])
-        next_actions = rule(
-            Values(
-                target_next=lambda: head.q(
-                    forward(target_tensors, next_pixels, draws["target_choice"]) if chooses_apart else next_z
-                ),
-                online_next=lambda: head.q(
-                    forward({**parameters, **buffers}, next_pixels, draws["online_next"])
-                ),
-                target_now=lambda: head.q(forward(target_tensors, pixels, draws["target_now"])),
-                online_now=lambda: head.q(forward({**parameters, **buffers}, pixels, draws["online_now"])),
-                action=batch.action,
-            )
-        )
+        tensors = {"online": {**parameters, **buffers}, "target": target_tensors}
+        seen = {"now": pixels, "next": next_pixels, "choice": next_pixels}
+
+        def z_of(name: str) -> Tensor:
+            which, when = name.split("_")
+            return forward(tensors[which], seen[when], draws[name])
+
+        next_z = z_of("target_next")
+
+        def q_of(name: str) -> Tensor:
+            return head.q(next_z if name == "target_next" else z_of(name))
+
+        next_actions = rule(_values(q_of, network, config, batch.action))
         reward = batch.reward + next_actions.bonus
         goal = head.goal(of_actions(next_z, next_actions.action), next_actions, reward, batch.discount)
 

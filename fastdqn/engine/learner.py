@@ -20,12 +20,12 @@ from fastdqn.algorithm.optimizers import OPTIMIZERS, gradient_scale
 from fastdqn.algorithm.parameters import check_same
 from fastdqn.algorithm.update import (
     METRICS,
-    PASSES,
     Transitions,
     Weights,
     WeightsLayout,
     copy_weights,
     make_update,
+    passes_of,
 )
 from fastdqn.config import Config
 from fastdqn.engine.compiling import Acceleration, keep_freed_memory, wrapper
@@ -219,7 +219,8 @@ class Learner:
         self.backend.synchronize()  # the batches' frames may still be on their way
         count, rows = inputs.updates, len(inputs.batch(*inputs.tensors[0]).action)
         self._count_per_launch = count
-        passes = dict.fromkeys(PASSES, draws_of(self.network, rows))
+        names = passes_of(self.network, self._config.learner)
+        passes = dict.fromkeys(names, draws_of(self.network, rows))
         self._draws = DrawBuffer(passes, self.backend.device, self._seed, copies=count)
         self._results = LaunchResults.zeros(count, rows, self.backend.device)
         self._launch: Work = self._launch_of(inputs)
