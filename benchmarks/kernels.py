@@ -117,7 +117,7 @@ class Stream:
     def submit(self, work: Work) -> None:
         """Return: all that is submitted outside a capture fills memory."""
 
-    def record(self) -> Stream:
+    def record(self, *, blocking: bool = False) -> Stream:
         """Return itself as an event."""
         return self
 

@@ -39,8 +39,13 @@ class Stream(Protocol):
         """Queue `work`: tensor operations of this device on memory that stays where it is."""
         ...
 
-    def record(self) -> Event:
-        """Return the point after all that was submitted so far."""
+    def record(self, *, blocking: bool = False) -> Event:
+        """Return the point after all that was submitted so far.
+
+        Args:
+            blocking: Whether a host that waits for it sleeps, and leaves its core to the emulator's threads. It
+                wakes later than one that looks all the time: not for a device that is idle until it does.
+        """
         ...
 
     def wait(self, event: Event) -> None:
@@ -106,7 +111,7 @@ class _InOrderStream:
     def submit(self, work: Work) -> None:
         work()
 
-    def record(self) -> Event:
+    def record(self, *, blocking: bool = False) -> Event:
         return _Done()
 
     def wait(self, event: Event) -> None:
@@ -160,8 +165,8 @@ class _CudaStream:
         with torch.cuda.stream(self.stream):
             work()
 
-    def record(self) -> Event:
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    def record(self, *, blocking: bool = False) -> Event:
+        event = torch.cuda.Event(blocking=blocking)  # type: ignore[no-untyped-call]
         event.record(self.stream)
         return _CudaEvent(event)
 

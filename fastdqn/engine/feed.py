@@ -192,7 +192,9 @@ class _Feed(ABC):
         coming.row[:] = self._slots[(self._staged - 1) % len(self._slots)].row
         learn = self._backend.learn
         learn.submit(lambda: coming.priority.copy_(results.priority, non_blocking=True))
-        coming.arrived = learn.record()
+        coming.arrived = learn.record(
+            blocking=self._lag_launches > 0
+        )  # without a lag the device idles meanwhile
         self._pending.append(coming)
         while len(self._pending) > self._lag_launches:
             self._apply_oldest()
@@ -214,7 +216,7 @@ class _Feed(ABC):
             on_device=None if backend.shares_memory else torch.zeros_like(flat, device=backend.device),
             fields=_split(flat, self._layout, count),
             row=np.zeros((count, self._size), np.int64),
-            free=backend.learn.record(),
+            free=backend.learn.record(blocking=True),
         )
 
     def _new_priorities(self, count: int) -> _Priorities:
@@ -231,7 +233,7 @@ class _Feed(ABC):
         copy.submit(lambda: on_device.copy_(slot.flat, non_blocking=True))
         learn.wait(copy.record())
         learn.submit(lambda: self._static.copy_(on_device))
-        slot.free = learn.record()
+        slot.free = learn.record(blocking=True)
 
     def _apply_oldest(self) -> None:
         coming = self._pending.popleft()
@@ -309,7 +311,7 @@ class DeviceFeed(_Feed):
             )
             for _ in range(_STORES_IN_FLIGHT)
         ]
-        self._new_free = [backend.learn.record() for _ in range(_STORES_IN_FLIGHT)]
+        self._new_free = [backend.learn.record(blocking=True) for _ in range(_STORES_IN_FLIGHT)]
         self._stores = 0
         backend.synchronize()
 
@@ -334,7 +336,7 @@ class DeviceFeed(_Feed):
                 0, slots.to(device, non_blocking=True), pixels.to(device, non_blocking=True)
             )
         )
-        self._new_free[turn] = learn.record()
+        self._new_free[turn] = learn.record(blocking=True)
 
     def refill(self) -> None:
         """Copy the whole store."""

@@ -117,7 +117,7 @@ class Means:
         if clear:
             learn.submit(self.sums.zero_)
             self.count = 0
-        event = learn.record()
+        event = learn.record(blocking=True)
 
         @functools.cache
         def read() -> dict[str, float] | None:

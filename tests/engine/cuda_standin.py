@@ -619,6 +619,7 @@ class Event:
     ) -> None:
         self._machine = MACHINES[-1]
         self.clock: Clock = {}
+        self._wait = "Event.synchronize, blocking" if blocking else "Event.synchronize"
 
     def record(self, stream: Stream | None = None) -> None:
         """Be the point after all that the stream has been given."""
@@ -633,7 +634,7 @@ class Event:
 
     def synchronize(self) -> None:
         """Have the host wait."""
-        self._machine.count("Event.synchronize")
+        self._machine.count(self._wait)
         self._machine.waits("Event.synchronize", self.clock)
 
     def query(self) -> bool:

@@ -35,7 +35,7 @@ class _LateStream:
         self._queue.append(work)
         self._submitted += 1
 
-    def record(self) -> Event:
+    def record(self, *, blocking: bool = False) -> Event:
         return _LateEvent(self, self._submitted)
 
     def wait(self, event: Event) -> None:

@@ -193,6 +193,14 @@ def test_there_is_no_race(machine, kind, lag, priority_lag):
     machine.check()
 
 
+@pytest.mark.parametrize(("priority_lag", "spins"), [(0, 18), (4, 12)])
+def test_the_host_sleeps_where_the_device_has_more_to_do(machine, priority_lag, spins):
+    """Twelve acts, and six launches whose priorities the next batch needs. Fault: a core lost to the emulator."""
+    passes(CudaBackend(), updates=2, in_flight=1, priority_lag_updates=priority_lag)
+    assert machine.calls["Event.synchronize"] == spins
+    assert machine.calls["Event.synchronize, blocking"] > 0
+
+
 FAULTS = {
     "constructors that do not wait": (CudaBackend, "synchronize", lambda self: None),
     "streams that do not wait for events": (device._CudaStream, "wait", lambda self, event: None),
