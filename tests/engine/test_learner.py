@@ -521,8 +521,8 @@ def test_a_batch_that_is_not_uint8_is_refused_and_not_counted() -> None:
 def test_auto_is_a_rule_of_device_and_length() -> None:
     assert resolve_accelerate("auto", "cpu", 4_999) == "eager"
     assert resolve_accelerate("auto", "cpu", 5_000) == "compile"
-    assert resolve_accelerate("auto", "cuda:0", 49_999) == "eager"
-    assert resolve_accelerate("auto", "cuda", 50_000) == "graph"
+    assert resolve_accelerate("auto", "cuda:0", 19_999) == "eager"
+    assert resolve_accelerate("auto", "cuda", 20_000) == "graph"
     assert resolve_accelerate("eager", "cpu", 10**9) == "eager"
     assert resolve_accelerate("compile", "cpu", 1) == "compile"
 
