@@ -6,7 +6,8 @@
 # Checks the machine, builds without a registry, runs the tests that need a GPU, then the parts of benchmarks/gpu.py in
 # the order of their worth. FOLDER (build/gpu) gets the figures, a log of each step and `state`, where a second call
 # finds what is done and what is left. Each step has a limit; one that the budget (570 s) cut off goes on where it was,
-# one that failed is tried once more and then left. `--copy-to` keeps a copy of the folder after each step.
+# one that failed or came to its limit is tried once more, goes on where it was, too, and then is left. `--copy-to` keeps
+# a copy of the folder after each step.
 # `--rehearse` does it on a CPU on the tests' stand-in, with tiny sizes and the environment as it is: nothing is built.
 # Exit status: 0 all done; 3 call again; 1 something failed for good.
 set -u
@@ -94,7 +95,7 @@ step machine 60 machine
 if [ "$(times machine done)" = 0 ]; then tail -n 3 "$results/machine.log" >&2; exit 1; fi
 step build 240 build
 if [ "$(times build done)" = 0 ]; then tail -n 3 "$results/build.log" >&2; exit 1; fi
-step first 300 part first
+step first 180 part first
 step tests 420 tests
 step profile 150 part profile
 step end-to-end 560 part end-to-end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -121,11 +122,26 @@ def test_a_gpu_session_is_cut_and_goes_on(tmp_path):
         return subprocess.run(words, env=os.environ | {"PYTHON": str(fake)}).returncode
 
     assert session() == 3
+    state = (tmp_path / "r" / "state").read_text()
+    assert "micro cut-off" in state  # which is no failure: it may be cut off again
+    assert "micro failed" not in state
     assert session() == 1  # all is done but what failed twice
     words_of = log.read_text()
     assert [words_of.count(f"--part {name}") for name in GPU_PARTS] == [1, 2, 1, 2, 1]
     assert session() == 1
     assert log.read_text() == words_of  # and nothing is done again
+
+
+def test_the_page_has_the_limits_of_a_gpu_session():
+    """And the first part's is three minutes. Fault: a limit that is changed in one of the two."""
+    script = (BENCHMARKS / "gpu.sh").read_text()
+    limits = {name: int(seconds) for name, seconds in re.findall(r"^step (\S+) (\d+) ", script, re.MULTILINE)}
+    page = (BENCHMARKS.parent / "docs" / "gpu.md").read_text()
+    told = {
+        name: int(minutes) for name, minutes in re.findall(r"^\| `(\S+)` \| (\d+) \| ", page, re.MULTILINE)
+    }
+    assert told == {name: -(-limits[name] // 60) for name in ("tests", *GPU_PARTS)}
+    assert limits["first"] == 180
 
 
 GPU_PARTS = ("first", "profile", "end-to-end", "micro", "learn")
