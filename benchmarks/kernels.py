@@ -78,6 +78,13 @@ SILENT = re.compile(
 SYNCHRONISING = re.compile(r"\.item$|_local_scalar_dense|nonzero|\.cpu$|\.tolist$|synchronize")
 
 
+NOTES = (
+    *("fallbacks", "on_the_host", "synchronising", "against_capture"),
+    *("timed", "index_checks", "wide_powers"),
+)
+"""Of the counts those that should be empty."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Count launches."""
@@ -91,7 +98,8 @@ class Settings:
     batch_size: int = 0
     """Of an update; 0 leaves the case's own."""
     cubin: bool = False
-    """Compile every configuration of every Triton kernel to machine code as well; minutes."""
+    """Compile every configuration of every Triton kernel to machine code as well; minutes. Exit code 1 where one
+    does not compile."""
     code: Path | None = None
     """Folder for the generated code."""
     out: Path | None = None
@@ -275,6 +283,8 @@ class Counts:
         synchronising: Calls that wait for the device.
         against_capture: Why Inductor would not put it into a CUDA graph.
         timed: What Inductor would decide by timing: another day may decide otherwise, and round otherwise.
+        index_checks: Bounds of indices that are looked at while a kernel runs.
+        wide_powers: Loops of a kernel that compute a power for more numbers than Adam's two.
         code: The generated code.
     """
 
@@ -285,6 +295,8 @@ class Counts:
     synchronising: list[str] = field(default_factory=list)
     against_capture: list[str] = field(default_factory=list)
     timed: list[str] = field(default_factory=list)
+    index_checks: list[str] = field(default_factory=list)
+    wide_powers: list[str] = field(default_factory=list)
     code: str = ""
 
     @property
@@ -307,6 +319,8 @@ def count(graph: GraphLowering, code: str) -> Counts:
         synchronising=sorted({name for name, _ in calls if SYNCHRONISING.search(name)}),
         against_capture=[reason for reason in reasons if reason],
         timed=list(no_gpu.TIMED),
+        wide_powers=wide_powers(code),
+        index_checks=sorted(set(re.findall(r"tl\.device_assert\(.*\"(.*)\"\)", code))),
         code=code,
     )
 
@@ -335,6 +349,13 @@ def launches(calls: list[tuple[str, ast.Call]]) -> Counter[str]:
         elif not SILENT.fullmatch(name):
             result[f"other: {name}"] += 1
     return result
+
+
+def wide_powers(code: str) -> list[str]:
+    """Return the loops in which a power is computed for each of more than two numbers."""
+    before = (code[: power.start()] for power in re.finditer(r"libdevice\.pow\(", code))
+    numbers = {int(re.findall(r"xnumel = (\d+)", text)[-1]) for text in before}
+    return [f"a loop over {number} numbers" for number in sorted(numbers) if number > 2]
 
 
 def fallbacks(graph: GraphLowering) -> set[str]:
@@ -414,6 +435,7 @@ def kernels_of(code: str) -> dict[str, Any]:
     def keep(self: AsyncCompile, name: str, source: str, *rest: object, **more: object) -> None:
         sources[name] = source
 
+    PyCodeCache.cache_clear()  # the kernel of an earlier case is compiled already, and has forgotten how often
     original, AsyncCompile.triton = AsyncCompile.triton, keep  # type: ignore[assignment, method-assign]
     try:
         PyCodeCache.load(code)
@@ -431,16 +453,22 @@ def tuned_sums(kernels: dict[str, Any]) -> list[str]:
     ]
 
 
-def to_machine_code(kernels: dict[str, Any]) -> dict[str, int]:
-    """Compile every configuration of some Triton kernels; return how many there were, by kernel."""
-    done = {}
+def to_machine_code(kernels: dict[str, Any]) -> dict[str, Any]:
+    """Compile every configuration of some Triton kernels; return how many there were, and what did not compile."""
+    wanted = compiled = 0
+    not_compiled = []
     for name, kernel in kernels.items():
-        wanted = len(kernel.configs)
+        count = len(kernel.configs)
         kernel._precompile_worker()
-        done[name] = len(kernel.compile_results)
-        if done[name] != wanted:
-            print(f"    {name}: {wanted - done[name]} of {wanted} configurations do not compile")
-    return done
+        wanted, compiled = wanted + count, compiled + len(kernel.compile_results)
+        if len(kernel.compile_results) != count:
+            not_compiled.append(f"{name}: {len(kernel.compile_results)} of {count} configurations")
+    return {
+        "kernels": len(kernels),
+        "configurations": wanted,
+        "compiled": compiled,
+        "not_compiled": not_compiled,
+    }
 
 
 # The table ----------------------------------------------------------------------------------------------------
@@ -462,7 +490,7 @@ def row(name: str, what: str, config: Config, settings: Settings) -> dict[str, A
     kernels = kernels_of(found.code)
     result["timed"] += tuned_sums(kernels)
     if settings.cubin:
-        result["configurations_compiled"] = to_machine_code(kernels)
+        result["machine_code"] = to_machine_code(kernels)
     return result
 
 
@@ -474,12 +502,12 @@ def show(result: dict[str, Any]) -> None:
         f"{result['bytes'] / 1e6:.1f} MB",
         flush=True,
     )
-    for name in ("fallbacks", "on_the_host", "synchronising", "against_capture", "timed"):
+    for name in NOTES:
         if result[name]:
             print(f"    {name}: {'; '.join(result[name])}")
-    if "configurations_compiled" in result:
-        compiled = result["configurations_compiled"]
-        print(f"    {len(compiled)} kernels compiled in {sum(compiled.values())} configurations")
+    if made := result.get("machine_code"):
+        print("    {kernels} kernels, {compiled} of {configurations} configurations compiled".format(**made))
+        print("".join(f"    {line}\n" for line in made["not_compiled"]), end="", flush=True)
 
 
 def main(settings: Settings) -> None:
@@ -496,6 +524,8 @@ def main(settings: Settings) -> None:
             show(results[-1])
     told = {**asdict(settings), "out": None, "code": None}
     common.write("kernels", told, results, settings.out)
+    if any(one.get("machine_code", {}).get("not_compiled") for one in results):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

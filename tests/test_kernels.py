@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from fastdqn.presets import PRESETS
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks/kernels.py"
 TABLES = sorted((ROOT / "benchmarks/results").glob("kernels-*.json"))
+CASES = [*PRESETS, "gpu"]
 AT_MOST = {"nature": 40, "gpu": 48, "quick": 50}
 """Launches of an update that the tables may not go above, whoever commits them."""
 NONE = ("fallbacks", "on_the_host", "synchronising", "against_capture", "timed")
@@ -41,6 +44,7 @@ def test_the_tables_hold_what_was_promised(table: Path) -> None:
     data = json.loads(table.read_text())
     assert data["versions"]["torch"].startswith(table.stem.removeprefix("kernels-"))
     rows = data["results"]
+    assert [(row["case"], row["what"]) for row in rows] == [(c, w) for c in CASES for w in ("update", "act")]
     updates = {row["case"]: row["launches"] for row in rows if row["what"] == "update"}
     assert {name: updates[name] for name in AT_MOST if updates[name] > AT_MOST[name]} == {}
     assert rises(rows, rows) == []
@@ -69,23 +73,42 @@ def test_a_cpu_build_is_told_what_is_missing() -> None:
     assert "CPU build" in done.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.stem)
-def test_no_count_rises(table: Path, tmp_path: Path) -> None:
-    """Compiles every preset for an H100 by the torch that the table names."""
+def run(table: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the script by the CUDA build of torch that a table names; skip where it is not there."""
     version = table.stem.removeprefix("kernels-")
     python = ROOT / f".offline/venv-{version}/bin/python"
     if not python.exists():
         pytest.skip(
-            f"no CUDA build of torch {version} in .offline/; benchmarks/kernels.py says how it gets there"
+            f"no CUDA build of torch {version} in .offline/; benchmarks/kernels.py says how to get it"
         )
+    command = [str(python), str(SCRIPT), *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.stem)
+def test_no_count_rises(table: Path, tmp_path: Path) -> None:
+    """Compiles every preset for an H100 by the torch that the table names."""
     out = tmp_path / "kernels.json"
-    command = [str(python), str(SCRIPT), "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = run(table, "--out", str(out))
     assert done.returncode == 0, done.stderr
     committed, now = (json.loads(path.read_text()) for path in (table, out))
     assert now["versions"]["torch"] == committed["versions"]["torch"]
     assert rises(committed["results"], now["results"]) == []
+    found = [row[name] for row in now["results"] for name in ("index_checks", "wide_powers") if row[name]]
+    assert found == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.stem)
+def test_every_kernel_compiles_to_machine_code(table: Path, tmp_path: Path) -> None:
+    """In every configuration that a GPU would try. Fault: one that wants more shared memory than there is."""
+    out = tmp_path / "kernels.json"
+    done = run(table, "--cubin", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    made = [row["machine_code"] for row in json.loads(out.read_text())["results"]]
+    assert len(made) == 2 * len(CASES)
+    assert all(one["configurations"] == one["compiled"] >= one["kernels"] > 0 for one in made)
 
 
 def documented(case: str) -> str:
@@ -103,6 +126,6 @@ def documented(case: str) -> str:
     return f"| {case} | {' | '.join(cells)} |"
 
 
-@pytest.mark.parametrize("case", ["quick", "nature", "double", "dueling", "per", "gpu"])
+@pytest.mark.parametrize("case", CASES)
 def test_the_documentation_has_the_tables(case: str) -> None:
     assert documented(case) in (ROOT / "docs/gpu.md").read_text().splitlines()
