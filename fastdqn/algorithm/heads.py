@@ -282,7 +282,7 @@ class ImplicitQuantileHead(QuantileHead):
             1, self.cosines + 1, device=fractions.device, dtype=fractions.dtype
         )
         cosines = (fractions.unsqueeze(2) * multiples).cos().flatten(0, 1).to(features.dtype)
-        # Not `layers.linear`: its input has no gradient, where a compiler loses that function's own backward pass.
+        # PyTorch's own: `layers.linear` is for wide inputs.
         weight, bias = (part.to(features.dtype) for part in self.embedding.weights(draws))
         described = functional.relu(functional.linear(cosines, weight, bias))
         described = described.view(-1, self.quantiles, described.shape[1])

@@ -145,16 +145,16 @@ def on_cpu(tensor: Tensor) -> bool:
 def linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return `rows @ weight.T + bias`, in the type of `rows`.
 
-    Not for rows without a gradient, such as numbers that do not come from weights: there `torch.compile` loses
-    the backward pass of the CPU's function, and the weight gets a wrong gradient. `functional.linear` has no such
-    trap.
-
     Args:
         rows: [B, in].
         weight: float32 [out, in].
         bias: float32 [out].
     """
     if on_cpu(rows) and rows.dtype == torch.float32 and not _plainly:
+        if torch.compiler.is_compiling():
+            # Dynamo does not know that torch.func's leaves need a gradient, and leaves out a backward pass that no
+            # other argument needs: where rows have none, the weight's would be zero. Of a view it knows.
+            weight = weight.view_as(weight)
         return cast(Tensor, _CpuLinear.apply(rows, weight, bias))  # type: ignore[no-untyped-call]
     return functional.linear(rows, weight.to(rows.dtype), bias.to(rows.dtype))
 

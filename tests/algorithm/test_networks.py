@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,3 +177,20 @@ def test_a_layer_of_one_output_as_a_sum_is_that_layer() -> None:
     layer = torch.nn.Linear(7, 1, dtype=torch.float64)
     rows = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(layers.linear_to_one(rows, layer.weight, layer.bias), layer(rows))
+
+
+@pytest.mark.parametrize("accelerate", ["eager", "compiled"])
+def test_a_linear_layer_has_its_gradient_on_rows_that_have_none(accelerate: str) -> None:
+    """Beside PyTorch's own. Fault: a compiler that leaves the layer's backward pass out, and zeros come back."""
+    random = torch.Generator().manual_seed(0)
+    rows, weight, bias = (torch.randn(shape, generator=random) for shape in ((8, 6), (5, 6), (5,)))
+
+    def gradient(linear: Any) -> Any:
+        return torch.func.grad(lambda own: linear(rows, *own).square().sum())
+
+    torch.compiler.reset()
+    ours = gradient(layers.linear)
+    if accelerate == "compiled":
+        ours = torch.compile(ours, fullgraph=True, dynamic=False, backend="aot_eager")
+    want = gradient(torch.nn.functional.linear)((weight, bias))
+    torch.testing.assert_close(ours((weight, bias)), want)
