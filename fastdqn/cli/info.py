@@ -62,8 +62,16 @@ def _torch(torch: Any) -> dict[str, Any]:
     return facts
 
 
+def _load(cores: int) -> str:
+    """Say how busy the machine is, and what that does to training."""
+    load = os.getloadavg()[0]
+    busy = "; training shares the cores with that" if load >= 0.5 else ""
+    return f"{load:.1f} of {cores} cores in the last minute{busy}"
+
+
 def _machine() -> dict[str, Any]:
-    facts: dict[str, Any] = {"cores": f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}"}
+    cores = len(os.sched_getaffinity(0))
+    facts: dict[str, Any] = {"cores": f"{cores} usable of {os.cpu_count()}", "load": _load(cores)}
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

@@ -73,3 +73,15 @@ def test_info_as_json_tells_what_is_missing(
     assert facts["missing"][0].startswith("envpool is not installed")
     assert 'pip install "fastdqn[train]"' in facts["missing"][0]
     assert facts["missing"][1].startswith("a C++ compiler (g++)")
+
+
+@pytest.mark.usefixtures("light_torch")
+@pytest.mark.parametrize(("load", "told"), [(0.2, False), (1.4, True)])
+def test_info_tells_of_a_busy_machine(
+    load: float, told: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 9.0, 9.0))
+    assert main(["info", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["load"]
+    assert said.startswith(f"{load:.1f} of ")
+    assert ("training shares the cores" in said) == told
