@@ -1,6 +1,7 @@
 """How fast is real training? Frames and updates per second, and where the time goes.
 
     python benchmarks/train.py --game Pong-v5 --preset quick --out benchmarks/results/train-quick.json
+    python benchmarks/train.py --busy-cores 1 --out benchmarks/results/train-quick-busy.json
 
 Warm-up is cut short and the window opens once learning runs, so the figures are those of the long run.
 Batch and update ratio are printed beside them: frames per second mean nothing without them.
@@ -8,8 +9,12 @@ Batch and update ratio are printed beside them: frames per second mean nothing w
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +43,8 @@ class Settings:
     """Length of the measured window, from `settle_seconds` after the first update on."""
     settle_seconds: float = 5.0
     """Time that the loop gets to settle."""
+    busy_cores: int = 0
+    """Other programs that compute without end meanwhile, each as much as one core does."""
     out: Path | None = None
     """File for the figures; standard output without it."""
 
@@ -83,6 +90,18 @@ def figures(window: Window) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def busy(cores: int) -> Iterator[None]:
+    """Have as many other programs compute while the block runs."""
+    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
+    try:
+        yield
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+
+
 def main(settings: Settings) -> None:
     """Train for a minute and write what was seen."""
     config = PRESETS[settings.preset].config
@@ -95,7 +114,7 @@ def main(settings: Settings) -> None:
         exploration=replace(config.exploration, decay_frames=8_000),  # acting costs what it does later on
     )
     window = Window(settings)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, busy(settings.busy_cores):
         run = RunFolder.create(Path(folder) / "run", config)
         train(run, report=window.report, stop_requested=window.over)
     results = {
