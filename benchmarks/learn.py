@@ -1,9 +1,13 @@
 """Does it learn, and how long does it take? Train some seeds, evaluate each, draw the curves.
 
-    python benchmarks/learn.py --seeds 1 2 --out benchmarks/results/pong-quick
+    python benchmarks/learn.py --seeds 1 2 --whole --out benchmarks/results/pong-quick
+    python benchmarks/learn.py --seeds 11 12 13 14 15 --episodes 20 --out benchmarks/results/pong-record
+    python benchmarks/performance_page.py    # the table of records in benchmarks/results/README.md
 
-Every seed that is named is trained and reported, whatever comes out. Writes OUT.json (evaluations and times),
-OUT.csv (the curves) and OUT.png. Seeds run one after another, so that each has the machine for itself.
+Every seed that is named is trained and reported, whatever comes out. Writes OUT.json (evaluations, times, and
+the minutes to the return at which the game is taken as solved), OUT.csv (the curves) and OUT.png. Seeds run one
+after another, so that each has the machine for itself. A run ends where its preset ends it: `quick` when Pong
+is solved.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from typing import Any
 import common
 import matplotlib
 import tyro
+
+from fastdqn.config import SOLVED_RETURNS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -43,6 +49,8 @@ class Settings:
     """One evaluation of the last checkpoint for each."""
     runs: Path = Path("runs")
     """Where the run folders go."""
+    whole: bool = False
+    """Train for the preset's whole length, also where a game is solved before."""
     reuse: bool = False
     """Take runs that are already there instead of training them (to draw again)."""
 
@@ -58,8 +66,9 @@ def learn(settings: Settings, seed: int) -> dict[str, Any]:
     """Train one seed and evaluate its last checkpoint."""
     run = settings.runs / f"{settings.game}-{settings.preset}-learn-seed{seed}"
     if not settings.reuse:
-        words = ("--preset", settings.preset, "--seed", str(seed), "--run-dir", str(run))
-        fastdqn("train", settings.game, *words, "--stop-at-return", "none", "--progress", "plain")
+        words = ["--preset", settings.preset, "--seed", str(seed), "--run-dir", str(run)]
+        words += ["--stop-at-return", "none"] if settings.whole else []
+        fastdqn("train", settings.game, *words, "--progress", "plain")
     evaluations = [
         fastdqn(
             "evaluate", str(run), "--episodes", str(settings.episodes), "--epsilon", str(epsilon), "--json"
@@ -70,27 +79,39 @@ def learn(settings: Settings, seed: int) -> dict[str, Any]:
         del evaluation["weights"]  # a path of this machine
     summary = json.loads((run / "summary.json").read_text())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    curve = [
+        {
+            "frames": row["frames"],
+            "minutes": row["timing"]["seconds"] / 60,
+            "updates": row["updates"],
+            "return_mean_20": row["return_mean"],
+            "loss": row["loss"],
+            "q_mean": row["q_mean"],
+            "epsilon": row["epsilon"],
+        }
+        for row in rows
+    ]
     return {
         "seed": seed,
         "git_commit": json.loads((run / "meta.json").read_text())["git_commit"],
         "minutes": summary["seconds"] / 60,
+        "minutes_to_solved": minutes_to(SOLVED_RETURNS.get(settings.game), curve),
         "frames": summary["frames"],
         "updates": summary["updates"],
         "mean_return_20_in_training": summary["mean_return_20"],
         "evaluations": evaluations,
-        "curve": [
-            {
-                "frames": row["frames"],
-                "minutes": row["timing"]["seconds"] / 60,
-                "updates": row["updates"],
-                "return_mean_20": row["return_mean"],
-                "loss": row["loss"],
-                "q_mean": row["q_mean"],
-                "epsilon": row["epsilon"],
-            }
-            for row in rows
-        ],
+        "curve": curve,
     }
+
+
+def minutes_to(goal: float | None, curve: list[dict[str, Any]]) -> float | None:
+    """Return the minutes to the first row whose mean return is the goal's; `None` where there is none."""
+    if goal is None:
+        return None
+    reached = (
+        row["minutes"] for row in curve if row["return_mean_20"] is not None and row["return_mean_20"] >= goal
+    )
+    return next(reached, None)
 
 
 def write_csv(results: list[dict[str, Any]], path: Path) -> None:
@@ -118,7 +139,8 @@ def draw(settings: Settings, results: list[dict[str, Any]], path: Path) -> None:
             xytext=(6, -3),
             color=line.get_color(),
         )
-    axes.axhline(18, color="grey", linewidth=0.8, linestyle=":")
+    if settings.game in SOLVED_RETURNS:
+        axes.axhline(SOLVED_RETURNS[settings.game], color="grey", linewidth=0.8, linestyle=":")
     axes.set_xlabel("minutes of training on this machine")
     axes.set_ylabel("return of a game, mean of the last 20")
     axes.set_title(
@@ -138,15 +160,23 @@ def main(settings: Settings) -> None:
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     short = [{name: value for name, value in result.items() if name != "curve"} for result in results]
     cores = len(os.sched_getaffinity(0))
-    kept = {**asdict(settings), "out": settings.out.name, "runs": None, "cores_used": cores}
+    kept = {
+        **asdict(settings),
+        "out": settings.out.name,
+        "runs": None,
+        "cores_used": cores,
+        "solved_return": SOLVED_RETURNS.get(settings.game),
+    }
     # First of the three: the others would change the working tree whose commit it names.
     common.write("learn", kept, short, settings.out.with_suffix(".json"))
     write_csv(results, settings.out.with_suffix(".csv"))
     draw(settings, results, settings.out.with_suffix(".png"))
     for result in results:
         scores = ", ".join(f"{e['mean']:.1f} at epsilon {e['epsilon']:g}" for e in result["evaluations"])
+        solved = result["minutes_to_solved"]
         print(
-            f"seed {result['seed']}: {result['minutes']:.1f} minutes, {result['updates']} updates; {scores}"
+            f"seed {result['seed']}: {result['minutes']:.1f} minutes, {result['updates']} updates, solved "
+            f"{'never' if solved is None else f'after {solved:.1f} minutes'}; {scores}"
         )
 
 

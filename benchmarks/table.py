@@ -36,7 +36,7 @@ def rows() -> list[tuple[str, str, str]]:
             (
                 f"Pong from nothing, `quick`, seed {result['seed']}: mean of {pong['settings']['episodes']} games",
                 f"{scores} after {result['minutes']:.0f} min on {cores}, {result['frames'] / 1e6:.1f}M frames",
-                "`python benchmarks/learn.py --seeds 1 2 --out benchmarks/results/pong-quick`",
+                "`python benchmarks/learn.py --seeds 1 2 --whole --out benchmarks/results/pong-quick`",
             )
         )
     for preset in ("quick", "nature"):
