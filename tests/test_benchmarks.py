@@ -327,6 +327,82 @@ def test_peers_counts_planted_faults(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
+def test_scaling(tmp_path):
+    """Faults: a replay that is not full, capacities that share one."""
+    words = [
+        "--capacities",
+        "400",
+        "800",
+        "--games",
+        "2",
+        "--threads",
+        "1",
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.2",
+        "--accelerate",
+        "eager",
+    ]
+    results = run("scaling.py", *words, out=tmp_path / "scaling.json")
+    assert [row["capacity"] for row in results] == [400, 800]
+    for row in results:
+        assert row["filled"] == 1.0
+        # An update takes longer than the four steps that it follows.
+        assert row["playing_frames_per_second"]["median"] > row["training_frames_per_second"]["median"] > 0
+
+
+@pytest.mark.slow
+def test_training_peers(tmp_path):
+    """Ours beside Stable-Baselines3's, both stopped after one update."""
+    pytest.importorskip("stable_baselines3")
+    words = [
+        "--only",
+        "fastdqn",
+        "sb3",
+        "--rounds",
+        "2",
+        "--updates",
+        "2",
+        "--warmup-steps",
+        "100",
+        "--capacity",
+        "1000",
+    ]
+    results = run("training_peers.py", *words, out=tmp_path / "training-peers.json")
+    assert list(results) == ["fastdqn", "sb3"]
+    assert results["fastdqn"]["fastdqn_over_this"]["median"] == 1.0
+    for row in results.values():
+        assert row["steps_per_second"]["median"] > 0
+        assert row["first_update_seconds"] > 0
+
+
+def test_another_script_of_cleanrl_is_not_mended(monkeypatch):
+    """Faults: a passage that has gone from the script, or is there twice, and is passed over."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import training_loops
+
+    script = "\n".join(old for old, _ in training_loops.CLEANRL_MENDS)
+    mended = training_loops.mend(script)
+    assert all(new in mended for _, new in training_loops.CLEANRL_MENDS)
+    with pytest.raises(ValueError, match="not there once"):
+        training_loops.mend(script + script)
+    with pytest.raises(ValueError, match="not there once"):
+        training_loops.mend(script.replace("FrameStack", "Stack"))
+
+
+def test_minutes_to_the_goal_of_a_record(monkeypatch, tmp_path):
+    """Faults: the last row instead of the first, a seed's rows in another's figure, an empty mean."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import performance_page
+
+    rows = ["seed,minutes,return_mean_20", "1,0.1,", "1,2.5,17.9", "1,3.0,18.0", "1,4.0,19.0", "2,9.0,17.0"]
+    path = tmp_path / "record.csv"
+    path.write_text("\n".join(rows))
+    assert performance_page.minutes_to_goal(path) == {1: 3.0, 2: None}
+
+
+@pytest.mark.long
 def test_snapshot(tmp_path):
     results = run("snapshot.py", "--frames", "400", "--trials", "2", out=tmp_path / "snapshot.json")
     assert results["file_bytes"] > 400 * 84 * 84
@@ -334,7 +410,7 @@ def test_snapshot(tmp_path):
     assert results["load_over_dd"] > 0
 
 
-@pytest.mark.parametrize("script", ["table.py", "replay_table.py"])
+@pytest.mark.parametrize("script", ["table.py", "replay_table.py", "performance_page.py"])
 def test_the_page_has_the_committed_figures(script):
     """Fault: a JSON file made anew, or a table edited by hand, without the other."""
     command = [sys.executable, str(BENCHMARKS / script), "--check"]

@@ -1,0 +1,207 @@
+"""Make the tables and pictures of docs/performance.md, and the table of records, from the JSON files in results/.
+
+python benchmarks/performance_page.py          # writes the tables between their marks, and the pictures
+python benchmarks/performance_page.py --check  # exit code 1 if a page says something else
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+DOCS = ROOT / "docs"
+RECORDED_GAME, GOAL = "Pong-v5", 18.0
+PEERS = {
+    "fastdqn": "fastdqn",
+    "sb3": "Stable-Baselines3, 8 games",
+    "sb3-one-game": "Stable-Baselines3, 1 game",
+    "cleanrl": "CleanRL `dqn_atari.py`, 1 game",
+    "tianshou": "Tianshou with EnvPool, 8 games",
+}
+
+
+def results_of(name: str) -> Any:
+    """Return the results of a committed JSON file."""
+    return json.loads((RESULTS / f"{name}.json").read_text())["results"]
+
+
+def peers() -> Iterator[str]:
+    """Rows of training loops."""
+    yield "| | steps/s | fastdqn's over it | first update after | first run on a machine |"
+    yield "|---|---|---|---|---|"
+    for name, row in results_of("training-peers").items():
+        speed, ratio = row["steps_per_second"], row["fastdqn_over_this"]["median"]
+        first = row.get("first_update_seconds_of_first_run")
+        yield (
+            f"| {PEERS[name]} | {speed['median']:.0f} ({speed['min']:.0f} to {speed['max']:.0f}) | {ratio:.2f} | "
+            f"{row['first_update_seconds']:.1f} s | {'the same' if first is None else f'{first:.1f} s'} |"
+        )
+
+
+def scaling() -> Iterator[str]:
+    """Rows of speeds by games and threads, a column for each capacity."""
+    rows = results_of("scaling")
+    capacities = sorted({row["capacity"] for row in rows})
+    titles = " | ".join(f"{capacity:,} frames" for capacity in capacities)
+    yield f"| | games | threads | {titles} | largest / smallest |"
+    yield f"|---|---|---|{'---|' * (len(capacities) + 1)}"
+    by_cell = {(row["games"], row["threads"], row["capacity"]): row for row in rows}
+    for kind in ("training", "playing"):
+        for games, threads in sorted({key[:2] for key in by_cell}):
+            speeds = [
+                by_cell[games, threads, capacity][f"{kind}_frames_per_second"]["median"]
+                for capacity in capacities
+            ]
+            cells = " | ".join(f"{speed:,.0f}" for speed in speeds)
+            yield f"| {kind} | {games} | {threads} | {cells} | {speeds[-1] / speeds[0]:.2f} |"
+
+
+def records() -> Iterator[str]:
+    """Rows of runs to the goal, by every seed that was named."""
+    yield "| file | date | commit | machine | seeds | minutes to 18, by seed | median | evaluations |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for path in sorted(RESULTS.glob("*.json")):
+        data = json.loads(path.read_text())
+        if data.get("benchmark") != "learn" or data["settings"]["game"] != RECORDED_GAME:
+            continue
+        minutes = minutes_to_goal(path.with_suffix(".csv"))
+        seeds = [result["seed"] for result in data["results"]]
+        reached = [minutes[seed] for seed in seeds if minutes[seed] is not None]
+        # A run that never came there counts as longer than all that did.
+        middle = statistics.median([minutes[seed] or float("inf") for seed in seeds])
+        evaluations = ", ".join(f"{result['evaluations'][0]['mean']:.1f}" for result in data["results"])
+        shown = ", ".join("never" if minutes[seed] is None else f"{minutes[seed]:.1f}" for seed in seeds)
+        first = data["results"][0]["evaluations"][0]
+        yield (
+            f"| `{path.name}` | {data['started'][:10]} | {data['results'][0]['git_commit'][:7]} | "
+            f"{data['machine']['cpu']}, {data['settings']['cores_used']} cores | "
+            f"{', '.join(map(str, seeds))} | {shown} | {middle:.1f} ({len(reached)} of {len(seeds)}) | "
+            f"{evaluations} ({first['episodes']} games, epsilon {first['epsilon']:g}) |"
+        )
+
+
+def minutes_to_goal(curves: Path) -> dict[int, float | None]:
+    """Return for each seed the minutes to the first row whose mean return is the goal's."""
+    found: dict[int, float | None] = {}
+    with curves.open() as file:
+        for row in csv.DictReader(file):
+            seed, mean = int(row["seed"]), row["return_mean_20"]
+            found.setdefault(seed, None)
+            if found[seed] is None and mean and float(mean) >= GOAL:
+                found[seed] = float(row["minutes"])
+    return found
+
+
+COMMANDS = {"training-peers": "training_peers.py --cleanrl CHECKOUT", "scaling": "scaling.py"}
+
+
+def where_measured(name: str, rows: Callable[[], Iterator[str]]) -> Callable[[], Iterator[str]]:
+    """Return a table with its picture; where its JSON file is not there yet, a line that says so."""
+
+    def table() -> Iterator[str]:
+        if (RESULTS / f"{name}.json").exists():
+            yield from rows()
+            yield from ("", f"![The same as a picture]({name}.svg)")
+        else:
+            yield f"Not measured yet: `python benchmarks/{COMMANDS[name]} --out benchmarks/results/{name}.json`."
+
+    return table
+
+
+TABLES: dict[Path, dict[str, Callable[[], Iterator[str]]]] = {
+    DOCS / "performance.md": {
+        "peers": where_measured("training-peers", peers),
+        "scaling": where_measured("scaling", scaling),
+    },
+    RESULTS / "README.md": {"records": records},
+}
+
+
+def filled(text: str, tables: dict[str, Callable[[], Iterator[str]]]) -> str:
+    """Return a page with its tables as the JSON files have them."""
+    for name, rows in tables.items():
+        start, end = f"<!-- {name}: made by benchmarks/performance_page.py -->", f"<!-- end of {name} -->"
+        before, mark, rest = text.partition(start)
+        if not mark or end not in rest:
+            raise SystemExit(f"the marks of the table {name} are not in the page")
+        text = "\n".join([before + start, *rows(), end + rest.partition(end)[2]])
+    return text
+
+
+def draw_peers(pyplot: Any) -> None:
+    """Draw steps per second and the time to the first update of each loop."""
+    rows = results_of("training-peers")
+    titles = [PEERS[name].replace("`", "") for name in reversed(rows)]
+    colors = ["tab:orange" if name == "fastdqn" else "tab:gray" for name in reversed(rows)]
+    panels = (
+        ("steps per second", "{:.0f}", lambda row: row["steps_per_second"]["median"]),
+        ("seconds to the first update", "{:.1f}", lambda row: row["first_update_seconds"]),
+    )
+    figure, axes = pyplot.subplots(1, 2, sharey=True, figsize=(9, 2.6), layout="constrained")
+    for axis, (title, form, value) in zip(axes, panels, strict=True):
+        values = [value(row) for row in reversed(rows.values())]
+        bars = axis.barh(titles, values, color=colors)
+        axis.bar_label(bars, [form.format(number) for number in values], padding=2)
+        axis.set_title(title)
+        axis.margins(x=0.15)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(DOCS / "training-peers.svg", metadata={"Date": None})
+
+
+def draw_scaling(pyplot: Any) -> None:
+    """Draw frames per second by games, a line for each capacity and number of threads."""
+    rows = results_of("scaling")
+    capacities = sorted({row["capacity"] for row in rows})
+    colors = dict(zip(capacities, ("tab:blue", "tab:orange", "tab:green"), strict=False))
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for axis, kind in zip(axes, ("training", "playing"), strict=True):
+        for capacity in capacities:
+            for threads, line in ((1, "--"), (2, "-")):
+                points = sorted(
+                    (row["games"], row[f"{kind}_frames_per_second"]["median"])
+                    for row in rows
+                    if (row["capacity"], row["threads"]) == (capacity, threads)
+                )
+                label = f"{capacity:,} frames, {threads} thread{'s' * (threads > 1)}"
+                axis.plot(*zip(*points, strict=True), line, marker="o", color=colors[capacity], label=label)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(*2 * [sorted({row["games"] for row in rows})])
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("games side by side")
+        axis.set_title(f"{kind}, frames per second")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False, fontsize=7)
+    figure.savefig(DOCS / "scaling.svg", metadata={"Date": None})
+
+
+def main() -> None:
+    """Write tables and pictures, or with --check compare the tables."""
+    for page, tables in TABLES.items():
+        text = page.read_text()
+        new = filled(text, tables)
+        if "--check" in sys.argv[1:]:
+            if new != text:
+                sys.exit(f"{page.relative_to(ROOT)} does not have the figures of benchmarks/results")
+        else:
+            page.write_text(new)
+    if "--check" not in sys.argv[1:]:
+        import matplotlib
+
+        matplotlib.use("svg")
+        from matplotlib import pyplot
+
+        with pyplot.rc_context({"svg.hashsalt": "performance", "svg.fonttype": "none", "font.size": 8}):
+            for name, draw in (("training-peers", draw_peers), ("scaling", draw_scaling)):
+                if (RESULTS / f"{name}.json").exists():
+                    draw(pyplot)
+
+
+if __name__ == "__main__":
+    main()
