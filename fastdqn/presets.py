@@ -77,6 +77,16 @@ _QUICK = Config(
     checkpoint=CheckpointConfig(every_frames=200_000),
 )
 
+# `quick` with what `rainbow` has beyond it: C51's distribution, and noise instead of epsilon. Adam's epsilon and
+# the gradient's limit are `rainbow`'s, too: both have a cross entropy.
+_QUICK_RAINBOW = replace(
+    _QUICK,
+    preset="quick-rainbow",
+    network=replace(_QUICK.network, head="categorical", noise="truncated", noise_sigma=0.1),
+    optimizer=replace(_QUICK.optimizer, epsilon=0.005 / 32, max_grad_norm=10.0),
+    exploration=ExplorationConfig(max=0.0, min=0.0),
+)
+
 # No zoo has it: `double` with NoisyNet-DQN's layers, whose paper (3.1, 3.2) has factorised noise of sigma 0.5 and
 # no epsilon, and evaluates with noise.
 _NOISY = replace(
@@ -161,11 +171,12 @@ _RAINBOW = replace(
     evaluation=EvaluationConfig(protocol="training", epsilon=0.0),
 )
 
-# The code of its ICML paper (main.py, Agent.py, networks.py); where paper and code differ is in docs/btr.md.
-# Epsilon falls by a share of 1 / 2M each step, and is off from half of 200M frames on.
+# The code of its ICML paper (main.py, Agent.py, PER.py, networks.py); where paper and code differ is in
+# docs/btr.md. Epsilon falls by a share of 1 / 2M each step, and is off from half of 200M frames on. Games begin
+# by up to 30 no-ops, the default of the wrapper that it took from Gymnasium, and nothing presses FIRE.
 _BTR = Config(
     preset="btr",
-    env=EnvConfig(num_envs=64, life_loss="ignore", fire_reset=False, noop_max=1, sticky_actions=0.25),
+    env=EnvConfig(num_envs=64, life_loss="ignore", fire_reset=False, sticky_actions=0.25),
     replay=ReplayConfig(capacity=2**20, warmup_steps=200_000, alpha=0.2, beta=0.2, beta_final=0.2),
     network=NetworkConfig(
         torso="impala",
@@ -200,8 +211,13 @@ _BTR = Config(
 PRESETS: dict[str, Preset] = {
     "quick": Preset(
         "for Pong in few minutes on two CPU cores: double, dueling, n = 8, priorities, half the width, Adam",
-        "no paper; what it has reached is in the README",
+        "no paper, what it has reached is in the README",
         _QUICK,
+    ),
+    "quick-rainbow": Preset(
+        "quick with a distribution over 51 returns, and noise instead of epsilon; not yet tried against quick",
+        "no paper",
+        _QUICK_RAINBOW,
     ),
     "nature": Preset(
         "the paper's protocol: RMSProp, 1M frames of replay, 200M frames of play",
@@ -260,7 +276,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "btr": Preset(
         "impala, iqn, munchausen, dueling, noise, spectral norm, priorities, n = 3, 64 games, batch 256",
-        "Clark et al. 2024 (Beyond the Rainbow), constants of its code",
+        "Clark et al. 2024, constants of the code of Beyond the Rainbow",
         _BTR,
     ),
 }

@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 
 from fastdqn.cli import main
 from fastdqn.config import Config
 from fastdqn.presets import PRESETS
+from tests.cli.fakes import FakeTrainer
 
 
-def test_presets_shows_where_they_differ(capsys: pytest.CaptureFixture[str]) -> None:
+def test_presets_stand_in_one_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets"]) == 0
     out = capsys.readouterr().out
-    assert max(len(line) for line in out.splitlines()) <= 80
+    assert max(map(len, out.splitlines())) <= 120
+    table = out.partition("\n\n")[0].splitlines()
+    titles, *rows = (re.split(r" {2,}", line) for line in table)
+    assert titles[0] == "preset"
+    assert [row[0] for row in rows] == list(PRESETS)
+    shown = {row[0]: dict(zip(titles, row, strict=True)) for row in rows}
     for name, preset in PRESETS.items():
-        assert name in out
-        assert preset.source.split()[0] in out
-    tables = out.split("\n\n")[1:-1]
-    assert [name for table in tables for name in table.splitlines()[0].split()] == list(PRESETS)
-    shown = {}
-    for table in tables:
-        names, *rows = (line.split() for line in table.splitlines())
-        shown |= {(name, row[0]): value for row in rows for name, value in zip(names, row[1:], strict=True)}
-    for name, preset in PRESETS.items():
-        assert shown.get((name, "--learner.n-step"), "1") == str(preset.config.learner.n_step)
-    assert ("btr", "--learner.batch-size") in shown
-    assert ("c51", "--learner.batch-size") not in shown  # as nature has it, and its neighbours
-    assert "--env.frame-skip" not in out  # the same in all
+        assert shown[name]["n"] == str(preset.config.learner.n_step)
+        assert float(shown[name]["step"]) == preset.config.optimizer.learning_rate
+        assert preset.source.startswith(shown[name]["source"])
+    assert shown["btr"] | {"head": "implicit", "noise": "0.5", "alpha": "0.2", "batch": "256"} == shown["btr"]
+    assert shown["c51"] | {"noise": "-", "alpha": "-", "duel": "-"} == shown["c51"]
+
+
+def test_the_flags_under_a_preset_make_it_of_nature(
+    capsys: pytest.CaptureFixture[str], trainer: FakeTrainer
+) -> None:
+    assert main(["presets"]) == 0
+    described = re.split(r"\n\n(?=\S)", capsys.readouterr().out)[2:]
+    assert [text.split()[0] for text in described] == list(PRESETS)
+    for text, (name, preset) in zip(described, PRESETS.items(), strict=True):
+        assert preset.source.split()[-1] in text
+        flags = text[text.find(" --") :].split() if " --" in text else []
+        assert main(["train", "Pong-v5", "--preset", "nature", *flags]) == 0
+        assert replace(trainer.config, preset=name) == preset.config
 
 
 def test_presets_as_json(capsys: pytest.CaptureFixture[str]) -> None:
