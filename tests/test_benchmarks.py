@@ -78,6 +78,25 @@ def test_update(tmp_path):
 
 
 @pytest.mark.slow
+def test_presets(tmp_path):
+    rows = run("presets.py", "--small", out=tmp_path / "presets.json")
+    assert [row["preset"] for row in rows] == ["double", "iqn"]
+    assert all(row["over_nature"]["median"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_the_family_is_trained_and_drawn(tmp_path):
+    words = ("--seeds", "1", "--variants", "quick-m-iqn", "quick-rainbow", "--total-frames", "24k")
+    out = tmp_path / "pong"
+    command = [sys.executable, BENCHMARKS / "family.py", *words, "--out", out, "--runs", tmp_path / "runs"]
+    subprocess.run([str(word) for word in command], check=True)
+    for name in ("quick-m-iqn", "quick-rainbow"):
+        (result,) = json.loads((tmp_path / f"pong-{name}.json").read_text())["results"]
+        assert result["frames"] >= 24_000
+    assert (tmp_path / "pong.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="nothing has to stand in for a GPU")
 def test_a_gpu_session_is_rehearsed_end_to_end(tmp_path):
     """Every part of gpu.py and gpu.sh's own course, cut off after a short budget and taken up again."""

@@ -1,0 +1,126 @@
+"""Learning curves of the value-based family with `quick`'s width and budget, in one picture with `quick`'s own.
+
+    python benchmarks/family.py --seeds 1 --out benchmarks/results/pong-family
+
+Each is `quick` with another algorithm's core (`VARIANTS`): its head, its rule, and how it explores; all else is
+`quick`'s, the priorities and n = 8 too. So the curves compare cores, not the papers' agents. Seeds are named
+beforehand, and every run is reported. They run one after another; their minutes are those of a machine that does
+nothing else. benchmarks/learn.py evaluates each and writes OUT-NAME.json, .csv and .png; this adds OUT.png.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import tyro
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+_IMPLICIT = ("--network.head", "implicit", "--network.quantiles", "8")  # 64 would take hours on two cores
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "quick": (),
+    "quick-c51": ("--network.head", "categorical", "--learner.rule", "max"),
+    "quick-qrdqn": ("--network.head", "quantile", "--network.quantiles", "51", "--learner.rule", "max"),
+    "quick-iqn": (*_IMPLICIT, "--learner.rule", "max"),
+    "quick-m-iqn": (*_IMPLICIT, "--learner.rule", "munchausen", "--exploration.policy", "softmax"),
+    "quick-rainbow": (),
+}
+"""By name, the flags beside `--preset quick`; the last is a preset itself."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Learning curves of algorithms."""
+
+    seeds: tuple[int, ...]
+    """The seeds, named beforehand."""
+    out: Path
+    """Where the figures go, without an ending."""
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    """Which."""
+    game: str = "Pong-v5"
+    """EnvPool's name of the game."""
+    runs: Path = Path("runs")
+    """Where the run folders go."""
+    total_frames: str = ""
+    """Frames of a run instead of quick's."""
+    reuse: bool = False
+    """Take runs that are already there instead of training them (to draw again)."""
+
+
+def train(settings: Settings, name: str, seed: int) -> None:
+    """Train one run to its whole length, in the folder where learn.py looks for it."""
+    run = settings.runs / f"{settings.game}-{name}-learn-seed{seed}"
+    preset = "quick-rainbow" if name == "quick-rainbow" else "quick"
+    words = ["train", settings.game, "--preset", preset, *VARIANTS[name], "--seed", str(seed)]
+    words += ["--run-dir", str(run), "--stop-at-return", "none", "--progress", "plain"]
+    words += ["--total-frames", settings.total_frames] if settings.total_frames else []
+    subprocess.run([str(Path(sys.executable).with_name("fastdqn")), *words], check=True)
+
+
+def report(settings: Settings, name: str) -> None:
+    """Have learn.py evaluate a variant's runs and write its figures."""
+    script = Path(__file__).with_name("learn.py")
+    words = ["--game", settings.game, "--preset", name, "--runs", str(settings.runs), "--reuse"]
+    words += ["--out", str(of(settings, name)), "--seeds", *map(str, settings.seeds)]
+    subprocess.run([sys.executable, str(script), *words], check=True)
+
+
+def of(settings: Settings, name: str) -> Path:
+    """Return where a variant's figures are, without an ending."""
+    return settings.out.with_name(f"{settings.out.name}-{name}")
+
+
+def curves(path: Path) -> Iterator[list[tuple[float, float]]]:
+    """Return for each seed the million frames and the mean return of the last 20 games, from learn.py's table."""
+    with path.open(newline="") as file:
+        rows: list[dict[str, str]] = list(csv.DictReader(file))
+    for seed in dict.fromkeys(row["seed"] for row in rows):
+        own = [row for row in rows if row["seed"] == seed and row["return_mean_20"]]
+        yield [(int(row["frames"]) / 1e6, float(row["return_mean_20"])) for row in own]
+
+
+def draw(settings: Settings) -> None:
+    """Draw all curves; a variant's seeds have one colour. The legend has the minutes and evaluations of each."""
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    for number, name in enumerate(settings.variants):
+        results: list[dict[str, Any]] = json.loads(of(settings, name).with_suffix(".json").read_text())[
+            "results"
+        ]
+        scores = ", ".join(
+            f"{one['evaluations'][0]['mean']:.1f} ({one['minutes']:.0f} min)" for one in results
+        )
+        for index, curve in enumerate(curves(of(settings, name).with_suffix(".csv"))):
+            label = f"{name}: {scores}" if index == 0 else None
+            axes.plot(*zip(*curve, strict=True), color=f"C{number}", label=label)
+    axes.axhline(18, color="grey", linewidth=0.8, linestyle=":")
+    axes.set_xlabel("million frames")
+    axes.set_ylabel("return of a game, mean of the last 20")
+    axes.set_title(f"{settings.game}: cores of algorithms in quick; evaluation at the end", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(settings.out.with_suffix(".png"), dpi=110)
+
+
+def main(settings: Settings) -> None:
+    """Train, evaluate, write and draw."""
+    for name in settings.variants:
+        for seed in settings.seeds:
+            if not settings.reuse:
+                train(settings, name, seed)
+        report(settings, name)
+    draw(settings)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
