@@ -39,11 +39,13 @@ def test_the_flags_under_a_preset_make_it_of_nature(
     assert main(["presets"]) == 0
     described = re.split(r"\n\n(?=\S)", capsys.readouterr().out)[2:]
     assert [text.split()[0] for text in described] == list(PRESETS)
-    for text, (name, preset) in zip(described, PRESETS.items(), strict=True):
+    for text, preset in zip(described, PRESETS.values(), strict=True):
         assert preset.source.split()[-1] in text
-        flags = text[text.find(" --") :].split() if " --" in text else []
-        assert main(["train", "Pong-v5", "--preset", "nature", *flags]) == 0
-        assert replace(trainer.config, preset=name) == preset.config
+    for name in ("quick-rainbow", "m-iqn", "btr"):
+        _, _, flags = described[list(PRESETS).index(name)].partition(" --")
+        words = f"--{flags}".split()
+        assert main(["train", "Pong-v5", "--run-dir", name, "--preset", "nature", *words]) == 0
+        assert replace(trainer.config, preset=name) == PRESETS[name].config
 
 
 def test_presets_as_json(capsys: pytest.CaptureFixture[str]) -> None:
