@@ -30,7 +30,11 @@ pytestmark = pytest.mark.slow
 
 
 def our_update(preset: str, rule: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> SimpleNamespace:
-    """A learner's second update, so that its networks differ: what went in, and its loss, gradient, priorities."""
+    """A learner's second update, on changes of a batch: what went in, and its loss, gradient and priorities.
+
+    Before it the last layers of both networks are drawn anew, so wide that they choose different actions, and that
+    it matters for the loss which.
+    """
     config = small(preset)
     config = replace(config, learner=replace(config.learner, rule=rule))
     whole, gradients = update_module.clip_by_norm, []
@@ -42,6 +46,9 @@ def our_update(preset: str, rule: str, monkeypatch: pytest.MonkeyPatch, **change
     monkeypatch.setattr(update_module, "clip_by_norm", keep)
     one = Learner(config, ACTIONS, seed=3)
     update(one, batch(0))
+    generator = torch.Generator().manual_seed(4)
+    for which in ("online", "target"):
+        one.state_tensors()[f"{which}.head.advantage.weight"].normal_(std=2.0, generator=generator)
     before, rows = copy_of(one.state_tensors()), replace(batch(1), **changes)
     results = update(one, rows)
     return SimpleNamespace(
@@ -176,7 +183,8 @@ def test_tianshous_loss_and_gradient_are_those_of_the_double_rule(
 def test_tianshou_has_no_maximum_of_the_target_network(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the papers' rule gives is another loss: Tianshou's three algorithms are double ones."""
     ours = our_update(preset, "max", monkeypatch)
-    ours.draws["online_next"] = our_update(preset, "double", monkeypatch).draws["online_next"]
+    double = our_update(preset, "double", monkeypatch)
+    ours.draws["online_next"] = double.draws["online_next"]
     loss, _, _ = tianshou_update(ours)
     assert loss != pytest.approx(ours.loss, rel=1e-3)
 
