@@ -27,7 +27,7 @@ from tests.reference.catch import ACTIONS, CELLS, PIXELS, Catch
 
 GAMES = 8
 UPDATES = 1_000
-"""Of each preset: half a minute of one core. Those that were tried one by one were there after 750 at most."""
+"""Of each preset: half a minute of one core."""
 
 LEARNED, NOT_LEARNED = 0.9, 0.5
 """Share of balls caught without exploration: the best play catches all, who does not look a quarter."""

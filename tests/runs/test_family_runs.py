@@ -54,7 +54,8 @@ def test_a_presets_run_resumes_exactly_and_is_exported(preset, tmp_path, monkeyp
     whole = RunFolder.create(tmp_path / "whole", small(preset))
     assert train(whole).updates > 100
     halves = interrupted(tmp_path / "halves", small(preset), [57, 90])
-    assert differences(outcome(halves), outcome(whole)) == []
+    differing = differences(outcome(halves), outcome(whole))
+    assert differing == []
     monkeypatch.setattr(export, "_CHECKED_STEPS", 2)
     for format in ("pt2", "torchscript", "safetensors"):
         exported = export.export(whole, format, tmp_path / f"p.{format}")
