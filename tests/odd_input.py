@@ -113,6 +113,7 @@ EVALUATE = ("evaluate", "RUN", "--episodes", "1", "--max-episode-frames", "200")
 RECORD = ("record", "RUN", "--max-seconds", "1", "--scale", "2", "--gif-seconds", "0.1", "--out", "NEW")
 EXPORT = ("export", "RUN", "--out", "NEW")
 PLOT = ("plot", "RUN", "--out", "NEW.png")
+SWEEP = ("sweep", "--games", "Pong-v5", "--seeds", "1", "--out", "NEW", "--dry-run")
 WEIGHTS = (*TRAIN, "--network.dueling", "--network.centered", "--weights", "RUN")
 READERS = {
     "config.json": (EVALUATE, RECORD, EXPORT, PLOT, RESUME),
@@ -129,6 +130,7 @@ def flag_cases() -> Iterator[Case]:
     from fastdqn.cli.export import ExportArguments
     from fastdqn.cli.plot import PlotArguments
     from fastdqn.cli.record import RecordArguments
+    from fastdqn.cli.sweep import SweepArguments
     from fastdqn.cli.train import TrainArguments
 
     commands: list[tuple[type[Any], tuple[str, ...]]] = [
@@ -137,6 +139,7 @@ def flag_cases() -> Iterator[Case]:
         (RecordArguments, RECORD),
         (ExportArguments, EXPORT),
         (PlotArguments, PLOT),
+        (SweepArguments, SWEEP),
     ]
     for command in ("games", "presets", "info"):
         for value in WORDS:

@@ -34,6 +34,7 @@ BUDGETS = {  # added to a command, after its own flags
     "train --resume": "--total-frames 800",
     "evaluate": "--episodes 1 --max-episode-frames 400",
     "record": "--max-seconds 6",
+    "sweep": "--dry-run",
 }
 SHORTER = {"1_000_000": "10_000", "10_000_000": "800", "1'000'000": "1'000", '"cuda"': '"cpu"'}
 NOT_RUN = {  # the beginning of a command: why it is not run here
@@ -49,7 +50,7 @@ NOT_RUN = {  # the beginning of a command: why it is not run here
     "find_package": "tests/embed/run builds it",
     "add_subdirectory": "tests/embed/run builds it",
 }
-NAMES = [f"fastdqn {name}" for name in ("train", "evaluate", "record", "plot", "export")]
+NAMES = [f"fastdqn {name}" for name in ("train", "sweep", "evaluate", "record", "plot", "export")]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(
     r"`((?:\.venv/bin/)?(?:fastdqn|make|python|pip|tensorboard|sha256sum|reliability\.py) [^`]+)`"

@@ -39,6 +39,7 @@ _LONGEST_LINE = 600
 
 COMMANDS = {
     "train": "train on a game; live dashboard, checkpoints, resumable",
+    "sweep": "train many games, seeds and settings, each a run of its own",
     "evaluate": "play whole games with a trained network",
     "record": "film a game: an mp4 and a GIF, with the value of each action",
     "plot": "draw the curves of one run or of several seeds",

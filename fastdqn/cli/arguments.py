@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import shutil
 import textwrap
 import types
@@ -173,6 +174,12 @@ def _scan(cls: type[Any], words: Sequence[str], positional: str, given: Given) -
             )
             given.values[flag] = None
             continue
+        if typing.get_origin(flags[flag]) is tuple and not equals:  # as many words as follow
+            taken = list(itertools.takewhile(lambda one: not _is_flag(one), rest))
+            _check_value(flag, taken[0] if taken else None, str)
+            given.values[flag] = " ".join(taken)
+            del rest[: len(taken)]
+            continue
         _check_value(flag, following, flags[flag])
         given.values[flag] = following
         del rest[: 0 if equals else 1]
@@ -194,12 +201,12 @@ def _check_value(flag: str, value: str | None, hint: Any) -> None:
     if value is None:
         raise UserError(f"{flag} stands without a value.\n  Type: {flag} VALUE")
     try:
-        _convert(value, hint)
+        convert(value, hint)
     except ValueError as error:
         raise UserError(f"{flag} {value}: {error}.") from None
 
 
-def _convert(text: str, hint: Any) -> object:
+def convert(text: str, hint: Any) -> object:
     """Return the value of type `hint` that `text` stands for; a ValueError says what is wanted instead."""
     if typing.get_origin(hint) is Literal:
         choices: tuple[str, ...] = typing.get_args(hint)
@@ -214,7 +221,7 @@ def _convert(text: str, hint: Any) -> object:
         if text.lower() == "none" or text in words:
             return None if text.lower() == "none" else text
         try:
-            return _convert(text, first)
+            return convert(text, first)
         except ValueError as error:
             raise ValueError(f"{error}, or {' or '.join([*words, 'none'])}") from None
     if hint is int:

@@ -57,13 +57,18 @@ class Silent:
         """Do nothing."""
 
 
-class _Lines(Silent):
-    """Writes to a stream until it is gone. A lost terminal ends no training: the run folder has it all."""
+class Lines(Silent):
+    """Writes to a stream until it is gone. A lost terminal ends no training: the run folder has it all.
+
+    Args:
+        stream: Where the lines go.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream: TextIO | None = stream
 
-    def _write(self, line: str) -> None:
+    def write(self, line: str) -> None:
+        """Write a line."""
         if self._stream is None:
             return
         try:
@@ -72,7 +77,7 @@ class _Lines(Silent):
             self._stream = None
 
 
-class Plain(_Lines):
+class Plain(Lines):
     """One line every few seconds, for logs.
 
     Args:
@@ -101,7 +106,7 @@ class Plain(_Lines):
 
     def say(self, line: str) -> None:
         """Write a message at once."""
-        self._write(line)
+        self.write(line)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -113,20 +118,20 @@ class Plain(_Lines):
         from fastdqn.views.dashboard import plain_line
 
         if self._unshown:
-            self._write(plain_line(self._unshown))
+            self.write(plain_line(self._unshown))
             self._unshown = None
 
 
-class Json(_Lines):
+class Json(Lines):
     """One JSON object a line: `{"snapshot": {...}}` for a report, `{"message": "..."}` for a message."""
 
     def report(self, snapshot: Snapshot) -> None:
         """Write the snapshot."""
-        self._write(json.dumps({"snapshot": {**snapshot.row(), "note": snapshot.note}}))
+        self.write(json.dumps({"snapshot": {**snapshot.row(), "note": snapshot.note}}))
 
     def say(self, line: str) -> None:
         """Write the message."""
-        self._write(json.dumps({"message": line}))
+        self.write(json.dumps({"message": line}))
 
 
 def check_mode(mode: Mode, stream: TextIO | None = None) -> None:
@@ -156,7 +161,7 @@ def open_progress(mode: Mode, title: str, past: Path | None = None, stream: Text
         return Silent()
     if mode == "json":
         return Json(stream)
-    if mode == "plain" or not _can_draw(stream, forced=mode == "live"):
+    if mode == "plain" or not can_draw(stream, forced=mode == "live"):
         return Plain(stream)
     from fastdqn.views.dashboard import Dashboard, History, remember
 
@@ -170,7 +175,7 @@ def open_progress(mode: Mode, title: str, past: Path | None = None, stream: Text
 def loading(what: str, stream: TextIO | None = None) -> Iterator[None]:
     """Say on a terminal, while the block runs, what takes seconds; leave no trace of it."""
     stream = stream or sys.stderr
-    if not _can_draw(stream, forced=False):
+    if not can_draw(stream, forced=False):
         yield
         return
     with suppress(OSError):
@@ -182,7 +187,8 @@ def loading(what: str, stream: TextIO | None = None) -> Iterator[None]:
             print("\r\033[K", end="", file=stream, flush=True)
 
 
-def _can_draw(stream: TextIO, forced: bool) -> bool:
+def can_draw(stream: TextIO, forced: bool) -> bool:
+    """Return whether a stream is a terminal that a picture can be drawn on; `forced` asks for no more."""
     utf8 = (stream.encoding or "").lower().replace("-", "") == "utf8"
     return stream.isatty() and (
         forced or (utf8 and os.environ.get("TERM", "dumb") not in ("dumb", "unknown"))

@@ -49,7 +49,7 @@ second one stops at once."""
 _CHANGES = {"--total-frames": "total_frames", "--stop-at-return": "stop_at_return"}
 """What --resume lets change of a configuration: when the run ends."""
 
-_WITH_RESUME = {"--resume", "--progress", "--inexact", *_CHANGES}
+_WITH_RESUME = {"--resume", "--progress", "--inexact", "--stop-on-eof", *_CHANGES}
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class TrainArguments(Config):
     """Start from the network of a run or of a .safetensors file."""
     trackers: Annotated[str, arg(metavar="NAME[,NAME]", help_behavior_hint="")] = ""
     """wandb, mlflow or both: where the rows of metrics.jsonl go, too. A resumed run keeps those it has."""
+    stop_on_eof: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
+    """Save and stop when stdin ends, as after a first Ctrl-C: for programs that start runs, and may die."""
     progress: Mode = "auto"
     """auto: a dashboard (live) on a terminal, else plain lines; json: one object a line. All on stderr."""
 
@@ -114,7 +116,7 @@ def _begin(arguments: TrainArguments) -> int:
         overwrite=arguments.overwrite,
         trackers=cast("list[TrackerName]", arguments.trackers.split(",") if arguments.trackers else []),
     )
-    return _show(train, arguments.progress, config)
+    return _show(train, arguments, config)
 
 
 def _go_on(arguments: TrainArguments, given: Given) -> int:
@@ -129,20 +131,23 @@ def _go_on(arguments: TrainArguments, given: Given) -> int:
     run = open_run(arguments.resume, "fastdqn.runs.trainer")
     changes = {name: getattr(arguments, name) for flag, name in _CHANGES.items() if flag in given.values}
     train = partial(api.resume_training, run.path, inexact=arguments.inexact, **changes)
-    return _show(train, arguments.progress, run.config, run.metrics)
+    return _show(train, arguments, run.config, run.metrics)
 
 
-def _show(train: Callable[..., Summary], mode: Mode, config: Config, past: Path | None = None) -> int:
+def _show(
+    train: Callable[..., Summary], arguments: TrainArguments, config: Config, past: Path | None = None
+) -> int:
     """Train in sight of people, until the end or a signal; return the exit code.
 
     Args:
         train: Trains; takes what `api.train` calls while it does.
-        mode: How the run is shown.
+        arguments: How the run is shown, and what stops it.
         config: The run's.
         past: The metrics.jsonl of a run that goes on.
     """
+    mode, watched = arguments.progress, 0 if arguments.stop_on_eof else None
     title = f"{config.game} {config.preset}, seed {config.seed}"
-    with open_progress(mode, title, past) as view, StopRequest(view.say) as stop:
+    with open_progress(mode, title, past) as view, StopRequest(view.say, watched) as stop:
         summary = train(
             report=view.report, say=lambda line: view.say(in_flags(line)), stop_requested=stop.requested
         )

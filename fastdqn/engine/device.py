@@ -12,7 +12,11 @@ a third one, which behaves on a CPU as badly as a GPU may (`tests/engine/strict_
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -240,6 +244,36 @@ def gpu_name() -> str | None:
 def free_gpu_bytes() -> int | None:
     """Return the free memory of the GPU, `None` where there is no GPU."""
     return int(torch.cuda.mem_get_info()[0]) if has_cuda() else None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that processes may be put on.
+
+    Attributes:
+        name: What `CUDA_VISIBLE_DEVICES` calls it.
+        free_bytes: Its free memory.
+    """
+
+    name: str
+    free_bytes: int
+
+
+_FREE_BYTES = "import torch; c = torch.cuda; print(*[c.mem_get_info(i)[0] for i in range(c.device_count())])"
+
+
+def list_gpus() -> list[Gpu]:
+    """Return the GPUs that this process may use, empty where there is none.
+
+    Another process asks for their memory: whoever asks holds some of each for as long as it lives.
+    """
+    if not has_cuda():
+        return []
+    asked = subprocess.run([sys.executable, "-c", _FREE_BYTES], capture_output=True, text=True, check=True)
+    free = [int(word) for word in asked.stdout.split()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(len(free))]
+    return [Gpu(name.strip(), size) for name, size in zip(names, free, strict=False)]
 
 
 def choose(precision: str = "fp32") -> Backend:

@@ -313,6 +313,7 @@ def machine_and_versions() -> dict[str, Any]:
             "cpu": _cpu_model(),
             "cores": os.cpu_count(),
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "gpu": _gpu(),
         },
         "git_commit": _git_commit(),
     }
@@ -344,6 +345,14 @@ def _cpu_model() -> str:
         return platform.processor()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def _gpu() -> str | None:
+    """Return the GPU that a run is trained on; `None` where there is none, or nothing that could tell."""
+    if "torch" not in sys.modules:  # whoever trains has loaded it
+        return None
+    name: str | None = importlib.import_module("fastdqn.engine.device").gpu_name()
+    return name
 
 
 def _git_commit() -> str | None:

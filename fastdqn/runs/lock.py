@@ -19,6 +19,10 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _HOLDER = re.compile(rb"process (\d+) on (\S+)\n")
 
 
+class HeldError(UserError):
+    """Another process trains the run."""
+
+
 class RunLock:
     """The lock of a run's folder, from the constructor to `release` or the end of the process.
 
@@ -33,7 +37,8 @@ class RunLock:
         warning: What people should know, `None` where all is well.
 
     Raises:
-        UserError: Another process holds it, or the file cannot be written.
+        HeldError: Another process holds it.
+        UserError: The file cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -115,7 +120,7 @@ class RunLock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
+            raise HeldError(
                 f"{folder} is being trained by {_holder(descriptor)}: one process at a time can do that."
             ) from None
         except OSError as error:

@@ -73,14 +73,23 @@ def problems(config: Config, gpu_bytes: int | None = None) -> list[str]:
         config: Values that `Config.validate` let pass.
         gpu_bytes: Free memory of the GPU that the learner is to live on, `None` where it lives in the host's.
     """
-    if gpu_bytes is None:
-        needs = [*_of_play(config), *_of_batches(config, 1), *_of_learning(config)]
-        return _too_much(config, needs, host_bytes(), "this machine")
-    on_host = [*_of_play(config), *_of_batches(config, launches_in_flight(config))]
-    return [
-        *_too_much(config, on_host, host_bytes(), "this machine"),
-        *_too_much(config, _of_learning(config), gpu_bytes, "the GPU"),
-    ]
+    on_host = host_needs(config, on_gpu=gpu_bytes is not None)
+    found = _too_much(config, on_host, host_bytes(), "this machine")
+    if gpu_bytes is not None:
+        found += _too_much(config, learning_needs(config), gpu_bytes, "the GPU")
+    return found
+
+
+def host_needs(config: Config, *, on_gpu: bool) -> list[Need]:
+    """Return what a run takes of the host's memory.
+
+    Args:
+        config: Values that `Config.validate` let pass.
+        on_gpu: Whether the learner lives on a GPU.
+    """
+    if on_gpu:
+        return [*_of_play(config), *_of_batches(config, launches_in_flight(config))]
+    return [*_of_play(config), *_of_batches(config, 1), *learning_needs(config)]
 
 
 def host_bytes() -> int | None:
@@ -131,7 +140,8 @@ def _of_batches(config: Config, slots: int) -> list[Need]:
     ]
 
 
-def _of_learning(config: Config) -> list[Need]:
+def learning_needs(config: Config) -> list[Need]:
+    """Return what the learner takes of the memory that it lives in."""
     width, batch = config.network.width, config.learner.batch_size
     each, weights = int(_TRANSITION_BYTES * max(1.0, width)), count_parameters(config.network, _MOST_ACTIONS)
     return [
@@ -149,9 +159,9 @@ def _of_learning(config: Config) -> list[Need]:
 def _too_much(config: Config, needs: Sequence[Need], available: int | None, where: str) -> list[str]:
     if available is None or sum(need.size for need in needs) <= available:
         return []
-    there = f"and {where} has {_gib(available)} to spare"
+    there = f"and {where} has {gib(available)} to spare"
     alone = [
-        f"{_as_set(config, need)}: {need.how} = {_gib(need.size)}, {there}; "
+        f"{_as_set(config, need)}: {need.how} = {gib(need.size)}, {there}; "
         f"try `{need.setting} = {need.fitting(available)}`"
         for need in needs
         if need.size > available
@@ -159,15 +169,14 @@ def _too_much(config: Config, needs: Sequence[Need], available: int | None, wher
     if alone:
         return alone
     largest = sorted(needs, key=lambda need: need.size, reverse=True)[:3]
-    parts = " + ".join(f"{_gib(need.size)} for {_as_set(config, need)}" for need in largest)
-    return [
-        f"memory: {parts} = {_gib(sum(need.size for need in largest))}, {there}; make one of them smaller"
-    ]
+    parts = " + ".join(f"{gib(need.size)} for {_as_set(config, need)}" for need in largest)
+    return [f"memory: {parts} = {gib(sum(need.size for need in largest))}, {there}; make one of them smaller"]
 
 
 def _as_set(config: Config, need: Need) -> str:
     return f"{need.setting} = {attrgetter(need.setting)(config):,}"
 
 
-def _gib(size: int) -> str:
+def gib(size: int) -> str:
+    """Return a size for people."""
     return f"{size / 2**30:,.1f} GiB"

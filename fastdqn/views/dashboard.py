@@ -202,7 +202,7 @@ class Dashboard:
         self._lock = threading.RLock()
         self._closed = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="dashboard", daemon=True)
-        self._console = _Console(file=stream)
+        self._console = TerminalConsole(file=stream)
         self._live: Live | None = Live(
             console=self._console,
             auto_refresh=False,
@@ -269,9 +269,12 @@ class Dashboard:
                 self._live = None
 
 
-class _Console(Console):
+class TerminalConsole(Console):
+    """A console whose loss is an error for its caller to answer: rich would end the process."""
+
     def on_broken_pipe(self) -> None:
-        raise  # rich would end the process
+        """Raise what is being handled."""
+        raise
 
 
 def duration(seconds: float | None) -> str:

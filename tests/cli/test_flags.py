@@ -15,7 +15,9 @@ from fastdqn.cli.arguments import flags_of
 from fastdqn.cli.flags import ALIASES, flag_of, in_flags
 
 PACKAGE = Path(__file__).parents[2] / "fastdqn"
-NO_MESSAGES = {"--porcelain"}  # an argument of git
+NO_MESSAGES = {  # arguments of git, and those that a sweep gives to `fastdqn train`
+    *("--porcelain", "--resume", "--config", "--run-dir", "--overwrite", "--progress", "--stop-on-eof"),
+}
 FLAG = re.compile(r"(?<![\w-])--[a-z1]")
 
 

@@ -18,7 +18,8 @@ from tests.cli.fakes import FAKE_TRAINER, FakeTrainer, raising
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGUSR2, 140)],
 )
 def test_the_first_signal_stops_and_names_the_resume_command(
     number: signal.Signals, code: int, trainer: FakeTrainer, capsys: pytest.CaptureFixture[str]
@@ -65,6 +66,47 @@ def test_the_stop_is_told_once() -> None:
         assert stop.requested()
     assert len(said) == 1
     assert "SIGINT" in said[0]
+
+
+def test_the_end_of_a_pipe_is_a_request_and_a_signal_after_it_the_first_one() -> None:
+    said: list[str] = []
+    reader, writer = os.pipe()
+    with StopRequest(said.append, reader) as stop:
+        assert not stop.requested()
+        os.write(writer, b"ignored")
+        assert not stop.requested()
+        os.close(writer)
+        assert stop.requested()
+        assert stop.exit_code == 129
+        os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C reaches the whole group; it is no second request
+        assert stop.requested()
+        assert stop.exit_code == 130
+    os.close(reader)
+    assert said == ["stdin has ended: saving, then stopping"]
+
+
+def test_a_closed_stdin_has_ended() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.close(writer)
+    with StopRequest(lambda line: None, reader) as stop:
+        assert stop.requested()
+
+
+def test_training_stops_when_stdin_ends(
+    trainer: FakeTrainer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+
+    class Watching(StopRequest):
+        def __init__(self, say: Any, watched: int | None = None) -> None:
+            asked.append(watched)
+            super().__init__(say, watched)
+
+    monkeypatch.setattr("fastdqn.cli.train.StopRequest", Watching)
+    for flags in ([], ["--stop-on-eof"]):
+        main(["train", "Pong-v5", "--run-dir", f"r{len(flags)}", "--progress", "none", *flags])
+    assert asked == [None, 0]
 
 
 _SLOW_TRAINER = (
