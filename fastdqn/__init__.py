@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         register_head,
         register_rule,
         register_torso,
+        report,
         resume_training,
         train,
     )
@@ -45,6 +46,7 @@ __all__ = [
     "register_head",
     "register_rule",
     "register_torso",
+    "report",
     "resume_training",
     "train",
 ]
@@ -61,6 +63,7 @@ _HOMES = {
             "register_head",
             "register_rule",
             "register_torso",
+            "report",
             "resume_training",
             "train",
         ),

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from fastdqn.views.export import Exported
     from fastdqn.views.plot import Picture
     from fastdqn.views.record import Recording
+    from fastdqn.views.sweep_report import Report
 
 PathLike = str | os.PathLike[str]
 
@@ -256,6 +257,30 @@ def plot(runs: PathLike | Sequence[PathLike], out: PathLike | None = None) -> Pi
 
     paths = [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(run) for run in runs]
     return pictures.plot(paths, None if out is None else Path(out))
+
+
+def report(
+    sweeps: PathLike | Sequence[PathLike], out: PathLike | None = None, *, mix_protocols: bool = False
+) -> Report:
+    """Work out what sweeps have come to, with intervals; `fastdqn report`. Needs the extra `plot`.
+
+    Args:
+        sweeps: Their folders.
+        out: Folder of report.md, report.json and pictures; `None` is `report` in the first sweep's.
+        mix_protocols: Put runs into one table that were not measured alike.
+
+    Returns:
+        The figures (`data`), the files' names (`files`); `markdown()` has the tables.
+
+    Raises:
+        fastdqn.errors.UserError: A folder is no sweep, no run has ended, protocols differ, or a file cannot be
+            written.
+    """
+    from fastdqn.views import sweep_pictures, sweep_report
+
+    paths = [Path(sweeps)] if isinstance(sweeps, str | os.PathLike) else [Path(sweep) for sweep in sweeps]
+    result = sweep_report.report(paths, mix_protocols=mix_protocols)
+    return sweep_report.write(result, paths[0] / "report" if out is None else Path(out), sweep_pictures.draw)
 
 
 def export(

@@ -114,6 +114,7 @@ RECORD = ("record", "RUN", "--max-seconds", "1", "--scale", "2", "--gif-seconds"
 EXPORT = ("export", "RUN", "--out", "NEW")
 PLOT = ("plot", "RUN", "--out", "NEW.png")
 SWEEP = ("sweep", "--games", "Pong-v5", "--seeds", "1", "--out", "NEW", "--dry-run")
+REPORT = ("report", "RUN")
 WEIGHTS = (*TRAIN, "--network.dueling", "--network.centered", "--weights", "RUN")
 READERS = {
     "config.json": (EVALUATE, RECORD, EXPORT, PLOT, RESUME),
@@ -130,6 +131,7 @@ def flag_cases() -> Iterator[Case]:
     from fastdqn.cli.export import ExportArguments
     from fastdqn.cli.plot import PlotArguments
     from fastdqn.cli.record import RecordArguments
+    from fastdqn.cli.report import ReportArguments
     from fastdqn.cli.sweep import SweepArguments
     from fastdqn.cli.train import TrainArguments
 
@@ -140,6 +142,7 @@ def flag_cases() -> Iterator[Case]:
         (ExportArguments, EXPORT),
         (PlotArguments, PLOT),
         (SweepArguments, SWEEP),
+        (ReportArguments, REPORT),
     ]
     for command in ("games", "presets", "info"):
         for value in WORDS:

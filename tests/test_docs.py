@@ -45,12 +45,13 @@ NOT_RUN = {  # the beginning of a command: why it is not run here
     "python tests/golden/make.py": "ten minutes; tests/golden/test_golden.py runs it, a preset at a time",
     "python tests/pythons.py": "minutes and gigabytes for each Python; .ci/run runs it",
     "fastdqn train Pong-v5 --trackers": "needs packages that are not set up; tests/runs/test_trackers.py does it",
+    "fastdqn report": "needs sweeps that have ended; tests/views/test_sweep_report.py runs it",
     "reliability.py": "minutes to an hour; tests/runs/test_reliability.py runs it short",
     "tensorboard": "a server, of a package that the tests do not need",
     "find_package": "tests/embed/run builds it",
     "add_subdirectory": "tests/embed/run builds it",
 }
-NAMES = [f"fastdqn {name}" for name in ("train", "sweep", "evaluate", "record", "plot", "export")]
+NAMES = [f"fastdqn {name}" for name in ("train", "sweep", "evaluate", "record", "plot", "report", "export")]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(
     r"`((?:\.venv/bin/)?(?:fastdqn|make|python|pip|tensorboard|sha256sum|reliability\.py) [^`]+)`"

@@ -43,6 +43,7 @@ COMMANDS = {
     "evaluate": "play whole games with a trained network",
     "record": "film a game: an mp4 and a GIF, with the value of each action",
     "plot": "draw the curves of one run or of several seeds",
+    "report": "compare sweeps: tables, intervals, pictures",
     "export": "write the policy to a file that other programs can load",
     "games": "list the Atari games and their actions",
     "presets": "compare the named configurations",

@@ -38,6 +38,7 @@ class Command(Generic[T]):
         positional: Name of the field that stands without a flag, empty where there is none.
         many: Whether that field takes several words.
         needs: The extras that have to be installed.
+        wants: What that word is.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Command(Generic[T]):
     positional: str = ""
     many: bool = False
     needs: tuple[str, ...] = ()
+    wants: str = "the folder of a run"
 
     def read(self, words: Sequence[str]) -> T:
         """Return the arguments, once all that the command needs is installed; --help prints and ends the process.
@@ -60,7 +62,7 @@ class Command(Generic[T]):
         self.scan(words)
         arguments = self.parse(words)
         if self.positional and not getattr(arguments, self.positional):
-            raise UserError(f"{self.name} needs the folder of a run.\n  Type: {self.example}")
+            raise UserError(f"{self.name} needs {self.wants}.\n  Type: {self.example}")
         for extra in self.needs:
             extras.require(extra)
         return arguments

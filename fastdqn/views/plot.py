@@ -169,7 +169,7 @@ def draw(groups: dict[str, list[Curves]]) -> Figure:
     places += [(panel, grid[1, 2 * i : 2 * i + 2]) for i, panel in enumerate(OTHERS)]
     for panel, place in places:
         axes = figure.add_subplot(place)
-        for colour, (name, group) in zip(_cycle(len(groups)), groups.items(), strict=True):
+        for colour, (name, group) in zip(cycle(len(groups)), groups.items(), strict=True):
             _draw_group(axes, panel, group, colour, _label(name, group))
         _finish(axes, panel)
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -241,7 +241,7 @@ def _finish(axes: Axes, panel: Panel) -> None:
     axes.set_title(panel.title, fontsize=10, loc="left")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5))  # "1.25M" beside "1.5M" has no room in the narrow panels
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda frames, _: _count(frames)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda frames, _: short_count(frames)))
     axes.set_xlabel("frames", fontsize=9)
     axes.tick_params(labelsize=9)
     axes.grid(alpha=0.3)
@@ -256,14 +256,16 @@ def _finish(axes: Axes, panel: Panel) -> None:
         axes.set_ylim(bottom=0)
 
 
-def _count(frames: float) -> str:
+def short_count(frames: float) -> str:
+    """Return a number of frames as an axis shows it: 1.5M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if frames >= size:
             return f"{frames / size:g}{unit}"
     return f"{frames:g}"
 
 
-def _cycle(count: int) -> list[str]:
+def cycle(count: int) -> list[str]:
+    """Return so many colours, the same ones again where there are more curves than colours."""
     return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
 
 

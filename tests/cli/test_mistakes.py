@@ -19,7 +19,14 @@ from tests.cli.fakes import FakeTrainer, refused
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        ("trian", ["'trian'", "Did you mean train?", "evaluate, record, plot, export, games, presets, info"]),
+        (
+            "trian",
+            [
+                "'trian'",
+                "Did you mean train?",
+                "evaluate, record, plot, report, export, games, presets, info",
+            ],
+        ),
         ("test RUN --json", ["fastdqn evaluate RUN --json"]),
         ("resume RUN", ["fastdqn train --resume RUN"]),
         ("Pong-v5 --seed 3", ["fastdqn train Pong-v5 --seed 3"]),
