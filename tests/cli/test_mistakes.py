@@ -35,11 +35,11 @@ from tests.cli.fakes import FakeTrainer, refused
         ("train Pong-v5 Breakout-v5", ["'Breakout-v5' is a word too many"]),
         (
             "train Pong-v5 --preset natur",
-            ["'natur'", "Did you mean nature?", "quick, nature, double, dueling"],
+            ["'natur'", "Did you mean nature?", "quick, quick-rainbow, nature, double, dueling"],
         ),
         (
             "train Pong-v5 --preset agent57",
-            ["'agent57'", "quick, nature, double, dueling", "fastdqn presets"],
+            ["'agent57'", "quick, quick-rainbow, nature, double, dueling", "fastdqn presets"],
         ),
         ("train Pong-v5 --totalframes 3", ["--totalframes", "Did you mean --total-frames?"]),
         ("train Pong-v5 --learner.batchsize 3", ["Did you mean --learner.batch-size?"]),
