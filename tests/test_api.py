@@ -102,7 +102,7 @@ def test_the_help_of_every_command_is_light():
         "print(codes, [name for name in heavy if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stderr.strip() == f"{[0] * 9} []"
+    assert done.stderr.strip() == f"{[0] * 11} []"
 
 
 def test_every_name_is_there_typed_and_explained():
@@ -159,6 +159,7 @@ def test_a_run_goes_on_and_grows(tiny_run, tmp_path):
         fastdqn.resume_training(tmp_path)
 
 
+@pytest.mark.long
 def test_evaluation_is_the_commands(tiny_run):
     result = fastdqn.evaluate(str(tiny_run.path), episodes=2, epsilon=0.5, seed=3)
     assert result == evaluation.evaluate(tiny_run, EvaluationSettings(episodes=2, epsilon=0.5), seed=3)
@@ -214,6 +215,7 @@ def run_example(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) ->
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
 
+@pytest.mark.long
 def test_the_examples_run(tiny_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run_example("train.py", ["r", "800"], monkeypatch)

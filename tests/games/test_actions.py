@@ -110,6 +110,7 @@ def test_the_full_action_set_has_18_actions():
     assert AtariEnvs("Pong-v5", CONFIG, 1).num_actions == 6
 
 
+@pytest.mark.long
 def test_no_ops_make_starts_differ():
     def starts(noop_max: int) -> int:
         return len({run("Pong-v5", EnvConfig(noop_max=noop_max), [0], seed).tobytes() for seed in range(8)})

@@ -157,7 +157,8 @@ def run(config: Config, folder: Path) -> dict[str, str]:
     saved = checkpoint.load(checkpoint.newest(finished.checkpoints))
     rows = [json.loads(line) for line in finished.metrics.read_text().splitlines()]
     for row in rows:
-        del row["timing"]
+        # Bytes follow from how large the replay's own object is, which is nothing that a run computes.
+        del row["timing"], row["replay_bytes"]
     clock = saved.state["clock"]
     counts = [clock["steps"], clock["updates"], saved.state["actor"]["acts"], saved.state["games"]]
     return {

@@ -228,7 +228,7 @@ def test_a_spawned_process_gets_and_gives_a_buffer() -> None:
 # Stable-Baselines3 ---------------------------------------------------------------------------------------------
 
 
-@raw_is_long
+@pytest.mark.long
 def test_the_example_makes_its_games_and_learns() -> None:
     """In a process of its own: another test's import may have registered the games already."""
     for name in ("stable_baselines3", "ale_py", "cv2"):

@@ -63,9 +63,9 @@ def breakout(steps: int, *, episodic_life: bool, limit: int) -> Iterator[dict[st
     ("episodic_life", "limit", "n_step", "layout", "expected"),
     [
         (True, 40, 1, "window", {"terminated", "truncated"}),
-        (True, 60, 3, "separate", {"terminated", "truncated"}),
+        pytest.param(True, 60, 3, "separate", {"terminated", "truncated"}, marks=pytest.mark.long),
         (True, 27_000, 1, "separate", {"terminated"}),
-        (False, 50, 1, "separate", {"truncated"}),
+        pytest.param(False, 50, 1, "separate", {"truncated"}, marks=pytest.mark.long),
         (False, 300, 5, "separate", {"terminated"}),
     ],
 )

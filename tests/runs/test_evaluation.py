@@ -125,6 +125,7 @@ def evaluated(tmp_path_factory) -> RunFolder:
     return run
 
 
+@pytest.mark.long
 def test_a_run_that_is_evaluated_is_the_run_that_is_not(evaluated, tmp_path):
     """Fails when an evaluation draws on a random stream of the run, or touches its games or weights."""
     plain = RunFolder.create(tmp_path / "plain", tiny())

@@ -90,6 +90,7 @@ def memory(monkeypatch) -> Client:
     return client
 
 
+@pytest.mark.long
 def test_rows_evaluations_and_the_end_are_sent_once_though_the_run_was_resumed(memory, tmp_path):
     """What came after a checkpoint is lost, as after a kill: it is computed again, and not sent again."""
     evaluation = EvaluationConfig(every_frames=1_500, episodes=1, max_episode_frames=400)

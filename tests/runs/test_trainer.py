@@ -38,7 +38,7 @@ def small(**changes) -> Config:
         config,
         total_frames=6_400,
         log_every_frames=2_000,
-        env=EnvConfig(num_envs=4, max_episode_frames=2_000),
+        env=EnvConfig(num_envs=4, max_episode_frames=1_200),
         replay=ReplayConfig(capacity=3_000, warmup_steps=200),
         network=replace(config.network, width=1 / 16),
         learner=replace(config.learner, batch_size=8, target_period_updates=100),
@@ -409,6 +409,7 @@ def short_games(**changes) -> Config:
     return replace(config, env=replace(config.env, max_episode_frames=200))
 
 
+@pytest.mark.long
 def test_a_run_ends_when_twenty_games_are_good_enough(tmp_path):
     """Fails where it plays on, ends after fewer games, counts as interrupted, or begins again when resumed."""
     run = RunFolder.create(tmp_path / "a", short_games(stop_at_return=-100.0))

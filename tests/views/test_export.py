@@ -172,6 +172,7 @@ def test_an_unknown_format_is_refused_in_python_too(tiny_run):
         export(tiny_run, "onnx")
 
 
+@pytest.mark.long
 def test_the_command_says_how_to_use_the_file(tiny_run, tmp_path, capsys, monkeypatch):
     assert (
         main(["export", str(tiny_run.path), "--format", "torchscript", "--out", str(tmp_path / "x.pt")]) == 0

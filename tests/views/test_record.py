@@ -42,6 +42,7 @@ def film(tiny_run, tmp_path_factory):
     return record(tiny_run, FilmSettings(0.3, 4, 2, gif_start=1, gif_seconds=1, scale=2), out=out)
 
 
+@pytest.mark.long
 def test_the_game_is_the_one_that_is_evaluated(tiny_run):
     """Fails when a recording asks for one random number more or less than an evaluation."""
     epsilon = 0.3
