@@ -146,6 +146,7 @@ def test_a_small_disk(words: str, tiny_run, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_a_film_goes_where_ffmpeg_would_see_a_protocol(tiny_run, tmp_path: Path, monkeypatch) -> None:
     from fastdqn.cli import main
 

@@ -221,6 +221,7 @@ def test_launches_priorities_and_lags_are_different_runs(tmp_path_factory):
     assert not any(equal(a, b) for a, b in itertools.combinations(runs, 2))
 
 
+@pytest.mark.long
 def test_the_twins_loop_shows_an_update_that_does_not_wait_for_its_batch(
     tmp_path, tmp_path_factory, monkeypatch
 ):

@@ -136,6 +136,7 @@ def test_a_run_that_is_evaluated_is_the_run_that_is_not(evaluated, tmp_path):
     assert differences(one, other) == []
 
 
+@pytest.mark.long
 def test_evaluations_are_written_and_the_best_is_kept(evaluated):
     written = rows(evaluated)
     assert [row["frames"] // 1_300 for row in written] == [1, 2, 3, 4]
@@ -181,6 +182,7 @@ def test_evaluation_follows_its_seed(evaluated):
     assert max(play(1).lengths_frames) <= 2_000
 
 
+@pytest.mark.long
 def test_machado_is_for_policies_of_all_18_actions(evaluated, tmp_path):
     """Fails when a policy of four actions is scored under a protocol of eighteen."""
     with pytest.raises(UserError, match=r"^protocol = machado.*all 18 actions"):

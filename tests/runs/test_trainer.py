@@ -105,6 +105,7 @@ def test_the_versions_name_the_build_of_pytorch(monkeypatch):
     }
 
 
+@pytest.mark.long
 def test_one_seed_gives_one_run(finished, tmp_path):
     again = go(tmp_path / "b", small())
     assert rows(again) == rows(finished)
