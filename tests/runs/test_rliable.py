@@ -1,6 +1,7 @@
-"""The statistics of reports beside rliable's, which is unkept and pins an old `arch`: an environment of its own.
+"""The statistics of reports beside rliable's, which is unkept and wants an old `arch`: an environment of its own.
 
-python -m venv build/rliable && build/rliable/bin/python -m pip install numpy 'arch>=7' absl-py seaborn pytest
+python -m venv build/rliable
+build/rliable/bin/python -m pip install 'arch<6' 'numpy<2' 'scipy<1.14' 'pandas<2.3' absl-py seaborn pytest
 build/rliable/bin/python -m pip install --no-deps rliable==1.2.0
 build/rliable/bin/python -m pytest -m slow -p no:cacheprovider -c /dev/null tests/runs/test_rliable.py
 """
