@@ -91,6 +91,7 @@ def interrupted(path: Path, config: Config, stops: list[int]) -> RunFolder:
     ("game", "alpha", "storage", "often"),
     [
         ("Breakout-v5", 0.5, "raw", False),
+        pytest.param("Breakout-v5", 0.5, "raw", True, marks=pytest.mark.long),
         pytest.param("Breakout-v5", 0.5, "delta", True, marks=pytest.mark.long),
         pytest.param("Pong-v5", 0.0, "delta", True, marks=pytest.mark.long),
     ],
