@@ -37,11 +37,11 @@ class Draw(NamedTuple):
     """Random numbers that a layer takes as input in each pass.
 
     Attributes:
-        kind: `normal` (mean 0, variance 1) or `uniform` (in [0, 1)).
+        kind: `normal` (mean 0, variance 1), `truncated` (the same, cut at -2 and 2) or `uniform` (in [0, 1)).
         shape: Shape of the float32 tensor.
     """
 
-    kind: Literal["normal", "uniform"]
+    kind: Literal["normal", "truncated", "uniform"]
     shape: tuple[int, ...]
 
 
@@ -249,25 +249,26 @@ class NoisyLinear(Linear):
     gain = 1.0
     """As Fortunato et al. 2018, section 3.2, so that sigma is as large beside the means as there."""
 
-    def __init__(self, inputs: int, outputs: int, noise: str, sigma: float, streams: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, noise: Literal["normal", "truncated"], sigma: float, streams: int = 1
+    ) -> None:
         super().__init__(inputs, outputs)
         self.weight_sigma = nn.Parameter(torch.empty(outputs, inputs))
         self.bias_sigma = nn.Parameter(torch.empty(outputs))
-        self.streams, self.sigma = streams, sigma
-        self._kind, self._transform = _NOISES[noise]
+        self.noise, self.streams, self.sigma = noise, streams, sigma
 
     def draws(self, rows: int) -> dict[str, Draw]:
         """Return what a pass takes: a number for each input of each stream, and for each output."""
         return {
-            "inputs": Draw(self._kind, (self.streams, self.in_features)),
-            "outputs": Draw(self._kind, (self.out_features,)),
+            "inputs": Draw(self.noise, (self.streams, self.in_features)),
+            "outputs": Draw(self.noise, (self.out_features,)),
         }
 
     def weights(self, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return weight and bias of a pass: [outputs, inputs] and [outputs]."""
         if not draws:
             return self.weight, self.bias
-        of_input, of_output = (_signed_root(self._transform(draws[name])) for name in ("inputs", "outputs"))
+        of_input, of_output = (_signed_root(draws[name]) for name in ("inputs", "outputs"))
         noise = of_output.view(self.streams, -1, 1) * of_input.unsqueeze(1)
         weight = self.weight + self.weight_sigma * noise.view(self.weight.shape)
         return weight, self.bias + self.bias_sigma * of_output
@@ -284,26 +285,18 @@ def _signed_root(numbers: Tensor) -> Tensor:
     return numbers.sign() * numbers.abs().sqrt()
 
 
-def _truncated(uniform: Tensor) -> Tensor:
-    """Return normal numbers between -2 and 2 from uniform ones: the inverse of the distribution function."""
-    share = math.erf(2 / math.sqrt(2))
-    # float32's nearest number to the bound may lie a little beyond it.
-    return (math.sqrt(2) * ((2 * uniform - 1) * share).erfinv()).clamp(-2.0, 2.0)
+def _noisy(
+    noise: Literal["normal", "truncated"],
+) -> Callable[[NetworkConfig, int, int, int], Linear]:
+    return lambda config, inputs, outputs, streams: NoisyLinear(
+        inputs, outputs, noise, config.noise_sigma, streams
+    )
 
-
-_NOISES: dict[str, tuple[Literal["normal", "uniform"], Callable[[Tensor], Tensor]]] = {
-    "normal": ("normal", lambda numbers: numbers),
-    "truncated": ("uniform", _truncated),
-}
 
 LINEARS: dict[str, Callable[[NetworkConfig, int, int, int], Linear]] = {
     "none": lambda config, inputs, outputs, streams: Linear(inputs, outputs),
-    **dict.fromkeys(
-        _NOISES,
-        lambda config, inputs, outputs, streams: NoisyLinear(
-            inputs, outputs, config.noise, config.noise_sigma, streams
-        ),
-    ),
+    "normal": _noisy("normal"),
+    "truncated": _noisy("truncated"),
 }
 """Fully connected layers by `network.noise`: from the network's shape, inputs, outputs and streams."""
 
