@@ -4,8 +4,8 @@
 
 Each is `quick` with another algorithm's core (`VARIANTS`): its head, its rule, and how it explores; all else is
 `quick`'s, the priorities and n = 8 too. So the curves compare cores, not the papers' agents. Seeds are named
-beforehand, and every run is reported. They run one after another; their minutes are those of a machine that does
-nothing else. benchmarks/learn.py evaluates each and writes OUT-NAME.json, .csv and .png; this adds OUT.png.
+beforehand, and every run is reported. A run ends where `quick` ends: when Pong is solved, or after its frames.
+benchmarks/learn.py evaluates each and writes OUT-NAME.json, .csv and .png; this adds OUT.png.
 """
 
 from __future__ import annotations
@@ -53,16 +53,19 @@ class Settings:
     """Where the run folders go."""
     total_frames: str = ""
     """Frames of a run instead of quick's."""
+    whole: bool = False
+    """Train for all of them, also where the game is solved before."""
     reuse: bool = False
     """Take runs that are already there instead of training them (to draw again)."""
 
 
 def train(settings: Settings, name: str, seed: int) -> None:
-    """Train one run to its whole length, in the folder where learn.py looks for it."""
+    """Train one run, in the folder where learn.py looks for it."""
     run = settings.runs / f"{settings.game}-{name}-learn-seed{seed}"
     preset = "quick-rainbow" if name == "quick-rainbow" else "quick"
     words = ["train", settings.game, "--preset", preset, *VARIANTS[name], "--seed", str(seed)]
-    words += ["--run-dir", str(run), "--stop-at-return", "none", "--progress", "plain"]
+    words += ["--run-dir", str(run), "--progress", "plain"]
+    words += ["--stop-at-return", "none"] if settings.whole else []
     words += ["--total-frames", settings.total_frames] if settings.total_frames else []
     subprocess.run([str(Path(sys.executable).with_name("fastdqn")), *words], check=True)
 
@@ -90,26 +93,30 @@ def curves(path: Path) -> Iterator[list[tuple[float, float]]]:
 
 
 def draw(settings: Settings) -> None:
-    """Draw all curves; a variant's seeds have one colour. The legend has the minutes and evaluations of each."""
+    """Draw all curves; a variant's seeds have one colour, and the legend has what each came to."""
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     for number, name in enumerate(settings.variants):
-        results: list[dict[str, Any]] = json.loads(of(settings, name).with_suffix(".json").read_text())[
-            "results"
-        ]
-        scores = ", ".join(
-            f"{one['evaluations'][0]['mean']:.1f} ({one['minutes']:.0f} min)" for one in results
-        )
+        figures = json.loads(of(settings, name).with_suffix(".json").read_text())
+        scores = "; ".join(told(result) for result in figures["results"])
         for index, curve in enumerate(curves(of(settings, name).with_suffix(".csv"))):
             label = f"{name}: {scores}" if index == 0 else None
             axes.plot(*zip(*curve, strict=True), color=f"C{number}", label=label)
     axes.axhline(18, color="grey", linewidth=0.8, linestyle=":")
     axes.set_xlabel("million frames")
     axes.set_ylabel("return of a game, mean of the last 20")
-    axes.set_title(f"{settings.game}: cores of algorithms in quick; evaluation at the end", fontsize=10)
+    evaluated = f"{figures['settings']['episodes']} games, epsilon {figures['settings']['epsilons'][0]:g}"
+    axes.set_title(f"{settings.game}: cores of algorithms in quick; last number: {evaluated}", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(settings.out.with_suffix(".png"), dpi=110)
+
+
+def told(result: dict[str, Any]) -> str:
+    """Return how a run ended: when the game was solved, and its last checkpoint's mean return."""
+    solved = result["frames_to_solved"]
+    when = "not solved" if solved is None else f"solved after {solved / 1e6:.2f}M"
+    return f"{when}, {result['evaluations'][0]['mean']:.1f}"
 
 
 def main(settings: Settings) -> None:

@@ -91,11 +91,13 @@ def learn(settings: Settings, seed: int) -> dict[str, Any]:
         }
         for row in rows
     ]
+    solved = first_with(SOLVED_RETURNS.get(settings.game), curve)
     return {
         "seed": seed,
         "git_commit": json.loads((run / "meta.json").read_text())["git_commit"],
         "minutes": summary["seconds"] / 60,
-        "minutes_to_solved": minutes_to(SOLVED_RETURNS.get(settings.game), curve),
+        "minutes_to_solved": solved and solved["minutes"],
+        "frames_to_solved": solved and solved["frames"],
         "frames": summary["frames"],
         "updates": summary["updates"],
         "mean_return_20_in_training": summary["mean_return_20"],
@@ -104,14 +106,10 @@ def learn(settings: Settings, seed: int) -> dict[str, Any]:
     }
 
 
-def minutes_to(goal: float | None, curve: list[dict[str, Any]]) -> float | None:
-    """Return the minutes to the first row whose mean return is the goal's; `None` where there is none."""
-    if goal is None:
-        return None
-    reached = (
-        row["minutes"] for row in curve if row["return_mean_20"] is not None and row["return_mean_20"] >= goal
-    )
-    return next(reached, None)
+def first_with(goal: float | None, curve: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the first row whose mean return is the goal; `None` where there is no such row, or no goal."""
+    means = ((row, row["return_mean_20"]) for row in curve)
+    return next((row for row, mean in means if None not in (goal, mean) and mean >= goal), None)
 
 
 def write_csv(results: list[dict[str, Any]], path: Path) -> None:
