@@ -47,6 +47,7 @@ NOT_RUN = {  # the beginning of a command: why it is not run here
     "fastdqn train Pong-v5 --trackers": "needs packages that are not set up; tests/runs/test_trackers.py does it",
     "fastdqn report": "needs sweeps that have ended; tests/views/test_sweep_report.py runs it",
     "reliability.py": "minutes to an hour; tests/runs/test_reliability.py runs it short",
+    "ray start": "starts servers; tests/runs/test_sweep_cluster.py has a cluster of two nodes",
     "tensorboard": "a server, of a package that the tests do not need",
     "find_package": "tests/embed/run builds it",
     "add_subdirectory": "tests/embed/run builds it",

@@ -10,9 +10,12 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import fastdqn
 
@@ -71,6 +74,31 @@ def test_a_release_names_the_repository_that_it_was_made_in(tmp_path):
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert "has an address already" in again.stderr
+
+
+def brought(extra: str) -> set[str]:
+    """Return all packages that an extra brings along, by the metadata of those that are installed here."""
+    seen: set[tuple[str, str]] = set()
+    left = [("fastdqn", extra)]
+    while left:
+        package, extra = left.pop()
+        if (package, extra) in seen:
+            continue
+        seen.add((package, extra))
+        with suppress(metadata.PackageNotFoundError):
+            wanted = map(Requirement, metadata.requires(package) or ())
+            needed = [one for one in wanted if not one.marker or one.marker.evaluate({"extra": extra})]
+            left += [(one.name.lower(), more) for one in needed for more in one.extras or [""]]
+    return {package for package, _ in seen}
+
+
+def test_training_installs_neither_ray_nor_submitit():
+    found = brought("train")
+    assert {"torch", "envpool", "numpy", "jinja2"} <= found  # the last one by way of torch
+    assert not {"ray", "submitit"} & found
+    assert "ray" in brought("ray")
+    assert "submitit" in brought("slurm")
+    assert "torch" not in brought("ray") | brought("slurm")
 
 
 FOUND = re.search(r"^torch==([^=\s]+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)

@@ -15,6 +15,8 @@ _EXTRAS = {
     "tensorboard": ("writing events", ("tensorboard",)),
     "wandb": ("tracking with Weights & Biases", ("wandb",)),
     "mlflow": ("tracking with MLflow", ("mlflow",)),
+    "ray": ("sweeping on Ray", ("ray",)),
+    "slurm": ("sweeping on Slurm", ("submitit",)),
     "video": ("recording", ("imageio_ffmpeg", "PIL")),
 }
 """What each extra is for, and the import names of its packages."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
 import typing
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, arg
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from fastdqn.runs.launch import Outcome
     from fastdqn.runs.placement import Slot
     from fastdqn.runs.sweep import PlannedRun, State, Sweep
+    from fastdqn.runs.sweep_engines import Watch
 
 _SETS = ", ".join(f"{name} ({len(games)})" for name, games in SUITES.items())
 
@@ -84,6 +86,11 @@ class SweepArguments:
     """PyTorch's CPU threads in each run. Two runs of one thread are faster than one of two."""
     runs_per_gpu: Annotated[int, Range(1, 64)] = 1
     """Runs that share a GPU, where there is one."""
+    engine: Literal["local", "ray", "slurm"] = "local"
+    """local: processes of this machine; ray: tasks of a Ray cluster; slurm: its jobs. The last two need --out on a
+    disk that all machines share."""
+    slurm: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE [NAME=VALUE ...]", help_behavior_hint="")] = ()
+    """With --engine slurm: submitit's parameters, such as timeout-min=1440 gpus-per-node=1 slurm-partition=gpu."""
     dry_run: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
     """Print the runs and what they cost, and make nothing."""
     fps: Annotated[
@@ -102,7 +109,7 @@ COMMAND = Command("sweep", SweepArguments, _ABOUT)
 
 def main(words: Sequence[str]) -> int:
     """Run the command; return the exit code."""
-    words = _joined(words, ("--set", "--games"))
+    words = _joined(words, ("--set", "--games", "--slurm"))
     _refuse_flags_of_train(words)
     given = COMMAND.scan(words)
     arguments = COMMAND.parse(words)
@@ -114,10 +121,17 @@ def main(words: Sequence[str]) -> int:
         for flag in ("--fps", "--json"):
             if flag in given.values:
                 raise UserError(f"{flag} is for --dry-run.")
+    if arguments.slurm and arguments.engine != "slurm":
+        raise UserError("--slurm is for --engine slurm.")
+    if arguments.engine == "slurm" and "--runs-per-gpu" in given.values:
+        raise UserError("--runs-per-gpu is not for --engine slurm: there a job has its GPUs to itself.")
+    _options(arguments.slurm)
     _check_numbers(arguments)
     check_mode(arguments.progress)
     runs = _runs(arguments)
     extras.require()
+    if arguments.engine != "local" and not arguments.dry_run:
+        extras.require(arguments.engine)
     load("fastdqn.runs.checks", "fastdqn.runs.launch")
     return _dry_run(arguments, runs) if arguments.dry_run else _train(arguments, runs)
 
@@ -263,6 +277,9 @@ def _checks(runs: Sequence[PlannedRun]) -> None:
 
 
 def _slots(arguments: SweepArguments, runs: Sequence[PlannedRun]) -> list[Slot]:
+    """Return what this machine gives each of the runs; on a cluster that is the cluster's business."""
+    if arguments.engine != "local":
+        return []
     from fastdqn.engine.device import list_gpus
     from fastdqn.runs.placement import slots
 
@@ -275,9 +292,19 @@ def _slots(arguments: SweepArguments, runs: Sequence[PlannedRun]) -> list[Slot]:
     )
 
 
+def _jobs(arguments: SweepArguments, slots: Sequence[Slot]) -> int | None:
+    """Return how many runs are trained at once, `None` where a cluster decides that."""
+    return len(slots) if arguments.engine == "local" else arguments.jobs
+
+
+def _where(arguments: SweepArguments, slots: Sequence[Slot]) -> str:
+    jobs = _jobs(arguments, slots)
+    at_once = "" if jobs is None else f"{jobs} at once"
+    return at_once if arguments.engine == "local" else f"{at_once} on {arguments.engine}".lstrip()
+
+
 def _train(arguments: SweepArguments, runs: Sequence[PlannedRun]) -> int:
     from fastdqn.cli.sweep_progress import open_sweep_progress
-    from fastdqn.runs import sweep_engines
     from fastdqn.runs.sweep import is_done, opened, status
 
     _checks(runs)
@@ -286,14 +313,67 @@ def _train(arguments: SweepArguments, runs: Sequence[PlannedRun]) -> int:
     slots = _slots(arguments, left)
     with opened(path, runs, arguments.threads) as sweep:
         with open_sweep_progress(arguments.progress) as view, StopRequest(view.say) as stop:
-            view.say(f"{len(runs)} runs, {len(runs) - len(left)} of them done; {len(slots)} at once")
+            view.say(f"{len(runs)} runs, {len(runs) - len(left)} of them done; {_where(arguments, slots)}")
 
             def watch(known: Mapping[str, Outcome | State]) -> None:
                 view.show([_status(sweep, run, known.get(run.name)) for run in runs])
 
-            outcomes = sweep_engines.local(sweep, slots, watch, stop.requested)
+            with redirect_stdout(_Said(view.say)):
+                outcomes = _engine(arguments, sweep, slots, watch, stop.requested)
         statuses = [status(sweep, run, outcomes[run.name].state, outcomes[run.name].message) for run in runs]
     return _close(arguments, statuses, stop)
+
+
+class _Said(io.TextIOBase):
+    """Takes the place of stdout, which is for programs: what Ray writes there of a lost node is a message, too."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def write(self, text: str) -> int:
+        for line in filter(str.strip, text.splitlines()):
+            self._say(line)
+        return len(text)
+
+
+def _engine(
+    arguments: SweepArguments,
+    sweep: Sweep,
+    slots: Sequence[Slot],
+    watch: Watch,
+    stop_requested: Callable[[], bool],
+) -> dict[str, Outcome]:
+    """Train the runs by whichever engine is meant."""
+    from fastdqn.runs import sweep_cluster, sweep_engines
+
+    if arguments.engine == "ray":
+        return sweep_cluster.on_ray(
+            sweep,
+            jobs=arguments.jobs,
+            runs_per_gpu=arguments.runs_per_gpu,
+            watch=watch,
+            stop_requested=stop_requested,
+        )
+    if arguments.engine == "slurm":
+        return sweep_cluster.on_slurm(
+            sweep,
+            jobs=arguments.jobs,
+            options=_options(arguments.slurm),
+            watch=watch,
+            stop_requested=stop_requested,
+        )
+    return sweep_engines.local(sweep, slots, watch, stop_requested)
+
+
+def _options(words: Sequence[str]) -> dict[str, int | str]:
+    """Read --slurm: submitit's parameters by name."""
+    options: dict[str, int | str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not value:
+            raise UserError(f"--slurm {word}: NAME=VALUE is wanted, such as timeout-min=1440.")
+        options[name.replace("-", "_")] = int(value) if value.isdecimal() else value
+    return options
 
 
 def _status(sweep: Sweep, run: PlannedRun, known: Outcome | State | None) -> RunStatus:
@@ -338,12 +418,14 @@ def _dry_run(arguments: SweepArguments, runs: Sequence[PlannedRun]) -> int:
     costs = [cost(run, path / run.name, arguments.fps) for run in runs]
     left = [run for run, its in zip(runs, costs, strict=True) if its.frames_left]
     slots = _slots(arguments, left)
+    jobs = _jobs(arguments, slots)
     seconds = [its.seconds_left for its in costs if its.frames_left]
     known = [one for one in seconds if one is not None]
-    hours = sum(known) / 3600 / max(1, len(slots)) if len(known) == len(seconds) else None
+    hours = sum(known) / 3600 / max(1, jobs or 1) if len(known) == len(seconds) else None
     data = {
         "runs": [asdict(one) for one in costs],
-        "jobs": len(slots),
+        "engine": arguments.engine,
+        "jobs": jobs,
         "slots": [asdict(slot) for slot in slots],
         "frames_left": sum(one.frames_left for one in costs),
         "updates_left": sum(one.updates_left for one in costs),
@@ -356,13 +438,14 @@ def _dry_run(arguments: SweepArguments, runs: Sequence[PlannedRun]) -> int:
         f"{one.memory_bytes / 1e9:>7.1f} GB{one.disk_bytes / 1e9:>7.1f} GB"
         for one in costs
     ]
+    how = "one after the other" if jobs is None else f"at {jobs} at once"
     time = (
-        f"about {hours:.1f} hours at {len(slots)} at once (an estimate, by the frames per second of each)"
+        f"about {hours:.1f} hours {how} (an estimate, by the frames per second of each)"
         if hours is not None
         else "time unknown: no run has measured its speed yet; --fps N estimates it"
     )
     lines += [
-        f"{len(runs)} runs, {len(left)} to be trained, {len(slots)} at once",
+        f"{len(runs)} runs, {len(left)} to be trained, {_where(arguments, slots)}",
         f"{data['frames_left']:,} frames, {data['updates_left']:,} updates, "
         f"{sum(one.disk_bytes for one in costs) / 1e9:.1f} GB of disk at most",
         time,

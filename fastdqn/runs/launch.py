@@ -42,7 +42,7 @@ class Outcome:
 def train(
     sweep: Sweep,
     run: PlannedRun,
-    slot: Slot,
+    slot: Slot | None,
     stop_requested: Callable[[], bool] = lambda: False,
     kill_requested: Callable[[], bool] = lambda: False,
 ) -> Outcome:
@@ -54,7 +54,7 @@ def train(
     Args:
         sweep: The run's sweep.
         run: It.
-        slot: Its cores and GPU. Without cores it may use all.
+        slot: Its cores and GPU; `None` where it has those that this process has.
         stop_requested: Asked a few times a second; the run is saved and stopped when it says yes.
         kill_requested: Likewise; the run is ended at once.
     """
@@ -67,7 +67,7 @@ def train(
         return Outcome("stopped" if can_resume(sweep.folder(run)) else "waiting")
     with sweep.log_file(run).open("ab") as log:
         start = log.tell()
-        with pinned(slot.cores):
+        with pinned(slot.cores if slot else ()):
             process = subprocess.Popen(
                 [*PROGRAM, *words(sweep, run)],
                 stdin=subprocess.PIPE,
@@ -132,10 +132,10 @@ def words(sweep: Sweep, run: PlannedRun) -> list[str]:
     return ["train", *what, "--progress", "plain", "--stop-on-eof"]
 
 
-def environment(threads: int, slot: Slot) -> dict[str, str]:
+def environment(threads: int, slot: Slot | None) -> dict[str, str]:
     """Return the environment of a run's process."""
     env = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    if slot.gpu is not None:
+    if slot and slot.gpu is not None:
         env["CUDA_VISIBLE_DEVICES"] = slot.gpu
     return env
 

@@ -32,6 +32,25 @@ def test_a_missing_package_is_named_with_the_pip_line(
     assert not list(Path().iterdir())
 
 
+@pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_a_sweep_names_what_its_engine_needs(
+    engine: str,
+    package: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    words = ["sweep", "--games", "Pong-v5", "--out", "s", "--engine", engine]
+    err = refused(capsys, *words)
+    assert f"{package} is not installed; sweeping on {engine.title()} needs the extra {engine}." in err
+    assert f'Type: pip install "fastdqn[{engine}]"' in err
+    assert not list(tmp_path.iterdir())
+    assert main([*words, "--dry-run"]) == 0
+    assert f"3 runs, 3 to be trained, on {engine}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["train Pong-v5", "train --help", "evaluate r", "record r", "export r"])
 def test_without_any_of_the_extra(command: str) -> None:
     done = python(

@@ -43,6 +43,7 @@ def main(words: list[str]) -> int:
         "resumed": resuming,
     }
     (folder / "about.json").write_text(json.dumps(about))
+    print("going on" if resuming else "beginning", flush=True)
     while state["frames"] < config["total_frames"]:
         time.sleep(0.004)
         state["value"] = hashlib.sha256(state["value"].encode()).hexdigest()
