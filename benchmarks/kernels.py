@@ -5,8 +5,8 @@
     $python benchmarks/kernels.py --only nature --cubin
 
 It lowers what `Learner` and `ActingNetwork` give to `torch.compile`, with fake tensors, and counts in the code
-that comes out; nothing runs, so it says nothing about time. Cases are the presets but `quick-rainbow`, which is
-only being tried, and `gpu`: Nature's network, double, dueling, under Adam, which benchmarks/gpu.py times.
+that comes out; nothing runs, so it says nothing about time. Cases are the presets, and `gpu`: Nature's network,
+double, dueling, under Adam, which benchmarks/gpu.py times.
 
 It takes a CUDA build of torch with its Triton, 5.5 GB, and no driver. Once for a version, beside the project's
 own environment, whose other packages it borrows (`===` leaves out builds like 2.11.0+cpu):
@@ -69,7 +69,6 @@ from fastdqn.presets import PRESETS
 ACTIONS = 6
 WHATS = ("update", "act")
 GPU = "gpu"
-TRIED = "quick-rainbow"
 
 SILENT = re.compile(
     r"assert_size_stride|assert_alignment|empty_strided_cuda|reinterpret_tensor|get_raw_stream|args\.clear|"
@@ -114,7 +113,7 @@ def cases() -> dict[str, Config]:
         learner=LearnerConfig(rule="double"),
         optimizer=OptimizerConfig(name="adam", learning_rate=1e-4),
     )
-    presets = {name: preset.config for name, preset in PRESETS.items() if name != TRIED}
+    presets = {name: preset.config for name, preset in PRESETS.items()}
     return {**presets, GPU: timed}
 
 
