@@ -91,6 +91,30 @@ class WeightsLayout:
         return {**self.parameters.split(weights.parameters), **self.buffers.split(weights.buffers)}
 
 
+class BatchGradient(NamedTuple):
+    """What a batch says of the weights, before a step is taken.
+
+    Attributes:
+        gradient: float32 [P], of the mean loss, not clipped.
+        buffers: The layers' next state by name.
+        loss: The mean loss, no dimensions.
+        q_mean: As in `METRICS`.
+        priority: [B].
+    """
+
+    gradient: Tensor
+    buffers: dict[str, Tensor]
+    loss: Tensor
+    q_mean: Tensor
+    priority: Tensor
+
+
+ComputeGradient = Callable[[Weights, Weights, Transitions, Mapping[str, Draws]], BatchGradient]
+"""gradient(online, target, batch, draws): changes nothing."""
+
+Step = Callable[[Weights, dict[str, Tensor], Tensor, Tensor], Tensor]
+"""step(online, slots, learning_rate, gradient): clips the gradient, takes a step in place; returns its norm."""
+
 Update = Callable[
     [Weights, Weights, dict[str, Tensor], Tensor, Transitions, Mapping[str, Draws]],
     tuple[dict[str, Tensor], Tensor],
@@ -151,13 +175,8 @@ def make_update(
         those of each of `passes_of`), and returns `METRICS` and the priorities, [B]. It depends on its
         arguments alone.
     """
-    head, rule, elementwise = network.head, RULES[config.rule](config), LOSSES[config.loss]
-    scale = gradient_scale(config)
-    step = OPTIMIZERS[optimizer.name](optimizer, scale).step
-    limit = math.inf if optimizer.max_grad_norm is None else optimizer.max_grad_norm / scale
-
-    def forward(tensors: Mapping[str, Tensor], pixels: Tensor, draws: Draws) -> Tensor:
-        return cast(Tensor, functional_call(network, dict(tensors), (pixels, draws), {"prepared": True}))
+    gradient_of = make_gradient(network, layout, config)
+    take_step = make_step(layout, config, optimizer)
 
     def update(
         online: Weights,
@@ -167,6 +186,46 @@ def make_update(
         batch: Transitions,
         draws: Mapping[str, Draws],
     ) -> tuple[dict[str, Tensor], Tensor]:
+        gradient, buffers, loss, q_mean, priority = gradient_of(online, target, batch, draws)
+        norm = take_step(online, slots, learning_rate, gradient)
+        advance_buffers(layout, online, buffers)
+        return dict(zip(METRICS, (loss, q_mean, norm), strict=True)), priority
+
+    return update
+
+
+def advance_buffers(layout: WeightsLayout, online: Weights, buffers: Mapping[str, Tensor]) -> None:
+    """Put the layers' next state into `online`, in place; nothing is done where they have none."""
+    if layout.buffers.size:
+        online.buffers.copy_(layout.buffers.join(buffers))
+
+
+def make_step(layout: WeightsLayout, config: LearnerConfig, optimizer: OptimizerConfig) -> Step:
+    """Return the second half of an update: from a gradient to new weights. Arguments as for `make_update`."""
+    scale = gradient_scale(config)
+    step = OPTIMIZERS[optimizer.name](optimizer, scale).step
+    limit = math.inf if optimizer.max_grad_norm is None else optimizer.max_grad_norm / scale
+
+    def take_step(
+        online: Weights, slots: dict[str, Tensor], learning_rate: Tensor, gradient: Tensor
+    ) -> Tensor:
+        gradient, norm = clip_by_norm(gradient, limit, layout.parameters.row)
+        step(online.parameters, gradient, slots, learning_rate)
+        return norm
+
+    return take_step
+
+
+def make_gradient(network: QNetwork, layout: WeightsLayout, config: LearnerConfig) -> ComputeGradient:
+    """Return the first half of an update: from a batch to a gradient. Arguments as for `make_update`."""
+    head, rule, elementwise = network.head, RULES[config.rule](config), LOSSES[config.loss]
+
+    def forward(tensors: Mapping[str, Tensor], pixels: Tensor, draws: Draws) -> Tensor:
+        return cast(Tensor, functional_call(network, dict(tensors), (pixels, draws), {"prepared": True}))
+
+    def gradient(
+        online: Weights, target: Weights, batch: Transitions, draws: Mapping[str, Draws]
+    ) -> BatchGradient:
         parameters, target_tensors = layout.parameters.split(online.parameters), layout.split(target)
         buffers = advanced(network, layout.split(online))
         pixels, next_pixels = network.prepare(batch.obs), network.prepare(batch.next_obs)
@@ -197,13 +256,9 @@ def make_update(
 
         # torch.func differentiates inside the trace: forward, backward and optimizer are one graph.
         gradients, (loss, (q_mean, priority)) = grad_and_value(objective, has_aux=True)(parameters)
-        gradient, norm = clip_by_norm(layout.parameters.join(gradients), limit, layout.parameters.row)
-        step(online.parameters, gradient, slots, learning_rate)
-        if layout.buffers.size:
-            online.buffers.copy_(layout.buffers.join(buffers))
-        return dict(zip(METRICS, (loss, q_mean, norm), strict=True)), priority
+        return BatchGradient(layout.parameters.join(gradients), buffers, loss, q_mean, priority)
 
-    return update
+    return gradient
 
 
 def is_action(action: Tensor, num_actions: int) -> Tensor:
