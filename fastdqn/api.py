@@ -90,16 +90,32 @@ def train(
     source = None if weights is None else Path(weights)
     if source is not None and not source.exists():
         raise UserError(f"weights = {source}: there is no such run or file.")
+    from fastdqn.engine.data_parallel import joined, together
     from fastdqn.runs import trainer
     from fastdqn.runs.checks import check
     from fastdqn.runs.folder import RunFolder, default_run_path
     from fastdqn.runs.trackers import check as check_trackers
 
-    checked = check(config, source)  # all of it before a run that `overwrite` replaces is gone
-    check_trackers(trackers)
-    path = default_run_path(config) if run_dir is None else Path(run_dir)
-    run = RunFolder.create(path, config, overwrite=overwrite, weights=source)
-    return trainer.train(run, checked, track=trackers, report=report, say=say, stop_requested=stop_requested)
+    with joined(config.pipeline.data_parallel) as ranks:
+        with together(ranks):
+            checked = check(config, source)  # all of it before a run that `overwrite` replaces is gone
+            check_trackers(trackers)
+            path = default_run_path(config) if run_dir is None else Path(run_dir)
+            path = ranks.gather(path)[0]
+            if ranks.index == 0:
+                run = RunFolder.create(path, config, overwrite=overwrite, weights=source)
+            ranks.gather("it is there")
+            if ranks.index > 0:
+                run, trackers = RunFolder.of_rank(path, config, ranks.index), ()
+        return trainer.train(
+            run,
+            checked,
+            track=trackers,
+            report=report,
+            say=say,
+            stop_requested=stop_requested,
+            ranks=ranks,
+        )
 
 
 def resume_training(
@@ -118,7 +134,8 @@ def resume_training(
         run: Its folder.
         total_frames: Train to this many frames, counted from the run's beginning; `None` keeps its number.
         stop_at_return: In place of the configuration's; `same` keeps that.
-        inexact: Go on though packages that decide the bits of a run have other versions now.
+        inexact: Go on though packages that decide the bits of a run have other versions now, or though another
+            number of processes has trained it: then replay and games start afresh.
         report: As in `train`, like the two that follow.
         say: Called with lines for people.
         stop_requested: Asked once per step of the games; the run is saved when it says yes.
@@ -130,6 +147,7 @@ def resume_training(
         fastdqn.errors.UserError: It is not a run, or its newest checkpoint is damaged or of other versions.
         fastdqn.errors.RunFailedError: The run had gone on and cannot any further.
     """
+    from fastdqn.engine.data_parallel import joined, together
     from fastdqn.runs import trainer
     from fastdqn.runs.checks import check
     from fastdqn.runs.folder import RunFolder
@@ -137,10 +155,25 @@ def resume_training(
     changes: dict[str, Any] = {} if total_frames is None else {"total_frames": total_frames}
     if stop_at_return != "same":
         changes["stop_at_return"] = stop_at_return
-    folder, checked = RunFolder.reopen(Path(run), changes, check)
-    return trainer.train(
-        folder, checked, resume=True, inexact=inexact, report=report, say=say, stop_requested=stop_requested
-    )
+    path = Path(run)
+    with joined(RunFolder.open(path).config.pipeline.data_parallel) as ranks:
+        with together(ranks):
+            if ranks.index == 0:
+                folder, checked = RunFolder.reopen(path, changes, check)
+            ranks.gather("it is locked, and has the changes")
+            if ranks.index > 0:
+                config = RunFolder.open(path).config
+                folder, checked = RunFolder.of_rank(path, config, ranks.index), check(config)
+        return trainer.train(
+            folder,
+            checked,
+            resume=True,
+            inexact=inexact,
+            report=report,
+            say=say,
+            stop_requested=stop_requested,
+            ranks=ranks,
+        )
 
 
 def evaluate(

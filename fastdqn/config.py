@@ -227,6 +227,9 @@ class PipelineConfig:
     priority_lag_updates: Annotated[int, Range(0, 1024)] = 0
     """Updates that may be queued before the priorities of a launch are back, a multiple of updates_per_launch. 0
     waits for each launch; without effect where replay.alpha is 0."""
+    data_parallel: bool = False
+    """Divide games, replay and each batch over the processes that torchrun has started, and average gradients;
+    everything else counts over all of them."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastdqn"
-BELOW = {f"fastdqn.{name}" for name in ("config", "errors", "json_files", "limits", "openmp", "outputs")}
+BELOW = {
+    f"fastdqn.{name}"
+    for name in ("config", "errors", "json_files", "limits", "openmp", "outputs", "torchrun")
+}
 ALLOWED = {
     "algorithm": {"fastdqn.algorithm", *BELOW},
     "engine": {"fastdqn.engine", "fastdqn.algorithm", "fastdqn.replay", *BELOW},

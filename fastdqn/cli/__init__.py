@@ -172,8 +172,11 @@ def _shortened(line: str) -> str:
 
 def _fail(words: Sequence[str], message: str, code: int) -> int:
     """Write a message to stderr, if anyone is there to read it."""
+    from fastdqn import torchrun
     from fastdqn.cli.flags import in_flags
 
+    if code == 2 and not torchrun.speaks():  # what is wrong is wrong for all, and rank 0 says it
+        return code
     message = in_flags(message, words)
     first, *more = [_shortened(line) for line in message.splitlines()]
     message = "\n".join([first, *(f"  {line.strip()}" for line in more)])

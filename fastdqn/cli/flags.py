@@ -7,6 +7,7 @@ can be done about it is Python in backquotes: a field, a field with a value, a c
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -50,6 +51,13 @@ def flag_of(field: str, value: object = ...) -> str:
     return f"{prefix}{name} {'none' if value is None else shlex.quote(str(value))}"
 
 
+def program() -> str:
+    """Return what a command begins with that goes on with the run of this process, or of these processes."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return "fastdqn"
+    return f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', '1')} -m fastdqn"
+
+
 def _typed(code: str) -> str | None:
     """Return what is typed for a piece of Python, `None` where that names neither a field nor a function."""
     try:
@@ -57,6 +65,8 @@ def _typed(code: str) -> str | None:
     except (SyntaxError, ValueError):
         return None
     match body:
+        case [ast.Expr(ast.Name("torchrun"))]:
+            return "torchrun --nproc-per-node N -m fastdqn train ..."
         case [ast.Expr((ast.Name() | ast.Attribute()) as field)]:
             return flag_of(ast.unparse(field))
         case [ast.Assign([field], ast.Constant(value))]:
@@ -65,5 +75,7 @@ def _typed(code: str) -> str | None:
             given = [ast.literal_eval(argument) for argument in arguments]
             words = ["GAME" if value is ... else shlex.quote(str(value)) for value in given]
             flags = [flag_of(one.arg or "", ast.literal_eval(one.value)) for one in keywords]
-            return " ".join(["fastdqn", _COMMANDS[function], *words, *flags])
+            # Only what goes on with a run needs the processes that it is trained by.
+            begins = program() if function == "resume_training" else "fastdqn"
+            return " ".join([begins, _COMMANDS[function], *words, *flags])
     return None

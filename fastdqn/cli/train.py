@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from fastdqn import api
+from fastdqn import api, torchrun
 from fastdqn.cli import extras
 from fastdqn.cli.arguments import Given
 from fastdqn.cli.command import Command, load, open_run, values_of
 from fastdqn.cli.config_file import DEFAULT_PRESET, base_config
-from fastdqn.cli.flags import ALIASES, in_flags
+from fastdqn.cli.flags import ALIASES, in_flags, program
 from fastdqn.cli.progress import Mode, check_mode, open_progress
 from fastdqn.cli.stopping import StopRequest
 from fastdqn.config import Config, TrackerName
@@ -35,6 +35,7 @@ _ABOUT = """Train a Deep Q-Network on an Atari game.
   fastdqn train --config RUN/config.json --seed 2
   fastdqn train --resume RUN
   fastdqn train Pong-v5 --weights RUN --exploration-max 0.1
+  torchrun --nproc-per-node 2 -m fastdqn train Pong-v5 --pipeline.data-parallel
 
 The preset's values come first, those of --config over them, flags over both;
 the defaults below are those of --preset and --config. Counts can be written
@@ -70,7 +71,8 @@ class TrainArguments(Config):
     """Continue this run with its own configuration; --total-frames, --stop-at-return, --inexact and
     --progress can be added."""
     inexact: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
-    """With --resume: go on though PyTorch, EnvPool or fastdqn has another version than when it was saved."""
+    """With --resume: go on though PyTorch, EnvPool or fastdqn has another version than when it was saved, or
+    another number of processes trains: replay and games then start afresh."""
     weights: Annotated[str, arg(metavar="RUN_OR_FILE", help_behavior_hint="")] = ""
     """Start from the network of a run or of a .safetensors file."""
     trackers: Annotated[str, arg(metavar="NAME[,NAME]", help_behavior_hint="")] = ""
@@ -145,12 +147,15 @@ def _show(
         config: The run's.
         past: The metrics.jsonl of a run that goes on.
     """
-    mode, watched = arguments.progress, 0 if arguments.stop_on_eof else None
+    speaks = torchrun.speaks()
+    mode, watched = arguments.progress if speaks else "none", 0 if arguments.stop_on_eof else None
     title = f"{config.game} {config.preset}, seed {config.seed}"
     with open_progress(mode, title, past) as view, StopRequest(view.say, watched) as stop:
         summary = train(
             report=view.report, say=lambda line: view.say(in_flags(line)), stop_requested=stop.requested
         )
+    if not speaks:
+        return stop.exit_code if summary.interrupted else 0
     print(json.dumps(summary.row()), flush=True)
     lines = _closing_lines(summary, config)
     if mode == "json":
@@ -172,5 +177,6 @@ def _closing_lines(summary: Summary, config: Config) -> list[str]:
         f"{summary.episodes:,} games{scores}",
     ]
     if summary.interrupted:
-        return [*lines, "stopped and saved; to go on, type:", f"  fastdqn train --resume {summary.run}"]
+        again = f"  {program()} train --resume {summary.run}"
+        return [*lines, "stopped and saved; to go on, type:", again]
     return [*lines, "to see how well it plays, type:", f"  fastdqn evaluate {summary.run}"]

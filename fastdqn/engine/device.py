@@ -22,6 +22,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fastdqn.errors import UserError
+
 Work = Callable[[], object]
 
 WARM_UP_RUNS = 3
@@ -274,6 +276,29 @@ def list_gpus() -> list[Gpu]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(number) for number in range(len(free))]
     return [Gpu(name.strip(), size) for name, size in zip(names, free, strict=False)]
+
+
+def collectives() -> str:
+    """Return what PyTorch calls the library that adds up tensors of this device over processes."""
+    return "nccl" if has_cuda() else "gloo"
+
+
+def take(index: int, count: int) -> None:
+    """Have this process use a GPU of its own, where there are GPUs.
+
+    Args:
+        index: Its number among the processes of this machine.
+        count: How many they are.
+
+    Raises:
+        UserError: There are GPUs, and fewer than processes.
+    """
+    if not has_cuda():
+        return
+    gpus = torch.cuda.device_count()
+    if count > gpus:
+        raise UserError(f"{count} processes on this machine, and it has {gpus} GPUs: each takes one.")
+    torch.cuda.set_device(index)
 
 
 def choose(precision: str = "fp32") -> Backend:

@@ -23,12 +23,16 @@ from fastdqn.algorithm.update import (
     Transitions,
     Weights,
     WeightsLayout,
+    advance_buffers,
     copy_weights,
+    make_gradient,
+    make_step,
     make_update,
     passes_of,
 )
 from fastdqn.config import Config
 from fastdqn.engine.compiling import Acceleration, keep_freed_memory, wrapper
+from fastdqn.engine.data_parallel import ALONE, Ranks
 from fastdqn.engine.device import Backend, CpuBackend, Work
 from fastdqn.engine.draws import DrawBuffer
 
@@ -160,6 +164,8 @@ class Learner:
         num_actions: Number of actions.
         backend: Where all tensors live; the CPU if none is given.
         seed: Decides the initial weights, and the random numbers of layers that take some.
+        ranks: Who learns together: each update averages its gradient over them. They begin with the state of
+            rank 0, and so hold the same one from then on. `learner.batch_size` is that of all ranks.
         accelerate: `eager`, `compile` for `torch.compile`, or `graph` for the compiled update captured by the
             backend: what `resolve_accelerate` makes of the pipeline's.
 
@@ -183,8 +189,10 @@ class Learner:
         backend: Backend | None = None,
         seed: int = 0,
         accelerate: Acceleration = "eager",
+        ranks: Ranks = ALONE,
     ) -> None:
         self.backend = backend or CpuBackend()
+        self._ranks = ranks
         device = self.backend.device
         dtype = _COMPUTE_DTYPES[config.pipeline.precision]
         module = QNetwork(
@@ -211,7 +219,8 @@ class Learner:
     def prepare(self, inputs: LaunchInputs) -> None:
         """Make ready to launch updates: compile and capture, a minute at worst.
 
-        The state stays as it is, to the bit, though every operation is tried on it.
+        The state stays as it is, to the bit, though every operation is tried on it; of several ranks it is that
+        of rank 0.
 
         Args:
             inputs: Batches of zeros will do, at the places where those to come will lie.
@@ -225,6 +234,8 @@ class Learner:
         self._results = LaunchResults.zeros(count, rows, self.backend.device)
         self._launch: Work = self._launch_of(inputs)
         changed = (*self.weights, *self._slots.values(), self.means.sums)
+        for value in (*changed, *self._target):
+            self._ranks.broadcast(value)
         saved = [value.clone() for value in changed]
         self.backend.synchronize()  # what was allocated and cloned so far was written on another stream
         if self.captured:
@@ -313,6 +324,8 @@ class Learner:
 
     def _launch_of(self, inputs: LaunchInputs) -> Work:
         """Return what does the updates of one launch, each as one function that can be compiled."""
+        if self._ranks.count > 1:
+            return self._launch_of_ranks(inputs)
         config, batch_of = self._config, inputs.batch
         update = make_update(self.network, self.layout, config.learner, config.optimizer)
 
@@ -346,5 +359,56 @@ class Learner:
                     tensors,
                     draws,
                 )
+
+        return launch
+
+    def _launch_of_ranks(self, inputs: LaunchInputs) -> Work:
+        """Return the same of several ranks: each update is two functions, and a sum over the ranks between them.
+
+        Loss and mean value travel with the gradient, so that every rank reports those of the whole batch.
+        """
+        config, batch_of, count = self._config, inputs.batch, self._ranks.count
+        gradient_of = make_gradient(self.network, self.layout, config.learner)
+        take_step = make_step(self.layout, config.learner, config.optimizer)
+        size = self.weights.parameters.numel()
+        shared = torch.zeros(size + 2, device=self.backend.device)
+
+        def first(
+            online: Weights,
+            target: Weights,
+            shared: Tensor,
+            priority: Tensor,
+            tensors: tuple[Tensor, ...],
+            draws: Mapping[str, Mapping[str, Tensor]],
+        ) -> None:
+            found = gradient_of(online, target, batch_of(*tensors), draws)
+            shared.copy_(torch.cat([found.gradient, torch.stack([found.loss, found.q_mean])]) / count)
+            priority.copy_(found.priority)
+            advance_buffers(self.layout, online, found.buffers)
+
+        def second(
+            online: Weights,
+            slots: dict[str, Tensor],
+            learning_rate: Tensor,
+            sums: Tensor,
+            results: tuple[Tensor, ...],
+            shared: Tensor,
+        ) -> None:
+            norm = take_step(online, slots, learning_rate, shared[:size])
+            metrics = (shared[size], shared[size + 1], norm)
+            sums.add_(torch.stack(metrics))
+            for kept, value in zip(results, metrics, strict=True):
+                kept.copy_(value)
+
+        first, second = self.wrap(first), self.wrap(second)
+        metrics = [tuple(value[i] for value in self._results.metrics.values()) for i in range(inputs.updates)]
+
+        def launch() -> None:
+            for own, priority, tensors, draws in zip(
+                metrics, self._results.priority, inputs.tensors, self._draws.parts, strict=True
+            ):
+                first(self.weights, self._target, shared, priority, tensors, draws)
+                self._ranks.all_reduce(shared)
+                second(self.weights, self._slots, self._learning_rate, self.means.sums, own, shared)
 
         return launch

@@ -12,13 +12,14 @@ from fastdqn.config import Config
 from fastdqn.engine import device as devices
 from fastdqn.engine.acting import ActingNetwork
 from fastdqn.engine.compiling import resolve_accelerate
+from fastdqn.engine.data_parallel import ALONE, Ranks
 from fastdqn.engine.feed import DeviceFeed, Feed, HostFeed, Queueing
 from fastdqn.engine.learner import Learner
 from fastdqn.errors import UserError
 from fastdqn.games.envs import AtariEnvs
 from fastdqn.replay import ReplayBuffer
 from fastdqn.runs import checkpoint, memory
-from fastdqn.runs.checks import Checked
+from fastdqn.runs.checks import Checked, share
 from fastdqn.runs.clock import Clock, Marks
 from fastdqn.runs.experience import Experience, ReplayedExperience
 from fastdqn.runs.memory import FRAME_BYTES
@@ -41,6 +42,7 @@ class Components:
         experience: What the learner learns from.
         learner: The networks and the optimizer.
         keeps_replay: Whether checkpoints hold the experience.
+        ranks: Who trains the run together.
     """
 
     clock: Clock
@@ -53,27 +55,32 @@ class Components:
     experience: Experience
     learner: Learner
     keeps_replay: bool
+    ranks: Ranks
 
 
-def build(checked: Checked, saved: checkpoint.Checkpoint | None = None) -> Components:
+def build(checked: Checked, saved: checkpoint.Checkpoint | None = None, ranks: Ranks = ALONE) -> Components:
     """Make the objects of a run.
 
     Args:
         checked: Its configuration, and where its learner is to live.
         saved: A checkpoint that the run goes on from. The experience is read from it, and the games are the same
             ones, or others where there is none to go on with; `resume.restore` does the rest.
+        ranks: Who trains the run together. Games, replay and batches are this rank's share.
 
     Raises:
         UserError: The replay does not fit in memory after all, or its file is not of this configuration.
     """
-    config, seeds = checked.config, run_seeds(checked.config.seed)
+    whole, seeds = checked.config, run_seeds(checked.config.seed, ranks.index)
+    config = share(whole, ranks.count)
     device = checked.device or devices.choose(config.pipeline.precision)
     clock = Clock(config.env.frame_skip, config.replay.warmup_steps, config.learner.steps_per_update)
     accelerate = resolve_accelerate(
         config.pipeline.accelerate, device.device, clock.updates_planned(config.total_frames)
     )
     envs = AtariEnvs(config.game, config.env, seeds.games, _generation(saved))
-    learner = Learner(config, envs.num_actions, backend=device, seed=seeds.network, accelerate=accelerate)
+    learner = Learner(
+        whole, envs.num_actions, backend=device, seed=seeds.network, accelerate=accelerate, ranks=ranks
+    )
     acting = ActingNetwork(
         learner,
         config.env.num_envs,
@@ -86,13 +93,14 @@ def build(checked: Checked, saved: checkpoint.Checkpoint | None = None) -> Compo
         clock=clock,
         marks=Marks(),
         games=Games(),
-        schedule=Schedule.of(config, clock.warmup_frames),
+        schedule=Schedule.of(whole, clock.warmup_frames),
         envs=envs,
         actor=Actor(acting, envs.num_actions, config.env.num_envs, seeds.actor),
         acting=acting,
         experience=_experience(config, device, seeds.replay, saved),
         learner=learner,
-        keeps_replay=keeps_replay(config),
+        keeps_replay=keeps_replay(whole),
+        ranks=ranks,
     )
 
 

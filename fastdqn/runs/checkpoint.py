@@ -8,7 +8,7 @@ by evaluation is a folder `best-N` with online.safetensors and evaluation.json. 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -81,6 +81,9 @@ def save(
     keep: int,
     write_replay: Callable[[Path], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
+    *,
+    parts: Sequence[str] = PARTS,
+    replaces_older: Callable[[], bool] = lambda: True,
 ) -> Path:
     """Write a checkpoint; drop those older than the newest `keep`, and the replay of all but this one.
 
@@ -94,6 +97,8 @@ def save(
         keep: Checkpoints that stay.
         write_replay: Writes the replay to the path it is given; `None` leaves it out.
         say: Called with a line for each old checkpoint that cannot be removed: the new one is saved all the same.
+        parts: The files of tensors that it gets: the others of `tensors` lie in another checkpoint.
+        replaces_older: Called once it is on the disk; whether what is older may be dropped.
 
     Returns:
         The new checkpoint's folder.
@@ -102,9 +107,11 @@ def save(
         OSError: The disk is full or failed; what was there before is as it was.
     """
     about = _about(network, num_actions, frames)
-    files = {f"{part}.safetensors": _packed(tensors, part, about) for part in PARTS}
+    files = {f"{part}.safetensors": _packed(tensors, part, about) for part in parts}
     files["state.json"] = _json({"format": FORMAT, "frames": frames, **state})
     final = checkpoint_folder.write(folder, f"{CHECKPOINT}{frames:012d}", files, write_replay)
+    if not replaces_older():
+        return final
     found = find(folder)
     for old in found[:-keep]:
         checkpoint_folder.remove(old, say)
@@ -219,19 +226,23 @@ def choose(folder: Path, which: str | int) -> Path:
     return frames[int(which)]
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path, parts: Sequence[str] = PARTS) -> Checkpoint:
     """Read a checkpoint's folder, every byte of it checked.
+
+    Args:
+        path: The folder.
+        parts: As it was saved.
 
     Raises:
         UserError: A file is missing, damaged, of another checkpoint, not ours, or newer than this version.
     """
     sums = checkpoint_folder.read_sums(path)
-    if set(sums) - {REPLAY} != {"state.json", *(f"{part}.safetensors" for part in PARTS)}:
+    if set(sums) - {REPLAY} != {"state.json", *(f"{part}.safetensors" for part in parts)}:
         raise UserError(f"{path / SUMS} is damaged: it does not list what a checkpoint has.\n{ANOTHER}")
     if REPLAY in sums:
         checkpoint_folder.verify(path / REPLAY, sums)
     tensors: dict[str, torch.Tensor] = {}
-    for part in PARTS:
+    for part in parts:
         own, _ = _read(path / f"{part}.safetensors", sums)
         tensors.update({f"{part}.{name}": tensor for name, tensor in own.items()})
     file = path / "state.json"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fastdqn import torchrun
 from fastdqn.algorithm.networks import STACK
 from fastdqn.config import Config, differences, in_words
 from fastdqn.engine import device as devices
@@ -49,7 +50,7 @@ def check(config: Config, weights: Path | None = None, *, device: devices.Backen
     problems = [*_game_problems(config.game), *config.validate()]
     if not problems:
         problems = [*_ring_problems(config), *_device_problems(config, device)]
-        problems += memory.problems(
+        problems += _share_problems(
             config, devices.free_gpu_bytes() if device is None else device.free_bytes()
         )
         if config.evaluation.every_frames is not None:
@@ -139,6 +140,35 @@ def _ring_problems(config: Config) -> list[str]:
             f"env.num_envs ({envs}) x learner.n_step ({n_step}), or there is nothing to sample"
         )
     return problems
+
+
+def share(config: Config, ranks: int) -> Config:
+    """Return what one of several ranks has of a run: its part of the games, the replay and each batch."""
+    return replace(
+        config,
+        env=replace(config.env, num_envs=config.env.num_envs // ranks),
+        # Kept as the whole would be: what people are told of it follows from the run's configuration.
+        replay=replace(
+            config.replay, capacity=config.replay.capacity // ranks, storage=memory.storage(config)
+        ),
+        learner=replace(config.learner, batch_size=config.learner.batch_size // ranks),
+    )
+
+
+def _share_problems(config: Config, gpu_bytes: int | None) -> list[str]:
+    """Each rank needs an equal share, and the memory for it."""
+    place = (torchrun.place() if config.pipeline.data_parallel else None) or torchrun.ALONE
+    shared = {
+        "env.num_envs": config.env.num_envs,
+        "learner.batch_size": config.learner.batch_size,
+        "replay.capacity": config.replay.capacity,
+    }
+    return [
+        f"{name} = {value}: {place.count} processes cannot have equal shares of it; "
+        f"try `{name} = {max(1, value // place.count) * place.count}`"
+        for name, value in shared.items()
+        if value % place.count
+    ] or memory.problems(share(config, place.count), gpu_bytes, place.local_count)
 
 
 def _protocol_problems(config: Config) -> list[str]:

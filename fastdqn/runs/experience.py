@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -45,6 +46,13 @@ class ExperienceStats(NamedTuple):
     allocated_bytes: int
     frame_bytes: float
     device_bytes: int
+
+
+def of_all(ranks: Sequence[ExperienceStats]) -> ExperienceStats:
+    """Return what several ranks hold together: sums, and of the shares and sizes of one frame the mean."""
+    total = ExperienceStats(*(sum(column) for column in zip(*ranks, strict=True)))
+    count = len(ranks)
+    return total._replace(fill=total.fill / count, frame_bytes=total.frame_bytes / count)
 
 
 class Experience(Protocol):

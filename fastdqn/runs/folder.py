@@ -36,17 +36,17 @@ _MARKS = {"game", "preset", "env", "replay", "learner"}
 """Keys of a run's config.json, of every version."""
 
 _OWN_FILES = re.compile(
-    r"(config|meta|summary|trackers)\.json(\.tmp)?|(metrics|evaluations)\.(jsonl|tmp)|log\.txt"
+    r"(rank-\d+/)?((config|meta|summary|trackers)\.json(\.tmp)?|(metrics|evaluations)\.(jsonl|tmp)|log\.txt"
     r"|checkpoints/(frame|best)-\d+/((online|target|optimizer|loop|replay)\.safetensors|state\.json|evaluation\.json"
     r"|SHA256SUMS(\.tmp)?)|checkpoints/tmp-[^/]+/[^/]+"
     r"|tensorboard/(metrics|evaluations)/events\.out\.tfevents\.[^/]+"
     r"|video/(tmp-)?(frame|best)-\d+-seed\d+\.(mp4|gif)|(tmp-)?curves\.(png|svg|pdf)"
-    rf"|(tmp-)?policy\.(safetensors|pt2|pt)|{LOCK}"
+    rf"|(tmp-)?policy\.(safetensors|pt2|pt)|{LOCK})"
 )
 """Every file that fastdqn writes into a run's folder by itself, by its path in there."""
 
 _OWN_FOLDERS = re.compile(
-    r"checkpoints(/(frame|best)-\d+|/tmp-[^/]+)?|tensorboard(/(metrics|evaluations))?|video"
+    r"(rank-\d+/)?(checkpoints(/(frame|best)-\d+|/tmp-[^/]+)?|tensorboard(/(metrics|evaluations))?|video)|rank-\d+"
 )
 
 _TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
@@ -62,11 +62,14 @@ class RunFolder:
     Args:
         path: The folder.
         config: What the run computes.
+        rank: Of several processes that train it together, the one whose part this is. That of rank 0 is the run's
+            folder; those of the others lie in it.
     """
 
-    def __init__(self, path: Path, config: Config) -> None:
+    def __init__(self, path: Path, config: Config, rank: int = 0) -> None:
         self.path = path
         self.config = config
+        self._rank = rank
         self._lock: RunLock | None = None
 
     @classmethod
@@ -137,6 +140,29 @@ class RunFolder:
         if problems:
             raise UserError("\n".join(f"{file}: {problem}" for problem in problems))
         return cls(path, config)
+
+    @classmethod
+    def of_rank(cls, path: Path, config: Config, rank: int) -> RunFolder:
+        """Make or open another rank's part of a run, locked.
+
+        Args:
+            path: The run's folder, which exists and is locked by rank 0.
+            config: What the run computes.
+            rank: From 1 on.
+
+        Raises:
+            UserError: It cannot be made, or another process trains it.
+        """
+        run = cls(path / f"rank-{rank}", config, rank)
+        try:
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
+            run.lock()
+            write_text(run.path / "config.json", config.to_json())
+            write_text(run.path / "meta.json", json.dumps(machine_and_versions(), indent=2) + "\n")
+        except OSError as error:
+            run.unlock()
+            raise UserError(f"cannot make the folder {run.path}: {error.strerror}") from None
+        return run
 
     @classmethod
     def reopen(
@@ -212,6 +238,11 @@ class RunFolder:
         other = RunFolder.create(self.path.with_name(self.path.name + suffix), self.config)
         self.unlock()
         self.path, self._lock = other.path, other._lock
+
+    @property
+    def whole(self) -> Path:
+        """The run's folder, also where this is the part of another rank than the first."""
+        return self.path.parent if self._rank else self.path
 
     @property
     def checkpoints(self) -> Path:

@@ -38,6 +38,9 @@ class Keeping:
         clock, marks, config = self._components.clock, self._components.marks, self._run.config
         if not clock.passed(config.evaluation.every_frames, since=marks.evaluated):
             return
+        if self._components.ranks.index > 0:  # all have the same weights, and rank 0 plays with them
+            marks.evaluated = clock.frames
+            return
         policy, result = evaluate_learner(
             self._components,
             config,
@@ -64,7 +67,8 @@ class Keeping:
         Raises:
             OSError: The disk does not take it.
         """
-        if not checkpoint.exists(self._run.checkpoints, self._components.clock.frames):
+        there = checkpoint.exists(self._run.checkpoints, self._components.clock.frames)
+        if any(self._components.ranks.sum(not there)):
             self._save(final=True)
 
     def follow_folder(self) -> None:
@@ -78,9 +82,10 @@ class Keeping:
                 self._report.move()
                 self._say(f"the run's folder has another name now: {self._run.path}")
         except RunFailedError:
-            with suppress(UserError, OSError):
-                self._run.move_beside(f"-rescued-{self._components.clock.frames}")
-                self._save(final=True)
+            if self._components.ranks.count == 1:  # several would have to do it together
+                with suppress(UserError, OSError):
+                    self._run.move_beside(f"-rescued-{self._components.clock.frames}")
+                    self._save(final=True)
             raise
 
     def what_is_left(self) -> str:
@@ -90,7 +95,7 @@ class Keeping:
             return "No checkpoint had been saved."
         return (
             f"The last good checkpoint is {left[-1]}; to go on from it:\n"
-            f"`resume_training({str(self._run.path)!r})`"
+            f"`resume_training({str(self._run.whole)!r})`"
         )
 
     def _save(self, final: bool = False) -> None:
@@ -98,10 +103,12 @@ class Keeping:
         self._report.write_row()
         self._components.experience.flush()
         self._components.marks.saved = self._components.clock.frames
+        ranks = self._components.ranks
         try:
             self._report.sync()
-            path = resume.save(self._run, self._components, self._say)
+            path = resume.save(self._run, self._components, self._say, lambda: not any(ranks.sum(0)))
         except OSError as error:
+            ranks.sum(1)  # the others keep what is older, too: all can go on from that alone
             left = checkpoint.find(self._run.checkpoints)
             if final or not left:
                 raise

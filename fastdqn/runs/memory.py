@@ -66,15 +66,20 @@ def replay_bytes(config: Config) -> int:
     return config.replay.capacity * SLOT_BYTES[storage(config)]
 
 
-def problems(config: Config, gpu_bytes: int | None = None) -> list[str]:
+def problems(config: Config, gpu_bytes: int | None = None, processes: int = 1) -> list[str]:
     """Return what does not fit: each setting that alone is too much, else the sum where that is.
 
     Args:
         config: Values that `Config.validate` let pass.
         gpu_bytes: Free memory of the GPU that the learner is to live on, `None` where it lives in the host's.
+        processes: How many this machine is to have that need as much.
     """
-    on_host = host_needs(config, on_gpu=gpu_bytes is not None)
-    found = _too_much(config, on_host, host_bytes(), "this machine")
+    on_host, available = host_needs(config, on_gpu=gpu_bytes is not None), host_bytes()
+    where = "this machine"
+    if processes > 1:
+        where = f"each of {processes} processes"
+        available = available and available // processes
+    found = _too_much(config, on_host, available, where)
     if gpu_bytes is not None:
         found += _too_much(config, learning_needs(config), gpu_bytes, "the GPU")
     return found

@@ -15,7 +15,7 @@ from fastdqn.config import Config
 from fastdqn.errors import RunFailedError
 from fastdqn.runs import trackers
 from fastdqn.runs.build import Components, keeps_replay
-from fastdqn.runs.experience import ExperienceStats
+from fastdqn.runs.experience import ExperienceStats, of_all
 from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.memory import replay_bytes, storage
 from fastdqn.runs.metrics import JsonLines, PhaseTimer, Snapshot, Speed, open_rows
@@ -210,12 +210,15 @@ class Report:
         self._trackers.finish({}, "failed")
 
     def _open(self, path: Path) -> JsonLines:
-        """Open a file of rows that the trackers get, too."""
+        """Open a file of rows that the trackers get, too; of several ranks the first has all that goes with it."""
         frames = self._components.clock.frames
+        if self._components.ranks.index > 0:
+            return JsonLines(path, frames)
         return open_rows(path, frames, also=lambda row: self._trackers.write(path.stem, row))
 
     def _begin_row(self) -> None:
-        self._row = self._snapshot("", returns=self._components.games.take_logged())
+        held = of_all(self._components.ranks.gather(self._components.experience.stats()))
+        self._row = self._snapshot("", held, returns=self._components.games.take_logged())
         self._read_row = self._components.learner.means.read(clear=True)
         self._components.marks.logged = self._components.clock.frames
 
@@ -223,9 +226,11 @@ class Report:
         clock = self._components.clock
         self._speed.mark(clock.frames, self.phase.seconds, learning=clock.updates > 0)
 
-    def _snapshot(self, note: str, returns: Sequence[float] | None = None) -> Snapshot:
+    def _snapshot(
+        self, note: str, held: ExperienceStats | None = None, returns: Sequence[float] | None = None
+    ) -> Snapshot:
         clock, games, schedule = self._components.clock, self._components.games, self._components.schedule
-        held, fps = self._components.experience.stats(), self._speed.recent
+        held, fps = held or self._components.experience.stats(), self._speed.recent
         means = self._means or dict.fromkeys(METRICS)
         total_frames = self._run.config.total_frames
         left = max(0, total_frames - clock.frames)  # the last pass may play a few too many

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastdqn.algorithm.update import METRICS
 from fastdqn.config import CheckpointConfig, Config, EvaluationConfig, differences, in_words
+from fastdqn.engine.data_parallel import ALONE, Ranks
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.json_files import checked, shown
-from fastdqn.runs import checkpoint
+from fastdqn.runs import checkpoint, checkpoint_folder
 from fastdqn.runs.build import Components
 from fastdqn.runs.checkpoint import Checkpoint
 from fastdqn.runs.clock import Clock, Marks
@@ -36,13 +38,19 @@ DECIDING = ("fastdqn", "torch", "envpool")
 """Packages whose version decides the bits of a run; docs/pythons.md has what was tried."""
 
 
-def save(run: RunFolder, components: Components, say: Callable[[str], None]) -> Path:
-    """Write a checkpoint of a run whose experience was flushed.
+def save(
+    run: RunFolder,
+    components: Components,
+    say: Callable[[str], None],
+    replaces_older: Callable[[], bool] = lambda: True,
+) -> Path:
+    """Write a checkpoint of a run whose experience was flushed. What all ranks share, rank 0 alone writes.
 
     Args:
         run: Where to.
         components: The objects of the run.
         say: Called with a line for each old checkpoint that cannot be removed.
+        replaces_older: As for `checkpoint.save`.
 
     Returns:
         The checkpoint's folder.
@@ -72,6 +80,7 @@ def save(run: RunFolder, components: Components, say: Callable[[str], None]) -> 
         "games": components.games.state(),
         "updates_in_means": count,
         "marks": asdict(components.marks),
+        "ranks": components.ranks.count,
     }
     return checkpoint.save(
         run.checkpoints,
@@ -83,21 +92,30 @@ def save(run: RunFolder, components: Components, say: Callable[[str], None]) -> 
         run.config.checkpoint.keep,
         components.experience.save if components.keeps_replay else None,
         say,
+        parts=_parts(components.ranks),
+        replaces_older=replaces_older,
     )
 
 
-def load(run: RunFolder, *, inexact: bool = False) -> Checkpoint:
-    """Read the newest checkpoint of a run that is to go on.
+def _parts(ranks: Ranks) -> Sequence[str]:
+    """Return which tensors a rank's checkpoints have."""
+    return ("loop",) if ranks.index else checkpoint_folder.PARTS
+
+
+def load(run: RunFolder, *, inexact: bool = False, ranks: Ranks = ALONE) -> Checkpoint:
+    """Read the newest checkpoint of a run that is to go on, of several ranks the newest that all have.
 
     Args:
         run: The run.
-        inexact: Take it though packages that decide the bits of a run have other versions now.
+        inexact: Take it though packages that decide the bits of a run have other versions now, or though another
+            number of ranks has trained it, whose replays and games are of no use.
+        ranks: Who goes on.
 
     Raises:
         UserError: There is none, it is damaged or of a run of another configuration, the run is complete, or it
-            was saved by other versions and going on would not be exact.
+            was saved by other versions or by another number of ranks and going on would not be exact.
     """
-    saved = checkpoint.load(checkpoint.newest(run.checkpoints))
+    saved = _load_newest(run, ranks, inexact)
     try:
         of = _check_state(saved.state)
     except ValueError as error:
@@ -126,6 +144,37 @@ def load(run: RunFolder, *, inexact: bool = False) -> Checkpoint:
     return saved
 
 
+def _load_newest(run: RunFolder, ranks: Ranks, inexact: bool) -> Checkpoint:
+    """Read the checkpoint that all go on from. Newer ones, which a kill has left with some ranks, are removed."""
+    there = checkpoint.find(run.checkpoints)
+    newest = None if ranks.index else checkpoint.load(checkpoint.newest(run.checkpoints))
+    state = ranks.gather(newest.state if newest else {})[0]
+    were = state.get("ranks", 1)
+    if were != ranks.count and not inexact:
+        raise UserError(
+            f"{run.whole} was trained by {were} processes together, and here are {ranks.count}: each has a part "
+            "of replay and games.\nGo on with as many, or have replay and games start afresh:\n"
+            f"`resume_training({str(run.whole)!r}, inexact=True)`"
+        )
+    if were != ranks.count:
+        if newest is not None:
+            return replace(newest, replay=None)
+        for path in there:  # of a time when there was such a rank
+            checkpoint_folder.remove(path, run.log)
+        sums = torch.zeros(len(METRICS), dtype=torch.float64)  # rank 0's follow, as do the weights
+        return Checkpoint(run.checkpoints, {"loop.sums": sums}, state, None)
+    if newest is not None and ranks.count == 1:
+        return newest
+    names = ranks.gather([path.name for path in there])
+    common = [path for path in there if all(path.name in of_rank for of_rank in names)]
+    if not common:
+        raise UserError(f"{run.whole} has no checkpoint that all {were} processes have: train it again.")
+    for path in there[there.index(common[-1]) + 1 :]:
+        checkpoint_folder.remove(path, run.log)
+    saved = newest if newest and newest.path == common[-1] else checkpoint.load(common[-1], _parts(ranks))
+    return saved if all(ranks.gather(saved.replay is not None)) else replace(saved, replay=None)
+
+
 def _check_versions(run: RunFolder, saved: Checkpoint) -> None:
     """Raise where a package that decides the bits of a run has another version than when it was saved."""
     then = saved.state.get("versions", {})  # a checkpoint that names none is from before they were kept
@@ -140,7 +189,7 @@ def _check_versions(run: RunFolder, saved: Checkpoint) -> None:
         raise UserError(
             f"{saved.path} was saved with {was}; here is {has}.\n"
             "The run would not go on as it would have there. Install what it was saved with, or go on all the "
-            f"same:\n`resume_training({str(run.path)!r}, inexact=True)`"
+            f"same:\n`resume_training({str(run.whole)!r}, inexact=True)`"
         )
 
 
@@ -186,7 +235,8 @@ def restore(saved: Checkpoint, components: Components) -> NDArray[np.uint8] | No
     state, tensors = saved.state, saved.tensors
     try:
         learned = {name: value for name, value in tensors.items() if not name.startswith("loop.")}
-        components.learner.load_state_tensors(learned)
+        if components.ranks.index == 0:  # whose state the others take when they are prepared
+            components.learner.load_state_tensors(learned)
         for name, value in state["clock"].items():
             setattr(components.clock, name, value)
         for name, value in state["marks"].items():

@@ -16,9 +16,14 @@ class Seeds(NamedTuple):
     network: int
 
 
-def run_seeds(seed: int) -> Seeds:
-    """Derive unrelated seeds: EnvPool gives its games seed, seed + 1, ..., so neighbours would share games."""
-    words = np.random.SeedSequence([seed, 0]).generate_state(len(Seeds._fields))
+def run_seeds(seed: int, rank: int = 0) -> Seeds:
+    """Derive unrelated seeds: EnvPool gives its games seed, seed + 1, ..., so neighbours would share games.
+
+    Args:
+        seed: The run's.
+        rank: Of several processes that train it together, each has its own.
+    """
+    words = np.random.SeedSequence([seed, 0, rank] if rank else [seed, 0]).generate_state(len(Seeds._fields))
     return Seeds(*(int(word >> 1) for word in words))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdqn.engine.data_parallel import ALONE, Ranks, together
 from fastdqn.errors import RunFailedError, cause_of_failure
 from fastdqn.runs import resume
 from fastdqn.runs.build import build
@@ -29,6 +30,7 @@ def train(
     report: Callable[[Snapshot], None] = lambda snapshot: None,
     say: Callable[[str], None] = lambda line: None,
     stop_requested: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ALONE,
 ) -> Summary:
     """Train until the run's last frame, its `stop_at_return`, or until asked to stop; each end is saved.
 
@@ -42,6 +44,7 @@ def train(
         report: Called a few times a second with the state of the run.
         say: Called with lines for people; they are in the run's log too.
         stop_requested: Called once per pass of the loop.
+        ranks: Who trains the run together; each has a folder of its own. What is counted, and a stop, is of all.
 
     Raises:
         ValueError: What was checked is another configuration than the run's.
@@ -54,7 +57,8 @@ def train(
             checked = check(run.config)
         if checked.config != run.config:
             raise ValueError("checked: it is of another configuration than the run's")
-        training = _Training(run, checked, resume, inexact, track, report, say)
+        with together(ranks):
+            training = _Training(run, checked, resume, inexact, track, report, say, ranks)
     except BaseException:
         run.unlock()
         raise
@@ -81,11 +85,12 @@ class _Training:
         track: Sequence[str],
         display: Callable[[Snapshot], None],
         say: Callable[[str], None],
+        ranks: Ranks,
     ) -> None:
         self.run, self._say = run, say
         without_lock = run.lock()
-        saved = resume.load(run, inexact=inexact) if resuming else None
-        self.components = build(checked, saved)
+        saved = resume.load(run, inexact=inexact, ranks=ranks) if resuming else None
+        self.components = build(checked, saved, ranks)
         if without_lock:
             self.say(without_lock)
         if writes_events() and not takes_events(run.metrics):
@@ -108,12 +113,13 @@ class _Training:
             self.components.learner,
         )
         report, phase, observation = self.report, self.report.phase, self.observation
+        ranks = self.components.ranks
         updates = experience.inputs.updates
         with report.preparing():
             learner.prepare(experience.inputs)
             self.components.acting.prepare()
         self.keeping.evaluate_if_due(stop_requested)  # where a run was stopped while it was evaluated
-        while not self.complete and not stop_requested():
+        while not self.complete and not any(ranks.sum(stop_requested())):
             with phase("act"):
                 action = actor.act(observation, schedule.epsilon(clock.frames))
                 envs.send(action)  # the emulator's threads work from here on
@@ -130,8 +136,12 @@ class _Training:
                 outcome = envs.recv()
             observation = outcome.observation
             experience.add(Pass(action, outcome))
-            clock.add_steps(outcome.steps)
-            self.components.games.add(outcome.returns)
+            steps, ended = ranks.sum(outcome.steps, len(outcome.returns))
+            clock.add_steps(steps)
+            if ended:
+                self.components.games.add(
+                    [one for of_rank in ranks.gather(outcome.returns) for one in of_rank]
+                )
             if envs.restart_is_due:
                 experience.store()
                 observation = envs.restart()

@@ -65,6 +65,15 @@ def test_values_of_files_and_of_others_keep_their_names() -> None:
     assert in_flags(said, words) == "--replay.capacity 10: too small; try --replay.capacity 40"
 
 
+def test_several_processes_go_on_as_they_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert in_flags("with `torchrun`") == "with torchrun --nproc-per-node N -m fastdqn train ..."
+    assert in_flags("`resume_training('R')`") == "fastdqn train --resume R"
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert in_flags("`resume_training('R')`") == "torchrun --nproc-per-node 2 -m fastdqn train --resume R"
+    assert in_flags("`evaluate('R')`") == "fastdqn evaluate R"
+
+
 def messages(source: str) -> Iterator[str]:
     """The strings of a module that are no docstrings; a 1 stands where a value is put in."""
     tree = ast.parse(source)
@@ -112,7 +121,7 @@ def test_a_planted_flag_is_seen(line: str) -> None:
 
 def test_what_messages_offer_can_be_typed() -> None:
     """Fails where a field was renamed and a message was forgotten, and where backquotes hold another word."""
-    known = {"GAME", "1", *ALIASES}
+    known = {"GAME", "1", "--nproc-per-node", *ALIASES}
     for command in set(COMMANDS) - {"completion"}:
         known |= set(flags_of(importlib.import_module(f"fastdqn.cli.{command}").COMMAND.takes))
     offers = [offer for path in PACKAGE.rglob("*.py") for offer in offers_in(path.read_text())]
