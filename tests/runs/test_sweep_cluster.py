@@ -146,11 +146,12 @@ def test_whoever_is_ended_leaves_the_request_to_stop(tmp_path):
             raise KeyboardInterrupt
 
     with opened(tmp_path / "s", planned(1, frames=MANY), threads=1) as sweep:
-        cluster = Here(sweep, room=1)
+        cluster, before = Here(sweep, room=1), threading.enumerate()
         with pytest.raises(KeyboardInterrupt):
             follow(sweep, cluster, watch=burst)
-        (thread,) = [one for one in threading.enumerate() if one is not threading.main_thread()]
-        thread.join(MINUTE)
+        for thread in threading.enumerate():
+            if thread not in before:
+                thread.join(MINUTE)
         assert json.loads((sweep.folder(sweep.runs[0]) / "summary.json").read_text())["interrupted"]
 
 
