@@ -126,7 +126,10 @@ def ended(ranks: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     return [(rank.returncode, text) for rank, text in zip(ranks, said, strict=True)]
 
 
-@pytest.mark.parametrize("accelerate", ["eager", pytest.param("compile", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "accelerate",
+    [pytest.param("eager", marks=pytest.mark.long), pytest.param("compile", marks=pytest.mark.slow)],
+)
 def test_two_ranks_are_one_process_with_both_their_batches(tmp_path, accelerate):
     """A gradient that is not averaged, or clipped before it is, is off by a hundred times the bound."""
     alone = learned(accelerate)
