@@ -69,6 +69,9 @@ def curves(data: Mapping[str, Any]) -> Figure:
             right.fill_between(
                 efficiency["frames"], efficiency["low"], efficiency["high"], color=colour, alpha=0.18
             )
+    if not any(method["efficiency"] for method in methods.values()):
+        words = "The runs share too few rows for a curve:\nlog_every_frames decides how many there are."
+        right.text(0.5, 0.5, words, transform=right.transAxes, ha="center", va="center", fontsize=9)
     left.set_title("share of runs above a score (last checkpoint)", fontsize=10, loc="left")
     left.set_xlabel("human-normalised score", fontsize=9)
     left.set_ylim(0, 1)

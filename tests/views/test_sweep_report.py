@@ -171,6 +171,11 @@ def test_the_pictures_show_the_figures(tmp_path):
     assert [one.get_label() for one in profile.get_lines()] == ["quick", "rainbow"]
     assert profile.get_lines()[1].get_ydata().tolist() == data["methods"]["rainbow"]["profile"]["share"]
     assert line.get_lines()[0].get_ydata().tolist() == data["methods"]["quick"]["efficiency"]["IQM"]
+    assert not line.texts
+    for method in data["methods"].values():
+        method["efficiency"] = None
+    (told,) = curves(data).axes[1].texts
+    assert "log_every_frames" in told.get_text()
     panels = aggregates(data).axes
     assert [axes.get_title(loc="left") for axes in panels] == ["IQM", "median", "mean", "optimality gap"]
     drawn = [value for one in panels[0].get_lines() for value in one.get_xdata()]
