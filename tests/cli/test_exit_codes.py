@@ -71,7 +71,7 @@ def test_a_broken_pipe_ends_quietly() -> None:
 
 
 @pytest.mark.parametrize(("words", "code"), [([], 0), (["--seed", "-1"], 2)])
-@pytest.mark.parametrize("progress", ["plain", "json"])
+@pytest.mark.parametrize("progress", ["plain", pytest.param("json", marks=pytest.mark.long)])
 def test_a_lost_reader_of_stderr_changes_no_exit_code(
     words: list[str], code: int, progress: str, tmp_path: Path
 ) -> None:

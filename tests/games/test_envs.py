@@ -199,7 +199,7 @@ def test_returns_are_unclipped_and_whole():
     assert sum(returns) > 5 * learned / 2
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_games_follow_the_seed_and_not_the_threads(threads):
     def run(seed, threads):
         config = replace(EnvConfig(), num_envs=4, threads=threads)

@@ -66,7 +66,7 @@ def breakout(steps: int, *, episodic_life: bool, limit: int) -> Iterator[dict[st
         pytest.param(True, 60, 3, "separate", {"terminated", "truncated"}, marks=pytest.mark.long),
         (True, 27_000, 1, "separate", {"terminated"}),
         pytest.param(False, 50, 1, "separate", {"truncated"}, marks=pytest.mark.long),
-        (False, 300, 5, "separate", {"terminated"}),
+        pytest.param(False, 300, 5, "separate", {"terminated"}, marks=pytest.mark.long),
     ],
 )
 def test_breakout_matches_the_oracle(
