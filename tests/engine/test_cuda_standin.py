@@ -23,6 +23,7 @@ from fastdqn.algorithm.update import WeightsLayout
 from fastdqn.engine import device
 from fastdqn.engine import learner as learners
 from fastdqn.engine.acting import ActingNetwork
+from fastdqn.engine.data_parallel import ALONE, Ranks
 from fastdqn.engine.device import CpuBackend, CudaBackend
 from fastdqn.engine.feed import DeviceFeed, HostFeed, Queueing
 from fastdqn.engine.learner import Learner
@@ -31,6 +32,7 @@ from fastdqn.runs.checks import check
 from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.trainer import train
 from tests.engine.cuda_standin import installed
+from tests.engine.test_data_parallel import Twins
 from tests.engine.test_graph import loop
 from tests.engine.test_learner import ACTIONS, NARROW, learner
 from tests.runs.test_trainer import equal, rows, small, weights
@@ -245,16 +247,38 @@ KINDS = [
 )
 def test_the_loop_on_the_stand_in_is_the_plain_loop(tmp_path, changes, frames):
     """Weights and every row, bit for bit, and no race."""
+    assert_same_loop(tmp_path, frames, ALONE, **changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frames", ["host", "cuda"])
+def test_the_loop_of_two_ranks_on_the_stand_in_is_the_plain_loop(tmp_path, frames):
+    """A rank has half of the games, the replay and each batch; the sum is recorded, and no launch calls it."""
+    ranks = Twins()
+    lags = {"updates_per_launch": 4, "priority_lag_updates": 8, "acting_lag_updates": 6}
+    assert_same_loop(tmp_path, frames, ranks, alpha=0.5, **lags)
+    assert 0 < ranks.sums < 40
+
+
+def assert_same_loop(folder: Path, frames: str, ranks: Ranks, **changes) -> None:
+    """The captured loop on the stand-in is the eager one on a CPU, with ranks of the same kind."""
+    plain_ranks = type(ranks)()
     with pytest.MonkeyPatch.context() as patch, plain_operators():
         # The form of the arithmetic that a GPU's path has, whose operators are the CPU's on the stand-in.
         patch.setattr(
             learners, "WeightsLayout", lambda module, arranged: WeightsLayout(module, arranged=True)
         )
         patch.setattr(layers, "on_cpu", lambda tensor: False)
-        plain_rows, plain_weights = loop(tmp_path / "p", small(), CpuBackend(), **changes)
+        plain_rows, plain_weights = loop(folder / "p", small(), CpuBackend(), ranks=plain_ranks, **changes)
     with installed() as machine:
         got_rows, got_weights = loop(
-            tmp_path / "s", small(), CudaBackend(), accelerate="graph", frames_on=frames, **changes
+            folder / "s",
+            small(),
+            CudaBackend(),
+            accelerate="graph",
+            frames_on=frames,
+            ranks=ranks,
+            **changes,
         )
         assert machine.calls["replay"] > 40
         machine.check()

@@ -18,6 +18,7 @@ pytest.importorskip("envpool")
 from fastdqn.algorithm.update import Transitions
 from fastdqn.engine import device as devices
 from fastdqn.engine.acting import ActingNetwork
+from fastdqn.engine.data_parallel import ALONE
 from fastdqn.engine.device import CpuBackend
 from fastdqn.engine.feed import DeviceFeed, HostFeed, Queueing
 from fastdqn.engine.learner import LaunchInputs, Learner
@@ -161,7 +162,7 @@ def test_sums_go_on_from_a_checkpoint():
         rest.means.set_state(torch.zeros(2, dtype=torch.float64), 1)
 
 
-def loop(path, config, machine, alpha=0.0, **changes):
+def loop(path, config, machine, alpha=0.0, ranks=ALONE, **changes):
     """Run the loop with these settings of the pipeline and the replay; return its rows and its weights."""
     config = replace(
         config,
@@ -170,7 +171,7 @@ def loop(path, config, machine, alpha=0.0, **changes):
         replay=replace(config.replay, alpha=alpha),
         pipeline=replace(config.pipeline, **changes),
     )
-    run = go(path, config, device=machine)
+    run = go(path, config, device=machine, ranks=ranks)
     return rows(run), weights(run)
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 import fastdqn
 from fastdqn.config import CheckpointConfig, Config, EnvConfig, EvaluationSettings, ReplayConfig
+from fastdqn.engine.data_parallel import ALONE, Ranks
 from fastdqn.engine.device import Backend
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.presets import PRESETS
@@ -61,9 +62,15 @@ def equal(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def go(path: Path, config: Config, weights: Path | None = None, device: Backend | None = None) -> RunFolder:
+def go(
+    path: Path,
+    config: Config,
+    weights: Path | None = None,
+    device: Backend | None = None,
+    ranks: Ranks = ALONE,
+) -> RunFolder:
     run = RunFolder.create(path, config)
-    train(run, check(config, weights, device=device))
+    train(run, check(config, weights, device=device), ranks=ranks)
     return run
 
 
