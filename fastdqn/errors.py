@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
+_BROKEN_LIBRARY = re.compile(r"(?P<path>/\S+\.so): (?P<what>file too short|invalid ELF header)")
+"""What the dynamic loader says of one that was not written to its end."""
+
 
 class UserError(Exception):
     """Something the user asked for cannot be done; the message says what, where, why and what to do.
@@ -25,6 +31,13 @@ def cause_of_failure(error: Exception) -> str | None:
         return (
             "a TD error is not finite any more: the run has diverged.\n"
             "A smaller `optimizer.learning_rate` may help."
+        )
+    broken = _BROKEN_LIBRARY.search(str(error)) if isinstance(error, (ImportError, RuntimeError)) else None
+    if broken:
+        return (
+            "PyTorch's compiler has left a broken file, as a full disk or a machine that goes down does: "
+            f"{broken['path']}: {broken['what']}\n"
+            f"Remove it, and it is made anew: rm {shlex.quote(broken['path'])}"
         )
     # torch raises a RuntimeError of its own on a GPU, and a plain one on a CPU.
     said = str(error)

@@ -384,6 +384,7 @@ def test_a_full_disk_at_the_first_or_the_last_save_ends_the_run(after, tmp_path,
     ("error", "wanted"),
     [
         (MemoryError(), "out of memory"),
+        (RuntimeError("InductorError: ImportError: /tmp/t/kl/c.so: file too short"), "rm /tmp/t/kl/c.so"),
         pytest.param(
             RuntimeError("CUDA out of memory. Tried to allocate"),
             "out of memory: CUDA",
