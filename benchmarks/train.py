@@ -23,9 +23,11 @@ import common
 import torch
 import tyro
 
+from fastdqn.openmp import OtherPrograms
 from fastdqn.presets import PRESETS
 from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.metrics import PHASES, Snapshot
+from fastdqn.runs.threads import with_threads
 from fastdqn.runs.trainer import train
 
 
@@ -115,6 +117,7 @@ def main(settings: Settings) -> None:
     )
     window = Window(settings)
     with tempfile.TemporaryDirectory() as folder, busy(settings.busy_cores):
+        config = with_threads(config, OtherPrograms(), print)
         run = RunFolder.create(Path(folder) / "run", config)
         train(run, report=window.report, stop_requested=window.over)
     results = {
@@ -124,7 +127,7 @@ def main(settings: Settings) -> None:
         "frames_per_update": config.learner.steps_per_update * config.env.frame_skip,
         "width": config.network.width,
         "num_envs": config.env.num_envs,
-        "torch_threads": torch.get_num_threads(),
+        "torch_threads": config.pipeline.threads or torch.get_num_threads(),
     }
     common.write("train", {**asdict(settings), "out": None}, results, settings.out)
     print(

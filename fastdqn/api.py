@@ -25,7 +25,7 @@ from fastdqn.config import (
     TrackerName,
 )
 from fastdqn.errors import UserError
-from fastdqn.openmp import shorten_waits
+from fastdqn.openmp import OtherPrograms, shorten_waits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,12 +90,15 @@ def train(
     source = None if weights is None else Path(weights)
     if source is not None and not source.exists():
         raise UserError(f"weights = {source}: there is no such run or file.")
+    others = OtherPrograms()
     from fastdqn.engine.data_parallel import joined, together
     from fastdqn.runs import trainer
     from fastdqn.runs.checks import check
     from fastdqn.runs.folder import RunFolder, default_run_path
+    from fastdqn.runs.threads import with_threads
     from fastdqn.runs.trackers import check as check_trackers
 
+    config = with_threads(config, others, say)
     with joined(config.pipeline.data_parallel) as ranks:
         with together(ranks):
             checked = check(config, source)  # all of it before a run that `overwrite` replaces is gone

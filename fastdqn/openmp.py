@@ -1,9 +1,18 @@
-"""How long PyTorch's CPU threads wait awake for each other."""
+"""How many CPU threads PyTorch computes with, and how long they wait awake for each other."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
+from contextlib import suppress
+
+STAT = "/proc/stat"
+"""Where Linux counts what each core has done."""
+
+_LOOKED_AT_SECONDS = 0.5
+_BUSY = 0.5
+"""Of a core: what other programs take at least, before anything is made of it."""
 
 
 def shorten_waits() -> bool:
@@ -22,3 +31,62 @@ def shorten_waits() -> bool:
     os.environ["GOMP_SPINCOUNT"] = "5000"
     torch = sys.modules.get("torch")
     return torch is None or torch.get_num_threads() == 1
+
+
+class OtherPrograms:
+    """How many of the cores that this process may use others are using.
+
+    From the moment that an object is made, or was last asked. Where the system does not say, nobody uses any.
+    """
+
+    def __init__(self) -> None:
+        self._last = _seconds()
+
+    @property
+    def age(self) -> float:
+        """Seconds since then."""
+        return _seconds()[0] - self._last[0]
+
+    def cores(self) -> float:
+        """Return the cores that other programs have taken since then, on the mean."""
+        (then, busy_then, own_then), (now, busy, own) = self._last, _seconds()
+        self._last = (now, busy, own)
+        elapsed = now - then
+        return max(0.0, (busy - busy_then - (own - own_then)) / elapsed) if elapsed > 0 else 0.0
+
+
+def threads_beside(others: OtherPrograms, most: int) -> tuple[int, float]:
+    """Return how many threads to compute with, and the cores that other programs take.
+
+    Threads that share every small operation wait for the one that has no core: two beside a program that takes
+    one of two cores are a third as fast as one.
+
+    Args:
+        others: Looked at for half a second at least.
+        most: Threads on an idle machine.
+    """
+    if others.age < _LOOKED_AT_SECONDS:
+        time.sleep(_LOOKED_AT_SECONDS - others.age)
+    busy = others.cores()
+    return max(1, most - int(busy + 0.5)), busy
+
+
+def busy_note(cores: float) -> str:
+    """Say that the machine is busy; nothing where it is not."""
+    return f"other programs take {cores:.1f} cores" if cores >= _BUSY else ""
+
+
+def _seconds() -> tuple[float, float, float]:
+    """Return the time now, the seconds that this process' cores have computed, and this process' own."""
+    busy = 0.0
+    with suppress(OSError, ValueError):
+        usable = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+        with open(STAT, encoding="ascii") as file:
+            for line in file:
+                name, *counts = line.split()
+                if name in usable:
+                    user, nice, system = (int(count) for count in counts[:3])
+                    busy += user + nice + system
+    ticks = os.sysconf("SC_CLK_TCK")
+    times = os.times()
+    return time.perf_counter(), busy / ticks, times.user + times.system

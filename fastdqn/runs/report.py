@@ -10,9 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fastdqn.algorithm.update import METRICS
 from fastdqn.config import Config
+from fastdqn.engine.learner import Learner
 from fastdqn.errors import RunFailedError
+from fastdqn.openmp import OtherPrograms, busy_note
 from fastdqn.runs import trackers
 from fastdqn.runs.build import Components, keeps_replay
 from fastdqn.runs.experience import ExperienceStats, of_all
@@ -22,6 +26,11 @@ from fastdqn.runs.metrics import JsonLines, PhaseTimer, Snapshot, Speed, open_ro
 from fastdqn.runs.trackers import Trackers
 
 DISPLAY_SECONDS = 0.25
+
+_BUSY_SECONDS = 10.0
+"""Over which it is seen what other programs take."""
+
+_FILLING = "filling the replay before the first update"
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,7 @@ class Report:
         self._means: Mapping[str, float] | None = None
         self._read_row = self._read_display = components.learner.means.read()
         self._row: Snapshot | None = None
+        self._others, self._busy = OtherPrograms(), ""
         self._trackers = trackers.start(run, track, say, resuming=resuming)
 
     @contextmanager
@@ -98,7 +108,7 @@ class Report:
         learner, config = self._components.learner, self._run.config
         self._say(
             f"{config.game}, {learner.num_parameters:,} parameters, on {learner.backend.device}, "
-            f"{learner.accelerate}, {frames_note(self._components.experience.stats())}"
+            f"{learner.accelerate}{threads_note(learner)}, {frames_note(self._components.experience.stats())}"
         )
         self._say(replay_note(config))
         compiles = learner.accelerate != "eager"
@@ -108,6 +118,7 @@ class Report:
         yield
         if compiles:
             self._say(f"compiled in {time.perf_counter() - start:.1f} s")
+        self._others = OtherPrograms()  # the compiler was one
         self._speed = Speed(self._components.clock.frames)
 
     def begin_row_if_due(self) -> None:
@@ -163,8 +174,14 @@ class Report:
         """Show the state of the run, with the means that were queued when it was shown last."""
         self._mark_speed()
         self._means, self._read_display = self._read_display(), self._components.learner.means.read()
-        self.display("" if self._components.clock.updates else "filling the replay before the first update")
+        self._look_at_others()
+        self.display(self._busy if self._components.clock.updates else _FILLING)
         self._displayed_at = time.perf_counter()
+
+    def _look_at_others(self) -> None:
+        alone = self._components.ranks.count == 1  # to each rank the others are other programs
+        if alone and self._others.age > _BUSY_SECONDS:
+            self._busy = busy_note(self._others.cores())
 
     def display_last(self) -> None:
         """Show the state of the run at its end, to the newest update."""
@@ -260,6 +277,14 @@ class Report:
             note=note,
             solved_return=self._run.config.solved_return,
         )
+
+
+def threads_note(learner: Learner) -> str:
+    """Say how many threads compute, where the CPU's do: what sums round by."""
+    if learner.backend.device.type != "cpu":
+        return ""
+    threads = torch.get_num_threads()
+    return f", {threads} thread{'s' if threads > 1 else ''}"
 
 
 def frames_note(stats: ExperienceStats) -> str:

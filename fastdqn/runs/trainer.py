@@ -18,6 +18,7 @@ from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.keeping import Keeping
 from fastdqn.runs.metrics import RECENT_GAMES, Snapshot, takes_events, writes_events
 from fastdqn.runs.report import Report, Summary
+from fastdqn.runs.threads import threads
 
 
 def train(
@@ -52,25 +53,26 @@ def train(
         RunFailedError: The loss is not finite any more, the emulator died, memory or disk ran out; it names
             the last good checkpoint.
     """
-    try:
-        if checked is None:
-            checked = check(run.config)
-        if checked.config != run.config:
-            raise ValueError("checked: it is of another configuration than the run's")
-        with together(ranks):
-            training = _Training(run, checked, resume, inexact, track, report, say, ranks)
-    except BaseException:
-        run.unlock()
-        raise
-    try:
-        return training.loop(stop_requested)
-    except Exception as error:
-        cause = cause_of_failure(error)
-        if cause is None:  # a bug: to be seen whole
+    with threads(run.config.pipeline.threads):
+        try:
+            if checked is None:
+                checked = check(run.config)
+            if checked.config != run.config:
+                raise ValueError("checked: it is of another configuration than the run's")
+            with together(ranks):
+                training = _Training(run, checked, resume, inexact, track, report, say, ranks)
+        except BaseException:
+            run.unlock()
             raise
-        raise RunFailedError(f"{cause}\n{training.keeping.what_is_left()}") from error
-    finally:
-        training.close()
+        try:
+            return training.loop(stop_requested)
+        except Exception as error:
+            cause = cause_of_failure(error)
+            if cause is None:  # a bug: to be seen whole
+                raise
+            raise RunFailedError(f"{cause}\n{training.keeping.what_is_left()}") from error
+        finally:
+            training.close()
 
 
 class _Training:

@@ -1,0 +1,45 @@
+"""How many of PyTorch's threads a run computes with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from fastdqn.config import Config
+from fastdqn.engine.device import gpu_name
+from fastdqn.openmp import OtherPrograms, busy_note, threads_beside
+
+
+def with_threads(config: Config, others: OtherPrograms, say: Callable[[str], None]) -> Config:
+    """Return a new run's configuration with the number of PyTorch's threads, where it is to be chosen here.
+
+    Args:
+        config: As it was given.
+        others: What was seen of other programs so far.
+        say: Called with a line where they take cores.
+    """
+    if config.pipeline.threads or "OMP_NUM_THREADS" in os.environ or gpu_name() is not None:
+        return config
+    most = torch.get_num_threads()
+    count, busy = threads_beside(others, most)
+    if count < most:
+        say(
+            f"{busy_note(busy)}: computing with {count} of {most} threads, which is faster beside them "
+            f"(`pipeline.threads = {most}` takes all)"
+        )
+    return replace(config, pipeline=replace(config.pipeline, threads=count))
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Have PyTorch compute with as many threads while the block runs; 0 leaves it as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,145 @@
+"""How many threads compute beside other programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fastdqn import openmp
+from fastdqn.openmp import OtherPrograms, busy_note, threads_beside
+
+
+class Cores:
+    """Stands for a machine of which others take so many cores, and this process one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, others: float) -> None:
+        self._now, self._others = 0.0, others
+        monkeypatch.setattr(openmp, "_seconds", self._seconds)
+        monkeypatch.setattr(openmp, "time", SimpleNamespace(sleep=self.sleep))
+
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds
+
+    def _seconds(self) -> tuple[float, float, float]:
+        return 100.0 + self._now, 7.0 + (self._others + 1.0) * self._now, 3.0 + self._now
+
+
+@pytest.mark.parametrize(
+    ("most", "others", "threads"),
+    [
+        (2, 0.0, 2),
+        (2, 0.4, 2),  # a clock, a shell
+        (2, 0.6, 1),
+        (2, 1.0, 1),
+        (2, 2.0, 1),  # one at least
+        (1, 1.0, 1),
+        (16, 3.4, 13),
+        (16, 40.0, 1),
+    ],
+)
+def test_a_thread_for_each_core_that_nobody_else_is_using(monkeypatch, most, others, threads):
+    cores = Cores(monkeypatch, others)
+    seen = OtherPrograms()
+    cores.sleep(0.1)
+    assert threads_beside(seen, most) == (threads, pytest.approx(others))
+    assert seen.age == 0
+    cores.sleep(10)
+    assert seen.cores() == pytest.approx(others)
+
+
+def test_people_are_told_of_a_busy_machine():
+    assert busy_note(0.49) == ""
+    assert busy_note(1.04) == "other programs take 1.0 cores"
+
+
+def test_only_the_cores_that_this_process_may_use_are_looked_at(monkeypatch, tmp_path):
+    stat = tmp_path / "stat"
+    stat.write_text("cpu 900 90 9 0 0\ncpu0 100 20 3 9999 9\ncpu1 1000 200 30 9 9\ncpu10 1 1 1 9\nintr 5 6\n")
+    monkeypatch.setattr(openmp, "STAT", str(stat))
+    monkeypatch.setattr(openmp.os, "sched_getaffinity", lambda process: {0, 10})
+    monkeypatch.setattr(openmp.os, "sysconf", lambda name: 100)
+    assert openmp._seconds()[1] == pytest.approx(1.26)
+
+
+@pytest.mark.parametrize("text", [None, "cpu0 a b c\n"])
+def test_a_system_that_does_not_tell_is_taken_to_be_idle(monkeypatch, tmp_path, text):
+    if text:
+        (tmp_path / "stat").write_text(text)
+    monkeypatch.setattr(openmp, "STAT", str(tmp_path / "stat"))
+    assert OtherPrograms().cores() == 0.0
+
+
+def tiny(**pipeline: Any) -> Any:
+    fastdqn = pytest.importorskip("fastdqn")
+    config = fastdqn.PRESETS["quick"].config
+    return replace(
+        config,
+        game="Pong-v5",
+        total_frames=640,
+        stop_at_return=None,
+        env=replace(config.env, num_envs=2, threads=1),
+        network=replace(config.network, width=1 / 16),
+        replay=replace(config.replay, capacity=1_000, warmup_steps=32),
+        pipeline=replace(config.pipeline, accelerate="eager", **pipeline),
+    )
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("envpool")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    yield torch
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("others", "threads"), [(0.0, 2), (1.0, 1)])
+def test_a_new_run_chooses_its_threads_and_keeps_them(monkeypatch, two_threads, tmp_path, others, threads):
+    import fastdqn
+
+    Cores(monkeypatch, others)
+    seen, said = set(), []
+    summary = fastdqn.train(
+        tiny(),
+        tmp_path / "run",
+        report=lambda snapshot: seen.add(two_threads.get_num_threads()),
+        say=said.append,
+        stop_requested=iter([False] * 40 + [True] * 9).__next__,
+    )
+    assert seen == {threads}
+    assert two_threads.get_num_threads() == 2  # the caller's
+    assert json.loads((tmp_path / "run/config.json").read_text())["pipeline"]["threads"] == threads
+    told = "other programs take 1.0 cores: computing with 1 of 2 threads, which is faster beside them"
+    assert any(told in line for line in said) == (threads == 1)
+    assert any(f", eager, {threads} thread" in line for line in said)
+
+    Cores(monkeypatch, 0.0)  # they are gone, and sums are to round as before
+    seen.clear()
+    fastdqn.resume_training(summary.run, report=lambda snapshot: seen.add(two_threads.get_num_threads()))
+    assert seen == {threads}
+
+
+def test_what_the_user_has_set_counts(monkeypatch, two_threads, tmp_path):
+    import fastdqn
+
+    Cores(monkeypatch, 1.0)
+    seen = set()
+
+    def train(config: Any, name: str) -> int:
+        seen.clear()
+        fastdqn.train(
+            config, tmp_path / name, report=lambda snapshot: seen.add(two_threads.get_num_threads())
+        )
+        (count,) = seen
+        return int(count)
+
+    assert train(tiny(threads=2), "flag") == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # read when torch was loaded
+    assert train(tiny(), "environment") == 2
+    assert json.loads((tmp_path / "environment/config.json").read_text())["pipeline"]["threads"] == 0
