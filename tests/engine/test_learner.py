@@ -529,3 +529,15 @@ def test_auto_is_a_rule_of_device_and_length() -> None:
 
 def test_every_loss_is_compared() -> None:
     assert {rules[0] for rules in FEW} == set(LOSSES)
+
+
+@pytest.mark.long
+def test_a_compiled_update_is_traced_once() -> None:
+    """Fault: Adam's count as a number without dimensions, of which Dynamo makes a symbol that nobody reads."""
+    counted = torch._dynamo.utils.counters["aot_autograd"]
+    before = counted["total"]
+    one = learner(("huber", "double", "adam", True, None), "compile")
+    update(one, batch(1))
+    assert counted["total"] == before + 1
+    assert one.state_tensors()["optimizer.step"].shape == ()
+    assert one.state_tensors()["optimizer.step"] == 1
