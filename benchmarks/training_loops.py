@@ -162,13 +162,17 @@ def tianshou(gate: Gate, settings: dict[str, Any]) -> None:
     from tianshou.algorithm.modelfree.dqn import DiscreteQLearningPolicy
     from tianshou.algorithm.optim import AdamOptimizerFactory
     from tianshou.data import Collector, VectorReplayBuffer
+    from tianshou.env.atari import atari_wrapper
     from tianshou.env.atari.atari_network import DQNet, ScaledObsInputActionReprNet
-    from tianshou.env.atari.atari_wrapper import make_atari_env
     from tianshou.trainer import OffPolicyTrainerParams
 
     watch_optimizers(gate)
     gymnasium.register_envs(ale_py)  # it makes one game of Gymnasium's, beside EnvPool's
-    env, envs, _ = make_atari_env(f"{settings['game']}NoFrameskip-v4", 1, GAMES, 1, scale=0, frame_stack=4)
+    # NumPy 2.4 takes no abstract type, `np.integer`, for that of an observation.
+    atari_wrapper.get_space_dtype = lambda space: space.dtype.type
+    env, envs, _ = atari_wrapper.make_atari_env(
+        f"{settings['game']}NoFrameskip-v4", 1, GAMES, 1, scale=0, frame_stack=4
+    )
     channels, height, width = env.observation_space.shape
     net = ScaledObsInputActionReprNet(DQNet(channels, height, width, env.action_space.n))
     policy = DiscreteQLearningPolicy(
