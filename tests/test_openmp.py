@@ -139,6 +139,10 @@ def test_what_the_user_has_set_counts(monkeypatch, two_threads, tmp_path):
         (count,) = seen
         return int(count)
 
+    from fastdqn.runs.threads import with_threads
+
+    shared = tiny(data_parallel=True)  # whose ranks' configurations have to be one
+    assert with_threads(shared, OtherPrograms(), print) == shared
     assert train(tiny(threads=2), "flag") == 2
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # read when torch was loaded
     assert train(tiny(), "environment") == 2

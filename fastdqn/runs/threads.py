@@ -24,6 +24,8 @@ def with_threads(config: Config, others: OtherPrograms, say: Callable[[str], Non
     """
     if config.pipeline.threads or "OMP_NUM_THREADS" in os.environ or gpu_name() is not None:
         return config
+    if config.pipeline.data_parallel:  # ranks on several machines would choose each for itself
+        return config
     most = torch.get_num_threads()
     count, busy = threads_beside(others, most)
     if count < most:
