@@ -31,7 +31,7 @@ from fastdqn.algorithm.update import (
     passes_of,
 )
 from fastdqn.config import Config
-from fastdqn.engine.compiling import Acceleration, keep_freed_memory, wrapper
+from fastdqn.engine.compiling import Acceleration, keep_freed_memory, kept_across_processes, wrapper
 from fastdqn.engine.data_parallel import ALONE, Ranks
 from fastdqn.engine.device import Backend, CpuBackend, Work
 from fastdqn.engine.draws import DrawBuffer
@@ -238,11 +238,12 @@ class Learner:
             self._ranks.broadcast(value)
         saved = [value.clone() for value in changed]
         self.backend.synchronize()  # what was allocated and cloned so far was written on another stream
-        if self.captured:
-            # The gather and the outputs' copies are inside: a launch is nothing but the graph.
-            self._launch = self.backend.capture(self._launch, self._results.tensors, self.backend.learn)
-        else:
-            self.backend.learn.submit(self._launch)
+        with kept_across_processes():
+            if self.captured:
+                # The gather and the outputs' copies are inside: a launch is nothing but the graph.
+                self._launch = self.backend.capture(self._launch, self._results.tensors, self.backend.learn)
+            else:
+                self.backend.learn.submit(self._launch)
         self.backend.synchronize()
         for value, before in zip(changed, saved, strict=True):
             value.copy_(before)

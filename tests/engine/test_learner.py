@@ -532,12 +532,13 @@ def test_every_loss_is_compared() -> None:
 
 
 @pytest.mark.long
-def test_a_compiled_update_is_traced_once() -> None:
+def test_a_compiled_update_is_traced_once_and_kept_for_the_next_process() -> None:
     """Fault: Adam's count as a number without dimensions, of which Dynamo makes a symbol that nobody reads."""
     counted = torch._dynamo.utils.counters["aot_autograd"]
-    before = counted["total"]
+    before, passed_by = counted["total"], counted["autograd_cache_bypass"]
     one = learner(("huber", "double", "adam", True, None), "compile")
     update(one, batch(1))
     assert counted["total"] == before + 1
+    assert counted["autograd_cache_bypass"] == passed_by, "compiled anew in each process"
     assert one.state_tensors()["optimizer.step"].shape == ()
     assert one.state_tensors()["optimizer.step"] == 1
