@@ -8,6 +8,7 @@ __version__: str
 COLUMNS: dict[str, str]
 
 def saved_options(path: bytes) -> dict[str, Any]: ...
+def grey_levels(stacks: object, centered: bool, out: object) -> None: ...
 
 class Replay:
     def __init__(

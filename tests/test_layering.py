@@ -17,7 +17,7 @@ BELOW = {
     for name in ("config", "errors", "json_files", "limits", "openmp", "outputs", "torchrun")
 }
 ALLOWED = {
-    "algorithm": {"fastdqn.algorithm", *BELOW},
+    "algorithm": {"fastdqn.algorithm", "fastdqn._core", *BELOW},
     "engine": {"fastdqn.engine", "fastdqn.algorithm", "fastdqn.replay", *BELOW},
     "games": {"fastdqn.games", *BELOW},
 }

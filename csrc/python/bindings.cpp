@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "fastdqn/detail/columns.hpp"
+#include "fastdqn/detail/grey_levels.hpp"
 #include "fastdqn/replay.hpp"
 #include "fastdqn/version.hpp"
 
@@ -127,6 +128,22 @@ template <class Work>
 auto run(const Work& work) {
   py::gil_scoped_release released;
   return work();
+}
+
+// `stacks`: uint8 [B, 4, H, W]; `out`: float32 [B, H, W, 4].
+void write_grey_levels(const py::object& stacks, bool centered, const py::object& out) {
+  const py::array array = as_array(stacks, "stacks");
+  if (!holds<std::uint8_t>(array)) refuse_dtype("stacks", "uint8", array);
+  const Shape shape = shape_of(array);
+  constexpr auto kStack = static_cast<py::ssize_t>(fastdqn::kStack);
+  if (shape.size() != 4 || shape[1] != kStack)
+    throw py::value_error("stacks: shape must be (B, 4, H, W), not " + text_of(shape));
+  std::vector<py::object> keep;
+  const std::uint8_t* bytes = bytes_of(array, keep);
+  float* floats = output_of<float>(out, "out", {shape[0], shape[2], shape[3], kStack});
+  const auto rows = static_cast<std::size_t>(shape[0]),
+             pixels = static_cast<std::size_t>(shape[2] * shape[3]);
+  run([&] { fastdqn::grey_levels(bytes, rows, pixels, centered, floats); });
 }
 
 // The core, and the shape of a frame, which the core does not need.
@@ -415,6 +432,7 @@ PYBIND11_MODULE(_core, module) {
   module.attr("COLUMNS") = columns();
   py::register_exception_translator(translate_error);
   module.def("saved_options", &saved_options, py::arg("path"));
+  module.def("grey_levels", &write_grey_levels, py::arg("stacks"), py::arg("centered"), py::arg("out"));
   // Python's own metaclass: there are no static properties, and type checkers know it.
   py::class_<PyReplay>(module, "Replay", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)))
       .def(py::init([](std::uint64_t capacity, std::uint64_t num_envs,

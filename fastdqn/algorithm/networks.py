@@ -91,16 +91,11 @@ class QNetwork(nn.Module):
             ValueError: The shape is another.
         """
         _check(obs)
-        pixels = obs.to(self.compute_dtype, memory_format=layers.MEMORY_FORMAT)
-        if not self.config.centered:
-            return pixels
         # A bright background is one large input that all weights of a filter share: under Adam they move
         # together, and some dozens of steps in one direction silence the filter for good. The mean is rounded
         # to a whole grey level: so it does not depend on the order of the sum, and bfloat16 holds every
         # difference.
-        # By frames first, each of which a GPU's processors can sum apart.
-        total = obs.sum(dim=(2, 3), keepdim=True, dtype=torch.float32).sum(dim=1, keepdim=True)
-        return pixels - (total / obs[0].numel()).round().to(self.compute_dtype)
+        return layers.grey_levels(obs, self.compute_dtype, centered=self.config.centered)
 
 
 def count_parameters(config: NetworkConfig, num_actions: int) -> int:

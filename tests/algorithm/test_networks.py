@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastdqn import _core
 from fastdqn.algorithm import layers
 from fastdqn.algorithm.networks import QNetwork
 from fastdqn.config import NetworkConfig
@@ -48,6 +49,54 @@ def test_centering_subtracts_each_observations_own_mean_level() -> None:
     np.testing.assert_allclose(values, want, rtol=0, atol=2e-6)
     np.testing.assert_allclose(module.q_values(obs + 20).detach().numpy(), values, rtol=0, atol=1e-7)
     assert np.abs(network(width=0.25).q_values(obs).detach().numpy() - values).max() > 1e-3
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_our_operator_makes_of_grey_levels_what_pytorchs_make(centered: bool) -> None:
+    """To the bit and with the same strides, compiled too; means that lie between two levels, and odd memory."""
+    between = torch.zeros(256, 4, 84, 84, dtype=torch.uint8)
+    between[:] = torch.arange(256).view(256, 1, 1, 1)
+    between[:255, :2] += 1  # means of 0.5, 1.5, ..., 254.5
+    odd = frames(6).flatten()[1 : 1 + 5 * 4 * 84 * 84].view(5, 4, 84, 84)
+    batches = [
+        frames(3),
+        between,
+        odd,
+        frames(8)[::2],
+        frames(4).to(memory_format=torch.channels_last),
+        odd[:0],
+    ]
+
+    def levels(obs: torch.Tensor) -> torch.Tensor:
+        return layers.grey_levels(obs, torch.float32, centered=centered)
+
+    for obs in batches:
+        with layers.plain_operators():
+            want = levels(obs)
+        for found in (levels(obs), torch.compile(levels, fullgraph=True)(obs) if len(obs) == 3 else want):
+            assert torch.equal(found, want)
+            assert found.stride() == want.stride()
+    assert not levels(frames(1)).requires_grad
+    torch.library.opcheck(torch.ops.fastdqn.grey_levels, (frames(2), centered))
+
+
+@pytest.mark.parametrize(
+    ("stacks", "out", "error", "message"),
+    [
+        ([1], ((1, 84, 84, 4), "f4"), TypeError, "stacks: must be a numpy array, not list"),
+        (((2, 4, 3, 5), "f4"), ((2, 3, 5, 4), "f4"), TypeError, "stacks: dtype must be uint8, not float32"),
+        (((2, 3, 3, 5), "u1"), ((2, 3, 5, 4), "f4"), ValueError, r"stacks: shape must be \(B, 4, H, W\)"),
+        (((2, 4, 3), "u1"), ((2, 3, 4), "f4"), ValueError, r"stacks: shape must be .*, not \(2, 4, 3\)"),
+        (((2, 4, 3, 5), "u1"), ((2, 3, 5, 4), "f8"), TypeError, "out: dtype must be float32, not float64"),
+        (((2, 4, 3, 5), "u1"), ((2, 4, 3, 5), "f4"), ValueError, r"out: shape must be \(2, 3, 5, 4\)"),
+    ],
+)
+def test_the_extension_refuses_memory_that_it_would_overrun(
+    stacks: Any, out: tuple[tuple[int, ...], str], error: type[Exception], message: str
+) -> None:
+    given = np.zeros(*stacks) if isinstance(stacks, tuple) else stacks
+    with pytest.raises(error, match=message):
+        _core.grey_levels(given, True, np.zeros(*out))
 
 
 @pytest.mark.parametrize("dueling", [False, True])
