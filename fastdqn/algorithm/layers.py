@@ -3,7 +3,7 @@
 Three choices make the plain layers fast on a CPU without changing what they compute: convolutions run
 channels-last (their weight gradients are up to five times faster so); wide fully connected layers go through
 oneDNN, where PyTorch would take MKL, which on processors of other makers leaves half of the speed unused; and
-bytes become float32 in our extension, in a tenth of the time that a compiler's loops take.
+bytes become float32 in our extension, in a fifth of the time that a compiler's loops take.
 
 A layer with a method `draws(rows) -> dict[str, Draw]` takes random numbers: the module that contains it passes
 them to its `forward`, under the same names (`part_of`). An exported policy passes an empty mapping, and the layer
