@@ -6,6 +6,9 @@ The plain step is pinned here: an `nn.Sequential` of Nature's layers, frames div
 the target network, `smooth_l1_loss`, `backward()` and `torch.optim.Adam` with its defaults. With
 `--rules quick` both sides are dueling and double, as in the preset `quick`.
 
+With `--bfloat16` there is one contestant more, compiled with `--pipeline.precision bf16`: what that is worth
+depends on the CPU's instructions, which the file names.
+
 Every contestant is a process of its own, so that none profits from another's settings, and they take turns:
 a ratio is that of two neighbours in time, the figure is the median of the ratios.
 """
@@ -28,7 +31,7 @@ from torch import nn
 from torch.nn import functional
 
 from fastdqn.algorithm.update import Transitions
-from fastdqn.config import Config, LearnerConfig, NetworkConfig, OptimizerConfig
+from fastdqn.config import Config, LearnerConfig, NetworkConfig, OptimizerConfig, PipelineConfig
 from fastdqn.engine.learner import LaunchInputs, Learner
 
 ACTIONS = 6
@@ -51,6 +54,8 @@ class Settings:
     """Transitions per turn: a turn is this many over the batch size updates."""
     threads: int = 0
     """Threads of PyTorch; 0 leaves PyTorch's choice."""
+    bfloat16: bool = False
+    """Ours in bfloat16, too."""
     small: bool = False
     """Seconds instead of minutes: one narrow batch, no compiler. The figures mean nothing."""
     out: Path | None = None
@@ -123,7 +128,7 @@ def plain_step(case: Case, batch: Transitions) -> Callable[[], object]:
     return step
 
 
-def our_step(case: Case, batch: Transitions, accelerate: Literal["eager", "compile"]) -> Callable[[], object]:
+def our_step(case: Case, batch: Transitions, name: str) -> Callable[[], object]:
     """Return the learner's update under the same rules."""
     quick = case.rules == "quick"
     learner = Learner(
@@ -131,9 +136,10 @@ def our_step(case: Case, batch: Transitions, accelerate: Literal["eager", "compi
             network=NetworkConfig(width=case.width, dueling=quick),
             learner=LearnerConfig(rule="double" if quick else "max", loss="huber"),
             optimizer=OptimizerConfig(name="adam", learning_rate=1e-4, epsilon=1e-8),
+            pipeline=PipelineConfig(precision="bf16" if name == "bfloat16" else "fp32"),
         ),
         ACTIONS,
-        accelerate=accelerate,
+        accelerate="eager" if name == "eager" else "compile",
     )
     # As in a run: all batches lie at one place, where the sampler writes them.
     learner.prepare(LaunchInputs([tuple(vars(batch).values())], Transitions))  # compiles
@@ -161,7 +167,7 @@ def contestant(name: str, case: Case, pipe: Connection) -> None:
         torch.set_num_threads(case.threads)
     start = time.perf_counter()
     batch = random_batch(case.batch_size, seed=0)
-    step = plain_step(case, batch) if name == "plain" else our_step(case, batch, cast(Any, name))
+    step = plain_step(case, batch) if name == "plain" else our_step(case, batch, name)
     pipe.send({"start_seconds": time.perf_counter() - start, "threads": torch.get_num_threads()})
     while count := pipe.recv():
         begin = time.perf_counter()
@@ -198,30 +204,36 @@ def measure(case: Case, names: tuple[str, ...], rounds: int, updates: int) -> di
 def row(case: Case, times: dict[str, list[float]], started: dict[str, Any]) -> dict[str, Any]:
     """Return medians and ratios of one case."""
     result: dict[str, Any] = {**asdict(case), "threads": started["plain"]["threads"]}
-    titles = {"plain": "plain", "eager": "eager", "compile": "compiled"}
+    titles = {"plain": "plain", "eager": "eager", "compile": "compiled", "bfloat16": "bfloat16"}
     for name, values in times.items():
         result[f"{titles[name]}_milliseconds"] = common.spread(values)
         if name != "plain":
-            ratios = [mine / theirs for mine, theirs in zip(values, times["plain"], strict=True)]
-            result[f"{titles[name]}_over_plain"] = common.spread(ratios)["median"]
+            result[f"{titles[name]}_over_plain"] = ratio(values, times["plain"])
             result[f"{titles[name]}_start_seconds"] = started[name]["start_seconds"]
+    if "bfloat16" in times:
+        result["bfloat16_over_compiled"] = ratio(times["bfloat16"], times["compile"])
     return result
+
+
+def ratio(mine: list[float], theirs: list[float]) -> float:
+    """Return the median of the ratios of neighbours in time."""
+    return common.spread([a / b for a, b in zip(mine, theirs, strict=True)])["median"]
 
 
 def show(result: dict[str, Any]) -> None:
     """Print a row."""
     columns = [f"batch {result['batch_size']:4d}", f"width {result['width']:4g}"]
-    for name in ("plain", "eager", "compiled"):
+    for name in ("plain", "eager", "compiled", "bfloat16"):
         if f"{name}_milliseconds" in result:
-            ratio = result.get(f"{name}_over_plain")
+            over = result.get(f"{name}_over_plain")
             columns.append(f"{name} {result[f'{name}_milliseconds']['median']:7.2f} ms")
-            columns.append("" if ratio is None else f"({ratio:.2f})")
+            columns.append("" if over is None else f"({over:.2f})")
     print("  ".join(columns), flush=True)
 
 
 def main(settings: Settings) -> None:
     """Measure every case and write the figures."""
-    names: tuple[str, ...] = CONTESTANTS
+    names: tuple[str, ...] = (*CONTESTANTS, "bfloat16") if settings.bfloat16 else CONTESTANTS
     rounds, samples = settings.rounds, settings.samples_per_turn
     batch_sizes, widths = settings.batch_sizes, settings.widths
     if settings.small:

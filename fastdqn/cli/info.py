@@ -13,6 +13,7 @@ from typing import Any
 from fastdqn.cli import extras
 from fastdqn.cli.command import Command, Listing, answer
 from fastdqn.cli.version import version, version_of
+from fastdqn.runs.folder import cpu_bfloat16
 
 _ABOUT = "Show versions, processor, memory and accelerator, and say what is missing."
 
@@ -71,7 +72,11 @@ def _load(cores: int) -> str:
 
 def _machine() -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0))
-    facts: dict[str, Any] = {"cores": f"{cores} usable of {os.cpu_count()}", "load": _load(cores)}
+    facts: dict[str, Any] = {
+        "cores": f"{cores} usable of {os.cpu_count()}",
+        "load": _load(cores),
+        "bfloat16": cpu_bfloat16() or "no instructions of the CPU",
+    }
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

@@ -32,6 +32,9 @@ T = TypeVar("T")
 
 PACKAGES = ("fastdqn", "torch", "envpool", "numpy", "rich", "safetensors", "tyro")
 
+CPU_INFO = Path("/proc/cpuinfo")
+"""Where Linux says what the CPU is."""
+
 _MARKS = {"game", "preset", "env", "replay", "learner"}
 """Keys of a run's config.json, of every version."""
 
@@ -342,6 +345,7 @@ def machine_and_versions() -> dict[str, Any]:
         "machine": {
             "system": platform.platform(),
             "cpu": _cpu_model(),
+            "bfloat16": cpu_bfloat16(),
             "cores": os.cpu_count(),
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "gpu": _gpu(),
@@ -369,13 +373,25 @@ def _version(package: str) -> str | None:
         return None
 
 
+def cpu_bfloat16() -> str | None:
+    """Return the CPU's instructions for products of bfloat16, by Linux's name; `None` without either.
+
+    `amx_bf16` and `avx512_bf16` are those of x86, `bf16` is Arm's.
+    """
+    flags = set(" ".join(_cpu_info("flags", "Features")).split())
+    return next((name for name in ("amx_bf16", "avx512_bf16", "bf16") if name in flags), None)
+
+
 def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    return next(iter(_cpu_info("model name")), platform.processor())
+
+
+def _cpu_info(*names: str) -> list[str]:
+    """Return what Linux says of each core under any of these names."""
+    with suppress(OSError):
+        fields = (line.partition(":") for line in CPU_INFO.read_text().splitlines())
+        return [value.strip() for name, _, value in fields if name.strip() in names]
+    return []
 
 
 def _gpu() -> str | None:

@@ -20,7 +20,7 @@ from fastdqn.openmp import OtherPrograms, busy_note
 from fastdqn.runs import trackers
 from fastdqn.runs.build import Components, keeps_replay
 from fastdqn.runs.experience import ExperienceStats, of_all
-from fastdqn.runs.folder import RunFolder
+from fastdqn.runs.folder import RunFolder, cpu_bfloat16
 from fastdqn.runs.memory import replay_bytes, storage
 from fastdqn.runs.metrics import JsonLines, PhaseTimer, Snapshot, Speed, open_rows
 from fastdqn.runs.trackers import Trackers
@@ -111,6 +111,12 @@ class Report:
             f"{learner.accelerate}{threads_note(learner)}, {frames_note(self._components.experience.stats())}"
         )
         self._say(replay_note(config))
+        on_cpu = learner.backend.device.type == "cpu"
+        if config.pipeline.precision == "bf16" and on_cpu and cpu_bfloat16() is None:
+            self._say(
+                "this CPU has no instructions for bfloat16 (amx_bf16, avx512_bf16, Arm's bf16): "
+                "`pipeline.precision = fp32` is faster here"
+            )
         compiles = learner.accelerate != "eager"
         if compiles:
             self.display("compiling the update, half a minute or so")

@@ -7,12 +7,14 @@ import re
 import sys
 import types
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from fastdqn.cli import main
 from fastdqn.config import Config
 from fastdqn.presets import PRESETS
+from fastdqn.runs import folder
 from tests.cli.fakes import FakeTrainer
 
 
@@ -100,3 +102,30 @@ def test_info_tells_of_a_busy_machine(
     said = json.loads(capsys.readouterr().out)["load"]
     assert said.startswith(f"{load:.1f} of ")
     assert ("training shares the cores" in said) == told
+
+
+@pytest.mark.usefixtures("light_torch")
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("flags\t\t: fpu avx2 avx512_bf16 amx_bf16\n", "amx_bf16"),
+        ("flags\t\t: fpu avx512f avx512_bf16\n", "avx512_bf16"),
+        ("Features\t: fp asimd bf16 i8mm\n", "bf16"),
+        ("flags\t\t: fpu avx2 avx512f\n", "no instructions of the CPU"),
+        (None, "no instructions of the CPU"),
+    ],
+)
+def test_info_tells_what_the_cpu_has_for_bfloat16(
+    flags: str | None,
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(folder, "CPU_INFO", tmp_path / "cpuinfo")
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(
+            f"processor\t: 0\nmodel name\t: One\n{flags}\nprocessor\t: 1\n{flags}"
+        )
+    assert main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bfloat16"] == told

@@ -18,10 +18,11 @@ from fastdqn.config import CheckpointConfig, Config, EnvConfig, ReplayConfig
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.games import envs
 from fastdqn.presets import PRESETS
-from fastdqn.runs import build, checkpoint, report, resume
+from fastdqn.runs import build, checkpoint, folder, report, resume
 from fastdqn.runs.folder import RunFolder, versions
 from fastdqn.runs.metrics import Games, JsonLines
 from fastdqn.runs.trainer import train
+from fastdqn.views import export as exporting
 
 
 def tiny(game: str = "Breakout-v5", alpha: float = 0.5, **changes) -> Config:
@@ -149,6 +150,26 @@ def test_resumed_is_uninterrupted_when_compiled(tmp_path):
     whole = RunFolder.create(tmp_path / "whole", config)
     train(whole)
     assert differences(outcome(interrupted(tmp_path / "parts", config, [150, 101])), outcome(whole)) == []
+
+
+@pytest.mark.long
+def test_resumed_is_uninterrupted_in_bfloat16(tmp_path, monkeypatch):
+    """And the weights are float32, so that a policy is exported as any other."""
+    monkeypatch.setattr(exporting, "_CHECKED_STEPS", 2)
+    monkeypatch.setattr(folder, "CPU_INFO", tmp_path / "nothing")
+    config = tiny(total_frames=2_500)
+    config = replace(config, pipeline=replace(config.pipeline, precision="bf16"))
+    whole = RunFolder.create(tmp_path / "whole", config)
+    train(whole)
+    expected = outcome(whole)
+    assert differences(outcome(interrupted(tmp_path / "parts", config, [150, 41])), expected) == []
+    exported = exporting.export(whole, "safetensors", tmp_path / "policy.safetensors")
+    assert Path(exported.path).exists()
+    assert "no instructions for bfloat16" in (whole.path / "log.txt").read_text()
+    exact = RunFolder.create(tmp_path / "fp32", tiny(total_frames=2_500))
+    train(exact)
+    assert "online.torso.conv1.weight" in differences(outcome(exact), expected)
+    assert "bfloat16" not in (exact.path / "log.txt").read_text()
 
 
 @pytest.mark.slow
