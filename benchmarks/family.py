@@ -1,6 +1,7 @@
-"""Learning curves of the value-based family with `quick`'s width and budget, in one picture with `quick`'s own.
+r"""Learning curves of the value-based family with `quick`'s width and budget, in one picture with `quick`'s own.
 
-    python benchmarks/family.py --seeds 1 --out benchmarks/results/pong-family
+    python benchmarks/family.py --seeds 1 --out benchmarks/results/pong-family \
+        --quick benchmarks/results/pong-quick
 
 Each is `quick` with another algorithm's core (`VARIANTS`): its head, its rule, and how it explores; all else is
 `quick`'s, the priorities and n = 8 too. So the curves compare cores, not the papers' agents. Seeds are named
@@ -22,9 +23,12 @@ from typing import Any
 import matplotlib
 import tyro
 
+from fastdqn.config import SOLVED_RETURNS
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+GOAL = SOLVED_RETURNS["Pong-v5"]
 _IMPLICIT = ("--network.head", "implicit", "--network.quantiles", "8")  # 64 would take hours on two cores
 VARIANTS: dict[str, tuple[str, ...]] = {
     "quick": (),
@@ -47,6 +51,8 @@ class Settings:
     """Where the figures go, without an ending."""
     variants: tuple[str, ...] = tuple(VARIANTS)
     """Which."""
+    quick: Path | None = None
+    """Figures of `quick` that learn.py wrote, without an ending, instead of runs of it."""
     game: str = "Pong-v5"
     """EnvPool's name of the game."""
     runs: Path = Path("runs")
@@ -80,6 +86,8 @@ def report(settings: Settings, name: str) -> None:
 
 def of(settings: Settings, name: str) -> Path:
     """Return where a variant's figures are, without an ending."""
+    if name == "quick" and settings.quick:
+        return settings.quick
     return settings.out.with_name(f"{settings.out.name}-{name}")
 
 
@@ -97,11 +105,12 @@ def draw(settings: Settings) -> None:
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     for number, name in enumerate(settings.variants):
         figures = json.loads(of(settings, name).with_suffix(".json").read_text())
-        scores = "; ".join(told(result) for result in figures["results"])
-        for index, curve in enumerate(curves(of(settings, name).with_suffix(".csv"))):
+        lines = list(curves(of(settings, name).with_suffix(".csv")))
+        scores = "; ".join(told(*one) for one in zip(figures["results"], lines, strict=True))
+        for index, curve in enumerate(lines):
             label = f"{name}: {scores}" if index == 0 else None
             axes.plot(*zip(*curve, strict=True), color=f"C{number}", label=label)
-    axes.axhline(18, color="grey", linewidth=0.8, linestyle=":")
+    axes.axhline(GOAL, color="grey", linewidth=0.8, linestyle=":")
     axes.set_xlabel("million frames")
     axes.set_ylabel("return of a game, mean of the last 20")
     evaluated = f"{figures['settings']['episodes']} games, epsilon {figures['settings']['epsilons'][0]:g}"
@@ -112,16 +121,18 @@ def draw(settings: Settings) -> None:
     figure.savefig(settings.out.with_suffix(".png"), dpi=110)
 
 
-def told(result: dict[str, Any]) -> str:
+def told(result: dict[str, Any], curve: list[tuple[float, float]]) -> str:
     """Return how a run ended: when the game was solved, and its last checkpoint's mean return."""
-    solved = result["frames_to_solved"]
-    when = "not solved" if solved is None else f"solved after {solved / 1e6:.2f}M"
+    solved = next((frames for frames, mean in curve if mean >= GOAL), None)
+    when = "not solved" if solved is None else f"solved after {solved:.2f}M"
     return f"{when}, {result['evaluations'][0]['mean']:.1f}"
 
 
 def main(settings: Settings) -> None:
     """Train, evaluate, write and draw."""
     for name in settings.variants:
+        if name == "quick" and settings.quick:
+            continue
         for seed in settings.seeds:
             if not settings.reuse:
                 train(settings, name, seed)
