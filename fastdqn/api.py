@@ -98,7 +98,7 @@ def train(
     from fastdqn.runs.threads import with_threads
     from fastdqn.runs.trackers import check as check_trackers
 
-    config = with_threads(config, others, say)
+    config, told = with_threads(config, others)
     with joined(config.pipeline.data_parallel) as ranks:
         with together(ranks):
             checked = check(config, source)  # all of it before a run that `overwrite` replaces is gone
@@ -107,6 +107,9 @@ def train(
             path = ranks.gather(path)[0]
             if ranks.index == 0:
                 run = RunFolder.create(path, config, overwrite=overwrite, weights=source)
+                if told:
+                    run.log(told)
+                    say(told)
             ranks.gather("it is there")
             if ranks.index > 0:
                 run, trackers = RunFolder.of_rank(path, config, ranks.index), ()

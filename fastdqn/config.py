@@ -214,8 +214,8 @@ class PipelineConfig:
     """eager, compile (torch.compile), graph (compiled and captured in a CUDA graph), or auto: eager for a run too
     short to repay the compiler, else graph on a GPU and compile on a CPU."""
     threads: Annotated[int, Range(0, 512)] = 0
-    """PyTorch's CPU threads, by whose number sums round. 0: OMP_NUM_THREADS, or without it one per core that no
-    other program is using at the start, which config.json then has."""
+    """PyTorch's CPU threads, by whose number sums round. 0: OMP_NUM_THREADS, or without it, on a CPU, one per core
+    that no other program is using at the start, which config.json then has."""
     precision: Precision = "fp32"
     """Of the network's products: fp32, tf32 (a GPU's tensor cores, factors rounded to 10 bits), or bf16."""
     frames_on: FramesOn = "auto"

@@ -11,6 +11,7 @@ STAT = "/proc/stat"
 """Where Linux counts what each core has done."""
 
 _LOOKED_AT_SECONDS = 0.5
+_LOOKED_AGAIN_SECONDS = 1.5
 _BUSY = 0.5
 """Of a core: what other programs take at least, before anything is made of it."""
 
@@ -37,19 +38,29 @@ class OtherPrograms:
     """How many of the cores that this process may use others are using.
 
     From the moment that an object is made, or was last asked. Where the system does not say, nobody uses any.
+
+    Attributes:
+        usable: The cores that this process may use, as it was made.
     """
 
     def __init__(self) -> None:
-        self._last = _seconds()
+        self.usable = os.sched_getaffinity(0)
+        self._last = _seconds(self.usable)
 
     @property
     def age(self) -> float:
         """Seconds since then."""
-        return _seconds()[0] - self._last[0]
+        return time.perf_counter() - self._last[0]
+
+    def wait_until(self, age: float) -> None:
+        """Sleep until so many seconds have passed since then."""
+        left = age - self.age
+        if left > 0:
+            time.sleep(left)
 
     def cores(self) -> float:
         """Return the cores that other programs have taken since then, on the mean."""
-        (then, busy_then, own_then), (now, busy, own) = self._last, _seconds()
+        (then, busy_then, own_then), (now, busy, own) = self._last, _seconds(self.usable)
         self._last = (now, busy, own)
         elapsed = now - then
         return max(0.0, (busy - busy_then - (own - own_then)) / elapsed) if elapsed > 0 else 0.0
@@ -62,13 +73,20 @@ def threads_beside(others: OtherPrograms, most: int) -> tuple[int, float]:
     one of two cores are a third as fast as one.
 
     Args:
-        others: Looked at for half a second at least.
+        others: Looked at for half a second at least, and where they take cores that threads would want, again for
+            longer: it decides for hours, and a command that was about to end is no neighbour.
         most: Threads on an idle machine.
     """
-    if others.age < _LOOKED_AT_SECONDS:
-        time.sleep(_LOOKED_AT_SECONDS - others.age)
+
+    def count(busy: float) -> int:
+        return max(1, min(most, len(others.usable) - int(busy + 0.5)))
+
+    others.wait_until(_LOOKED_AT_SECONDS)
     busy = others.cores()
-    return max(1, most - int(busy + 0.5)), busy
+    if count(busy) < count(0.0):
+        others.wait_until(_LOOKED_AGAIN_SECONDS)
+        busy = min(busy, others.cores())
+    return count(busy), busy
 
 
 def busy_note(cores: float) -> str:
@@ -76,15 +94,15 @@ def busy_note(cores: float) -> str:
     return f"other programs take {cores:.1f} cores" if cores >= _BUSY else ""
 
 
-def _seconds() -> tuple[float, float, float]:
-    """Return the time now, the seconds that this process' cores have computed, and this process' own."""
+def _seconds(usable: set[int]) -> tuple[float, float, float]:
+    """Return the time now, the seconds that these cores have computed, and this process' own."""
     busy = 0.0
     with suppress(OSError, ValueError):
-        usable = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+        names = {f"cpu{core}" for core in usable}
         with open(STAT, encoding="ascii") as file:
             for line in file:
                 name, *counts = line.split()
-                if name in usable:
+                if name in names:
                     user, nice, system = (int(count) for count in counts[:3])
                     busy += user + nice + system
     ticks = os.sysconf("SC_CLK_TCK")

@@ -14,41 +14,64 @@ from fastdqn.openmp import OtherPrograms, busy_note, threads_beside
 
 
 class Cores:
-    """Stands for a machine of which others take so many cores, and this process one."""
+    """Stands for a machine of which others take so many cores, up to a moment, and this process one."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, others: float) -> None:
-        self._now, self._others = 0.0, others
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, others: float, usable: int = 2, until: float = 1e9
+    ) -> None:
+        self.now, self._others, self._until = 0.0, others, until
+        clock = SimpleNamespace(sleep=self.sleep, perf_counter=lambda: 100.0 + self.now)
         monkeypatch.setattr(openmp, "_seconds", self._seconds)
-        monkeypatch.setattr(openmp, "time", SimpleNamespace(sleep=self.sleep))
+        monkeypatch.setattr(openmp, "time", clock)
+        monkeypatch.setattr(openmp.os, "sched_getaffinity", lambda process: set(range(usable)))
 
     def sleep(self, seconds: float) -> None:
-        self._now += seconds
+        assert seconds > 0
+        self.now += seconds
 
-    def _seconds(self) -> tuple[float, float, float]:
-        return 100.0 + self._now, 7.0 + (self._others + 1.0) * self._now, 3.0 + self._now
+    def _seconds(self, usable: set[int]) -> tuple[float, float, float]:
+        theirs = self._others * min(self.now, self._until)
+        return 100.0 + self.now, 7.0 + theirs + self.now, 3.0 + self.now
 
 
 @pytest.mark.parametrize(
-    ("most", "others", "threads"),
+    ("usable", "most", "others", "threads"),
     [
-        (2, 0.0, 2),
-        (2, 0.4, 2),  # a clock, a shell
-        (2, 0.6, 1),
-        (2, 1.0, 1),
-        (2, 2.0, 1),  # one at least
-        (1, 1.0, 1),
-        (16, 3.4, 13),
-        (16, 40.0, 1),
+        (2, 2, 0.0, 2),
+        (2, 2, 0.4, 2),  # a clock, a shell
+        (2, 2, 0.6, 1),
+        (2, 2, 1.0, 1),
+        (2, 2, 2.0, 1),  # one at least
+        (2, 1, 1.0, 1),
+        (16, 16, 3.4, 13),
+        (16, 16, 40.0, 1),
+        (16, 8, 3.4, 8),  # two threads of the processor a core: PyTorch takes one of each
+        (16, 8, 9.0, 7),
+        (64, 4, 10.0, 4),  # set by the caller
     ],
 )
-def test_a_thread_for_each_core_that_nobody_else_is_using(monkeypatch, most, others, threads):
-    cores = Cores(monkeypatch, others)
+def test_a_thread_for_each_core_that_nobody_else_is_using(monkeypatch, usable, most, others, threads):
+    cores = Cores(monkeypatch, others, usable)
     seen = OtherPrograms()
     cores.sleep(0.1)
     assert threads_beside(seen, most) == (threads, pytest.approx(others))
-    assert seen.age == 0
+    assert cores.now == pytest.approx(0.5 if threads == most else 2.0)
     cores.sleep(10)
     assert seen.cores() == pytest.approx(others)
+
+
+def test_what_ends_within_a_second_decides_nothing(monkeypatch):
+    """A command before this one, say, that still writes."""
+    Cores(monkeypatch, 1.0, until=0.6)
+    assert threads_beside(OtherPrograms(), 2) == (2, pytest.approx(0.1 / 1.5))
+
+
+def test_a_look_that_took_long_enough_waits_for_nothing(monkeypatch):
+    cores = Cores(monkeypatch, 0.0)
+    seen = OtherPrograms()
+    cores.sleep(3)
+    threads_beside(seen, 2)
+    assert cores.now == 3
 
 
 def test_people_are_told_of_a_busy_machine():
@@ -62,7 +85,7 @@ def test_only_the_cores_that_this_process_may_use_are_looked_at(monkeypatch, tmp
     monkeypatch.setattr(openmp, "STAT", str(stat))
     monkeypatch.setattr(openmp.os, "sched_getaffinity", lambda process: {0, 10})
     monkeypatch.setattr(openmp.os, "sysconf", lambda name: 100)
-    assert openmp._seconds()[1] == pytest.approx(1.26)
+    assert openmp._seconds(OtherPrograms().usable)[1] == pytest.approx(1.26)
 
 
 @pytest.mark.parametrize("text", [None, "cpu0 a b c\n"])
@@ -92,6 +115,8 @@ def tiny(**pipeline: Any) -> Any:
 def two_threads(monkeypatch):
     torch = pytest.importorskip("torch")
     pytest.importorskip("envpool")
+    if torch.cuda.is_available():
+        pytest.skip("threads are chosen where a CPU computes")
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     monkeypatch.delenv("OMP_NUM_THREADS")
@@ -117,6 +142,7 @@ def test_a_new_run_chooses_its_threads_and_keeps_them(monkeypatch, two_threads, 
     assert json.loads((tmp_path / "run/config.json").read_text())["pipeline"]["threads"] == threads
     told = "other programs take 1.0 cores: computing with 1 of 2 threads, which is faster beside them"
     assert any(told in line for line in said) == (threads == 1)
+    assert (told in (tmp_path / "run/log.txt").read_text()) == (threads == 1)
     assert any(f", eager, {threads} thread" in line for line in said)
 
     Cores(monkeypatch, 0.0)  # they are gone, and sums are to round as before
@@ -142,7 +168,7 @@ def test_what_the_user_has_set_counts(monkeypatch, two_threads, tmp_path):
     from fastdqn.runs.threads import with_threads
 
     shared = tiny(data_parallel=True)  # whose ranks' configurations have to be one
-    assert with_threads(shared, OtherPrograms(), print) == shared
+    assert with_threads(shared, OtherPrograms()) == (shared, "")
     assert train(tiny(threads=2), "flag") == 2
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # read when torch was loaded
     assert train(tiny(), "environment") == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -13,27 +13,32 @@ from fastdqn.config import Config
 from fastdqn.engine.device import gpu_name
 from fastdqn.openmp import OtherPrograms, busy_note, threads_beside
 
+_MOST = 512
+"""What `pipeline.threads` may be."""
 
-def with_threads(config: Config, others: OtherPrograms, say: Callable[[str], None]) -> Config:
+
+def with_threads(config: Config, others: OtherPrograms) -> tuple[Config, str]:
     """Return a new run's configuration with the number of PyTorch's threads, where it is to be chosen here.
 
     Args:
         config: As it was given.
         others: What was seen of other programs so far.
-        say: Called with a line where they take cores.
+
+    Returns:
+        The configuration, and a line for people where others take cores.
     """
     if config.pipeline.threads or "OMP_NUM_THREADS" in os.environ or gpu_name() is not None:
-        return config
+        return config, ""
     if config.pipeline.data_parallel:  # ranks on several machines would choose each for itself
-        return config
-    most = torch.get_num_threads()
+        return config, ""
+    most = min(torch.get_num_threads(), _MOST)
     count, busy = threads_beside(others, most)
-    if count < most:
-        say(
-            f"{busy_note(busy)}: computing with {count} of {most} threads, which is faster beside them "
-            f"(`pipeline.threads = {most}` takes all)"
-        )
-    return replace(config, pipeline=replace(config.pipeline, threads=count))
+    told = (
+        f"{busy_note(busy)}: computing with {count} of {most} threads, which is faster beside them "
+        f"(`pipeline.threads = {most}` takes all)"
+    )
+    chosen = replace(config, pipeline=replace(config.pipeline, threads=count))
+    return chosen, told if count < most else ""
 
 
 @contextmanager
