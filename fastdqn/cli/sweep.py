@@ -53,7 +53,7 @@ of them.
 
 Progress goes to stderr; at the end, stdout gets one line of JSON."""
 
-_OWN = {"game": "--games", "seed": "--seeds", "preset": "--preset"}
+_OWN = {"game": "--games", "seed": "--seeds", "preset": "--preset", "pipeline.threads": "--threads"}
 _SEEDS = re.compile(r"(\d+)(?:-(\d+))?")
 _MOST_SEEDS = 10_000
 _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
@@ -187,10 +187,13 @@ def _joined(words: Sequence[str], flags: Sequence[str]) -> list[str]:
 
 
 def _runs(arguments: SweepArguments) -> list[PlannedRun]:
-    from fastdqn.runs.sweep import grid
+    from fastdqn.runs.sweep import changed, grid
 
     presets = arguments.preset.split(",")
-    bases = [base_config(arguments.config or None, preset) for preset in presets]
+    # A run's config.json has the threads that it took; here they are the sweep's.
+    bases = [
+        changed(base_config(arguments.config or None, preset), {"pipeline.threads": 0}) for preset in presets
+    ]
     return grid(bases, _games(arguments.games), _seeds(arguments.seeds), _values(arguments.set))
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ pytest.importorskip("envpool")
 from rich.console import Console
 
 from fastdqn.cli import main
-from fastdqn.cli.sweep import _joined, _seeds, _values
+from fastdqn.cli.sweep import SweepArguments, _joined, _runs, _seeds, _values
 from fastdqn.cli.sweep_progress import JsonSweep, PlainSweep
+from fastdqn.config import Config
 from fastdqn.errors import UserError
+from fastdqn.presets import PRESETS
 from fastdqn.runs import launch, sweep_engines
 from fastdqn.runs.sweep import RunStatus, read
 from fastdqn.views.sweep_table import table, totals
@@ -126,6 +129,7 @@ def test_a_dry_run_makes_nothing_and_tells_the_cost(capsys: pytest.CaptureFixtur
         (["--games", "Pong-v5", "--set", "learner.n-step=x"], "whole number"),
         (["--games", "Pong-v5", "--set", "network.dueling=3"], "true or false"),
         (["--games", "Pong-v5", "--set", "seed=3"], "type --seeds 3"),
+        (["--games", "Pong-v5", "--set", "pipeline.threads=2"], "type --threads 2"),
         (["--games", "Pong-v5", "--set"], "--set stands without a value"),
         (["--games", "Pong-v5", "--json"], "--json is for --dry-run"),
         (["--games", "Pong-v5", "--preset", "quik"], "Did you mean quick?"),
@@ -140,6 +144,15 @@ def test_mistakes_are_told_before_anything_is_made(
     out = [] if "SWEEP" in said else ["--out", str(tmp_path / "s")]
     assert said in refused(capsys, "sweep", *words, *out)
     assert not (tmp_path / "s").exists()
+
+
+def test_the_threads_of_the_run_that_a_configuration_is_from_are_not_the_sweeps(tmp_path: Path) -> None:
+    quick = PRESETS["quick"].config
+    file = tmp_path / "config.json"
+    file.write_text(replace(quick, pipeline=replace(quick.pipeline, threads=2)).to_json())
+    assert Config.from_json(file.read_text()).pipeline.threads == 2
+    runs = _runs(SweepArguments(games=("Pong-v5",), config=str(file)))
+    assert {run.config.pipeline.threads for run in runs} == {0}
 
 
 def test_values_have_the_types_of_their_fields() -> None:
