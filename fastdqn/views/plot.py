@@ -124,7 +124,7 @@ def plot(runs: Sequence[Path], out: Path | None = None) -> Picture:
 
 
 def group_by_configuration(runs: Sequence[Curves]) -> dict[str, list[Curves]]:
-    """Put together the runs whose configurations are the same but for the seed.
+    """Put together the runs whose configurations are the same but for the seed, and the threads that they took.
 
     Returns:
         The groups in the order of their first runs. A name is the game, the preset, and the values in which
@@ -132,7 +132,9 @@ def group_by_configuration(runs: Sequence[Curves]) -> dict[str, list[Curves]]:
     """
     groups: dict[Config, list[Curves]] = {}
     for curves in runs:
-        groups.setdefault(replace(curves.config, seed=0), []).append(curves)
+        config = curves.config
+        alike = replace(config, seed=0, pipeline=replace(config.pipeline, threads=0))
+        groups.setdefault(alike, []).append(curves)
     return {_name(config, list(groups)): members for config, members in groups.items()}
 
 
