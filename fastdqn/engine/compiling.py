@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -81,8 +81,10 @@ def wrapper(compiled: bool, device: torch.device) -> Wrapper:
     """
     if not compiled:
         return lambda function: function
-    options = COMPILER_OPTIONS[device.type]
-    return lambda function: torch.compile(function, fullgraph=True, dynamic=False, options=dict(options))
+    options: dict[str, Any] = dict(COMPILER_OPTIONS[device.type])
+    if device.type == "cpu":  # the code is for so many, which PyTorch 2.11 leaves out of its cache's key
+        options["cpp.threads"] = torch.get_num_threads()
+    return lambda function: torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
 
 def kept_across_processes() -> AbstractContextManager[None]:
@@ -91,5 +93,7 @@ def kept_across_processes() -> AbstractContextManager[None]:
     That cache leaves out what contains a `torch.autograd.Function`, which may compute with what its key lacks.
     `layers.linear`'s does not: all of it is in the graph that the key is made of. A quarter of a start is saved.
     """
-    patch = autograd_config.patch(autograd_cache_allow_custom_autograd_functions=True)
-    return cast(AbstractContextManager[None], patch)
+    setting = "autograd_cache_allow_custom_autograd_functions"
+    if not hasattr(autograd_config, setting):  # it is PyTorch's own affair
+        return nullcontext()
+    return cast(AbstractContextManager[None], autograd_config.patch(setting, True))
