@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 
-_BROKEN_LIBRARY = re.compile(r"(?P<path>/\S+\.so): (?P<what>file too short|invalid ELF header)")
-"""What the dynamic loader says of one that was not written to its end."""
+_BROKEN_LIBRARY = re.compile(
+    r"(?P<path>/[^\n:]*/[a-z0-9]{2}/c[a-z2-7]{30,}[\w.]*\.so): (?P<what>file too short|invalid ELF header)"
+)
+"""What the dynamic loader says of one that was not written to its end; the name is one that Inductor gives."""
 
 
 class UserError(Exception):
