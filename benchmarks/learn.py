@@ -95,6 +95,7 @@ def learn(settings: Settings, seed: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "git_commit": json.loads((run / "meta.json").read_text())["git_commit"],
+        "threads": json.loads((run / "config.json").read_text())["pipeline"].get("threads", 0),
         "minutes": summary["seconds"] / 60,
         "minutes_to_solved": solved and solved["minutes"],
         "frames_to_solved": solved and solved["frames"],

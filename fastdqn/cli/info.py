@@ -75,7 +75,7 @@ def _machine() -> dict[str, Any]:
     facts: dict[str, Any] = {
         "cores": f"{cores} usable of {os.cpu_count()}",
         "load": _load(cores),
-        "bfloat16": cpu_bfloat16() or "no instructions of the CPU",
+        "bfloat16": f"{cpu_bfloat16()} (instructions of the CPU)",
     }
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()

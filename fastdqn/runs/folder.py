@@ -373,13 +373,14 @@ def _version(package: str) -> str | None:
         return None
 
 
-def cpu_bfloat16() -> str | None:
-    """Return the CPU's instructions for products of bfloat16, by Linux's name; `None` without either.
+def cpu_bfloat16() -> str:
+    """Return the CPU's instructions for products of bfloat16, by Linux's name: `none` without, or `unknown`.
 
     `amx_bf16` and `avx512_bf16` are those of x86, `bf16` is Arm's.
     """
     flags = set(" ".join(_cpu_info("flags", "Features")).split())
-    return next((name for name in ("amx_bf16", "avx512_bf16", "bf16") if name in flags), None)
+    found = (name for name in ("amx_bf16", "avx512_bf16", "bf16") if name in flags)
+    return next(found, "none" if flags else "unknown")
 
 
 def _cpu_model() -> str:

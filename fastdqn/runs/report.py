@@ -112,7 +112,7 @@ class Report:
         )
         self._say(replay_note(config))
         on_cpu = learner.backend.device.type == "cpu"
-        if config.pipeline.precision == "bf16" and on_cpu and cpu_bfloat16() is None:
+        if config.pipeline.precision == "bf16" and on_cpu and cpu_bfloat16() == "none":
             self._say(
                 "this CPU has no instructions for bfloat16 (amx_bf16, avx512_bf16, Arm's bf16): "
                 "`pipeline.precision = fp32` is faster here"
