@@ -225,10 +225,10 @@ class AtariEnvs:
         """Return `terminated` and `truncated` for the learner, who takes a row after an end for a beginning.
 
         Where lives fell to 0 that row is a step. Should it end the game, the end is reported one row later, in
-        which EnvPool resets.
+        which EnvPool resets. A life that is lost in it, while the game goes on, is nobody's end.
         """
         begins, late = self._begins, self._late
-        self._late = begins & (ended | cut)
+        self._late = begins & self._resetting
         terminated, truncated = (ended & ~begins) | late, cut & ~begins
         self._begins = terminated | truncated
         return terminated, truncated

@@ -140,6 +140,14 @@ def test_a_lost_life_may_end_the_return_and_not_the_game(life_loss):
     assert told == [first, ON, ON, (True, False, 1, [4.0], [16]), RESET]
 
 
+def test_a_life_lost_in_the_row_that_begins_an_episode_ends_none():
+    """Fault: an end to be told one row later, which waited for the next row in which anything happened."""
+    lost = [(1, False, False, 2, 1, False), (1, False, False, 1, 2, False)]
+    cut = [(1, False, False, 1, 3, False), (1, True, False, 1, 100, False)]
+    told = list(scripted(*lost, *cut, life_loss="terminal"))
+    assert told == [END, ON, ON, (False, True, 1, [4.0], [16])]
+
+
 def test_games_go_on_after_lost_lives_without_no_ops():
     """Breakout, 4 games: with terminal, frames follow each other after a lost life, as they do with ignore."""
     games = {
