@@ -34,6 +34,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "quick-c51": ("--network.head", "categorical", "--learner.rule", "max"),
     "quick-qrdqn": ("--network.head", "quantile", "--network.quantiles", "51", "--learner.rule", "max"),
     "quick-iqn": (*_IMPLICIT, "--learner.rule", "max"),
+    # By the softmax policy, too, which the preset `m-iqn` leaves to whoever wants it.
     "quick-m-iqn": (*_IMPLICIT, "--learner.rule", "munchausen", "--exploration.policy", "softmax"),
     "quick-rainbow": (),
 }

@@ -208,7 +208,7 @@ def evaluate(
         noop_max: At most this many frames without action at the start of a game; 1 is the least.
         sticky_actions: Probability that the emulator repeats the previous action.
         network_draws: `on` draws noise and fractions of the network's layers anew for each action, as in training;
-            `off` does without.
+            `off` does without, and takes a softmax policy's best action.
         seed: Decides the games and the random actions, together with the weights.
         on_episode: Called with the number of games that have ended and the last one's score.
 

@@ -129,7 +129,7 @@ class NetworkConfig:
     atoms: Annotated[int, Range(2, 1000)] = 51
     """Returns that a categorical head gives a probability to, evenly from v_min to v_max."""
     v_min: Return = -10.0
-    """Lowest return of a categorical head."""
+    """Lowest return of a categorical head; what lies beyond counts as this. Without clip_rewards in points."""
     v_max: Return = 10.0
     """Highest return of a categorical head."""
     quantiles: Annotated[int, Range(1, 1000)] = 64
@@ -170,7 +170,7 @@ class LearnerConfig:
     """Lowest temperature * log policy that it adds a share of."""
     munchausen_network: WhichNetwork = "target"
     """Whose policy that is."""
-    temperature: Positive = 0.03
+    temperature: Annotated[float, Range(1e-6, 1e9)] = 0.03
     """Of the softmax over action values, in the munchausen rule and where a run acts by one."""
     loss: Loss = "huber"
     """huber clips the gradient of the TD error to [-1, 1], and quantiles need it. C51 has neither."""
@@ -281,7 +281,8 @@ class EvaluationSettings:
     sticky_actions: Probability | None = None
     """Probability that the emulator repeats the previous action."""
     network_draws: OnOff | None = None
-    """Whether each action draws noise and fractions anew, as in training; off: no noise, even fractions."""
+    """Whether each action draws noise and fractions anew, as in training; off: no noise, even fractions, and of a
+    softmax policy the best action."""
 
 
 @dataclass(frozen=True)
@@ -360,6 +361,13 @@ class Config:
         network, learner, problems = self.network, self.learner, []
         if network.v_min >= network.v_max:
             problems.append(f"network.v_min = {network.v_min}: must be below network.v_max = {network.v_max}")
+        elif network.v_max - network.v_min < 1e-6 * network.atoms * max(
+            abs(network.v_min), abs(network.v_max)
+        ):
+            problems.append(
+                f"network.v_min = {network.v_min}, network.v_max = {network.v_max}: too near each other for "
+                f"{network.atoms} returns in float32; take ends further apart or nearer 0"
+            )
         unnormalized = {("nature", "spectral"), ("impala", "layer")}
         if (network.torso, network.normalization) in unnormalized:
             problems.append(

@@ -85,6 +85,7 @@ _QUICK_RAINBOW = replace(
     network=replace(_QUICK.network, head="categorical", noise="truncated", noise_sigma=0.1),
     optimizer=replace(_QUICK.optimizer, epsilon=0.005 / 32, max_grad_norm=10.0),
     exploration=ExplorationConfig(max=0.0, min=0.0),
+    evaluation=EvaluationConfig(epsilon=0.0),
 )
 
 # No zoo has it: `double` with NoisyNet-DQN's layers, whose paper (3.1, 3.2) has factorised noise of sigma 0.5 and
@@ -149,14 +150,9 @@ _M_DQN = Config(
     evaluation=EvaluationConfig(protocol="training", epsilon=0.001),
 )
 
-# Of its 64, 64 and 32 fractions the 32, by which it acts and chooses, are 64 here. It acts by the softmax policy;
-# its code hands the sampler the probabilities where logarithms are due, which is not followed.
-_M_IQN = replace(
-    _M_DQN,
-    preset="m-iqn",
-    network=NetworkConfig(head="implicit", quantiles=64, cosines=64),
-    exploration=replace(_M_DQN.exploration, policy="softmax"),
-)
+# Of its 64, 64 and 32 fractions the 32, by which it acts and chooses, are 64 here. Its agent can act by the
+# softmax policy, but train.py has it act by epsilon and the best action (`--interact greedy`).
+_M_IQN = replace(_M_DQN, preset="m-iqn", network=NetworkConfig(head="implicit", quantiles=64, cosines=64))
 
 # dqn_zoo's run_atari.py for Rainbow. Its last layers have no mean bias, and its sampler draws one transition in
 # 1,000 uniformly; ours have one, and it does not.
@@ -265,7 +261,7 @@ PRESETS: dict[str, Preset] = {
         _M_DQN,
     ),
     "m-iqn": Preset(
-        "the same on iqn's head, acting by the softmax policy",
+        "the same on iqn's head",
         "Vieillard et al. 2020, constants of munchausen_rl",
         _M_IQN,
     ),

@@ -29,7 +29,7 @@ protocols (--protocol; each flag below changes a value of it):
   nature   30 games of up to 18,000 frames (5 minutes), up to 30 no-ops at the
            start, epsilon 0.05 (Mnih et al. 2015)
   machado  100 games of up to 18,000 frames, sticky actions 0.25, no no-ops but
-           one frame (FIRE where the game has it), all 18 actions, epsilon 0.01
+           one frame (FIRE where training had it), all 18 actions, epsilon 0.01
            (Machado et al. 2018); the policy must have been trained with
            --env.full-action-set
   training 30 games with the settings that the run was trained with, epsilon 0.05

@@ -37,9 +37,10 @@ PROTOCOLS: dict[ProtocolName, EvaluationConfig] = {
         sticky_actions=0.0,
         network_draws="on",
     ),
-    # Machado et al. 2018: sticky actions instead of no-ops (noop_max 1 leaves one frame, FIRE where the game has
-    # it), all 18 actions, only a game's end ends it. That paper has no evaluation phase: it averages the last 100
-    # games of training, with epsilon 0.01 after annealing. Play without learning at that epsilon comes nearest.
+    # Machado et al. 2018: sticky actions instead of no-ops (noop_max 1 leaves one frame, FIRE where the run has
+    # fire_reset), all 18 actions, only a game's end ends it. That paper has no evaluation phase: it averages the
+    # last 100 games of training, with epsilon 0.01 after annealing. Play without learning at that epsilon comes
+    # nearest.
     "machado": EvaluationConfig(
         protocol="machado",
         episodes=100,

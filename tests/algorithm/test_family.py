@@ -558,6 +558,11 @@ def test_without_a_seed_a_policy_is_its_means_and_even_fractions() -> None:
         (Config(network=NetworkConfig(normalization="spectral")), "network.normalization = 'spectral'"),
         (Config(network=NetworkConfig(torso="impala", normalization="layer")), "layer for nature"),
         (Config(network=NetworkConfig(v_min=1.0, v_max=1.0)), "network.v_min = 1.0: must be below"),
+        (Config(network=NetworkConfig(v_min=1e9, v_max=1e9 - 1)), "must be below"),
+        (
+            Config(network=NetworkConfig(v_min=1e9 - 1, v_max=1e9)),
+            "too near each other for 51 returns in float32",
+        ),
         (
             Config(network=NetworkConfig(head="quantile"), learner=LearnerConfig(loss="squared")),
             "learner.loss = 'squared': must be huber where network.head = 'quantile'",

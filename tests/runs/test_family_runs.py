@@ -25,7 +25,7 @@ IN_CI = ("rainbow", "m-iqn")  # between them noise, fractions and a policy's dra
 def small(preset: str) -> Config:
     """A preset's algorithm and rules of the game, in a run of two games and some 300 passes."""
     config, like = PRESETS[preset].config, tiny(total_frames=2_400)
-    rules = config.env
+    rules, policy = config.env, "softmax" if preset == "m-iqn" else "greedy"
     return replace(
         like,
         preset=preset,
@@ -40,7 +40,7 @@ def small(preset: str) -> Config:
         network=replace(config.network, width=1 / 16, quantiles=min(config.network.quantiles, 9)),
         learner=replace(config.learner, batch_size=4, steps_per_update=4, target_period_updates=37),
         optimizer=config.optimizer,
-        exploration=replace(config.exploration, decay_frames=2_000, off_frames=None),
+        exploration=replace(config.exploration, decay_frames=2_000, off_frames=None, policy=policy),
         evaluation=replace(config.evaluation, max_episode_frames=400),
     )
 
