@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 import sys
 import typing
 from collections import Counter
@@ -396,7 +397,8 @@ def _close(arguments: SweepArguments, statuses: Sequence[RunStatus], stop: StopR
     ]
     if counts["done"] == len(statuses):
         lines.append(
-            f"all {len(statuses)} runs are done; to see the scores, type: fastdqn report {arguments.out}"
+            f"all {len(statuses)} runs are done; to see the scores, type: "
+            f"fastdqn report {shlex.quote(arguments.out)}"
         )
     else:
         lines.append(

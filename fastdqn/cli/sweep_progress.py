@@ -118,10 +118,11 @@ class LiveSweep(SweepProgress):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave the whole table standing."""
-        if self._live is None or not self._runs:
+        if self._live is None or not self._live.is_started:
             return
-        self._live.vertical_overflow = "visible"
-        self._draw(None)
+        if self._runs:
+            self._live.vertical_overflow = "visible"
+            self._draw(None)
         try:
             self._live.stop()
         except OSError:

@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,11 +26,14 @@ from typing import Any, Literal
 from fastdqn.config import Config, differences, in_words
 from fastdqn.errors import UserError
 from fastdqn.json_files import checked, parse_object, read_object, read_text
+from fastdqn.runs.clock import passed
 from fastdqn.runs.folder import machine_and_versions, write_text
-from fastdqn.runs.lock import RunLock
+from fastdqn.runs.lock import LOCK, RunLock
 from fastdqn.runs.metrics import Games
 
 MANIFEST = "sweep.json"
+_BEGUN = {LOCK, "configs", "logs", f"{MANIFEST}.tmp"}
+"""What a process leaves that was killed before it wrote the manifest."""
 FORMAT = 1
 MOST_RUNS = 100_000
 _LONGEST_NAME = 150  # of a file, with room for an ending
@@ -192,7 +196,7 @@ def opened(path: Path, runs: Sequence[PlannedRun], threads: int) -> Iterator[Swe
     Raises:
         UserError: There is something else, a run computes something else, or another process is at it.
     """
-    if path.exists() and not (path / MANIFEST).exists() and any(path.iterdir()):
+    if path.exists() and not (path / MANIFEST).exists() and {one.name for one in path.iterdir()} - _BEGUN:
         raise UserError(f"{path} exists already and is not a sweep: choose another `out`.")
     path.mkdir(parents=True, exist_ok=True)
     lock = RunLock(path)
@@ -243,13 +247,24 @@ def is_done(folder: Path, config: Config) -> bool:
         state = read_object(saved[-1] / "state.json")
         games = Games()
         games.set_state(state["games"])
+        every = config.evaluation.every_frames
+        if every is not None and passed(state["frames"], every, state["marks"]["evaluated"]):
+            return False  # an evaluation was cut short
         return bool(state["frames"] >= config.total_frames) or games.solved(config.solved_return)
     return False
 
 
 def can_resume(folder: Path) -> bool:
-    """Whether a run has a checkpoint to go on from; a folder that has its name is whole."""
-    return any((folder / "checkpoints").glob("frame-*"))
+    """Whether a run has a checkpoint to go on from; a folder that has its name is whole.
+
+    Raises:
+        OSError: The disk does not tell. Nothing is to be begun anew for that.
+    """
+    try:
+        with os.scandir(folder / "checkpoints") as entries:
+            return any(entry.name.startswith("frame-") for entry in entries)
+    except FileNotFoundError:
+        return False
 
 
 def last_row(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
+from fastdqn.errors import RunFailedError, UserError
 from fastdqn.runs import launch
 from fastdqn.runs.launch import Outcome
 from fastdqn.runs.sweep import PlannedRun, State, Sweep, is_done
@@ -55,6 +56,12 @@ def local(
             if not stop.is_set():
                 known[run.name] = "running"
             return launch.train(sweep, run, slot, stop.is_set, kill.is_set)
+        except (
+            OSError,
+            UserError,
+            RunFailedError,
+        ) as error:
+            return Outcome("failed", next(iter(str(error).splitlines()), type(error).__name__))
         finally:
             free.put(slot)
 

@@ -194,6 +194,34 @@ def test_a_run_that_fails_ends_no_other_and_is_tried_again(tmp_path):
 
 
 @pytest.mark.usefixtures("fake")
+def test_a_run_that_cannot_even_begin_ends_no_other(tmp_path):
+    """Its log cannot be opened: so it is with a full disk, or a folder that nobody may write to."""
+    with opened(tmp_path / "s", planned(3, frames=100), threads=1) as sweep:
+        sweep.log_file(sweep.runs[0]).mkdir()
+        ended = sweep_engines.local(sweep, slots(1))
+        assert [ended[run.name].state for run in sweep.runs] == ["failed", "done", "done"]
+        assert "Is a directory" in ended[sweep.runs[0].name].message
+
+
+def test_a_disk_that_does_not_answer_is_no_run_without_checkpoints(tmp_path, monkeypatch):
+    def scandir(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    assert not can_resume(tmp_path)
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError):
+        can_resume(tmp_path)
+
+
+def test_a_sweep_killed_before_its_manifest_is_begun_again(tmp_path):
+    for name in ("configs", "logs"):
+        (tmp_path / "s" / name).mkdir(parents=True)
+    with opened(tmp_path / "s", planned(2), threads=1) as sweep:
+        assert len(sweep.runs) == 2
+    assert len(read(tmp_path / "s").runs) == 2
+
+
+@pytest.mark.usefixtures("fake")
 def test_a_bug_or_a_second_signal_leaves_no_process_behind(tmp_path):
     def burst(known: object) -> None:
         if all((sweep.folder(run) / "about.json").exists() for run in sweep.runs):
