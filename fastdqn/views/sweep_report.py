@@ -25,7 +25,7 @@ from fastdqn.json_files import checked, read_object, read_rows
 from fastdqn.outputs import write_atomic
 from fastdqn.runs import aggregate
 from fastdqn.runs.metrics import RECENT_GAMES
-from fastdqn.runs.sweep import PlannedRun, Sweep, is_done, read
+from fastdqn.runs.sweep import PlannedRun, Sweep, is_done, last_row, read
 
 KINDS = ("last", "best")
 """Which checkpoint a score is of. The best is chosen by the scores that it is then told by: it flatters."""
@@ -102,19 +102,28 @@ def report(paths: Sequence[Path], *, mix_protocols: bool = False) -> Report:
     Raises:
         UserError: A folder is no sweep, no run has ended, or protocols differ and `mix_protocols` is off.
     """
+    twice = [
+        path for number, path in enumerate(paths) if path.resolve() in {p.resolve() for p in paths[:number]}
+    ]
+    if twice:
+        raise UserError(f"{twice[0]} stands there twice: its runs would count twice.")
     sweeps = [read(path) for path in paths]
     methods: dict[str, list[ScoredRun]] = {}
     left_out: list[str] = []
+    early: list[str] = []
     facts: dict[str, dict[str, None]] = {"hardware": {}, "commit": {}, "PyTorch": {}}
     for sweep in sweeps:
         labels = _labels(sweep)
-        prefix = f"{sweep.path.name}: " if len(sweeps) > 1 else ""
+        alike = [other.path.name for other in sweeps].count(sweep.path.name)
+        prefix = f"{sweep.path if alike > 1 else sweep.path.name}: " if len(sweeps) > 1 else ""
         for run in sweep.runs:
             scored = _scored(sweep, run)
             if scored is None:
                 left_out.append(f"{sweep.path.name}/{run.name}")
                 continue
             methods.setdefault(prefix + labels[_method(run.config)], []).append(scored)
+            if last_row(sweep.folder(run)).get("frames", run.config.total_frames) < run.config.total_frames:
+                early.append(f"{sweep.path.name}/{run.name}")
             _note_machine(sweep.folder(run), facts)
     if not methods:
         raise UserError(f"{', '.join(map(str, paths))}: no run has ended yet that has scores.")
@@ -126,8 +135,13 @@ def report(paths: Sequence[Path], *, mix_protocols: bool = False) -> Report:
             "Report on sweeps of one protocol, or put them together all the same with `mix_protocols = True`."
         )
     data = _figures(methods)
-    data |= {"protocols": protocols, "left_out": left_out, **{name: list(of) for name, of in facts.items()}}
-    return Report(_about(methods, protocols, left_out, facts, data), methods, data)
+    data |= {
+        "protocols": protocols,
+        "left_out": left_out,
+        "ended_early": early,
+        **{name: list(of) for name, of in facts.items()},
+    }
+    return Report(_about(methods, protocols, facts, data), methods, data)
 
 
 def write(result: Report, folder: Path, draw: Callable[[Report, Path], list[str]] | None = None) -> Report:
@@ -147,7 +161,7 @@ def write(result: Report, folder: Path, draw: Callable[[Report, Path], list[str]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         pictures = draw(result, folder) if draw else []
-        write_atomic(folder / "report.md", result.markdown(pictures).encode())
+        write_atomic(folder / "report.md", result.markdown(pictures).encode(errors="backslashreplace"))
         write_atomic(folder / "report.json", (json.dumps(result.data, indent=2) + "\n").encode())
     except OSError as error:
         raise UserError(f"out = {folder}: cannot be written: {error.strerror}.") from None
@@ -352,7 +366,6 @@ def _note_machine(folder: Path, facts: dict[str, dict[str, None]]) -> None:
 def _about(
     methods: Mapping[str, Sequence[ScoredRun]],
     protocols: Mapping[str, int],
-    left_out: Sequence[str],
     facts: Mapping[str, Mapping[str, None]],
     data: Mapping[str, Any],
 ) -> list[str]:
@@ -369,11 +382,14 @@ def _about(
     apart = [game for game in games if game not in data["games_in_aggregates"]]
     if apart:
         lines.append(f"not in the aggregates, for want of a human's score or of a method: {', '.join(apart)}")
-    if left_out:
-        lines.append(
-            f"left out, not ended or without a game: {len(left_out)} runs ({', '.join(left_out[:5])}"
-            f"{', ...' if left_out[5:] else ''})"
-        )
+    told = {
+        "ended_early": "ended before their frames, where training games had the mean return to stop at",
+        "left_out": "left out, not ended or without a game",
+    }
+    for name, what in told.items():
+        runs = data[name]
+        if runs:
+            lines.append(f"{what}: {len(runs)} runs ({', '.join(runs[:5])}{', ...' if runs[5:] else ''})")
     return lines
 
 

@@ -110,6 +110,27 @@ def test_improvement_between_two_sweeps(tmp_path):
     assert one == {"method": "b: quick", "over": "a: quick", "probability": 1.0, "low": 1.0, "high": 1.0}
 
 
+def test_runs_that_ended_early_are_named(tmp_path):
+    """Their last score is what they were stopped for."""
+    sweep = make_sweep(tmp_path / "s", games=("Pong-v5",))
+    assert report([tmp_path / "s"]).data["ended_early"] == []
+    rows = sweep.folder(sweep.runs[1]) / "metrics.jsonl"
+    rows.write_text("".join(line + "\n" for line in rows.read_text().splitlines()[:2]))
+    result = report([tmp_path / "s"])
+    assert result.data["ended_early"] == [f"s/{sweep.runs[1].name}"]
+    assert any(line.startswith("ended before their frames") and "1 runs" in line for line in result.about)
+
+
+def test_sweeps_of_one_name_are_two_methods_and_one_sweep_counts_once(tmp_path):
+    for parent in ("a", "b"):
+        (tmp_path / parent).mkdir()
+        make_sweep(tmp_path / parent / "s")
+    found = report([tmp_path / "a/s", tmp_path / "b/s"])
+    assert list(found.methods) == [f"{tmp_path}/a/s: quick", f"{tmp_path}/b/s: quick"]
+    with pytest.raises(UserError, match="a/s stands there twice"):
+        report([tmp_path / "a/s", tmp_path / "b/../a/s"])
+
+
 def test_presets_are_methods_and_what_has_not_ended_is_left_out(tmp_path):
     sweep = make_sweep(tmp_path / "s", presets=("quick", "rainbow"), seeds=2)
     (sweep.folder(sweep.runs[0]) / "summary.json").write_text('{"interrupted": true}')
