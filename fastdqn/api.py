@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fastdqn.config import LearnerConfig, NetworkConfig
     from fastdqn.limits import Names
     from fastdqn.runs.checkpoint import SavedPolicy
+    from fastdqn.runs.checks import Checked
     from fastdqn.runs.evaluation import Evaluation
     from fastdqn.runs.metrics import Snapshot
     from fastdqn.runs.report import Summary
@@ -93,7 +94,7 @@ def train(
     others = OtherPrograms()
     from fastdqn.engine.data_parallel import joined, together
     from fastdqn.runs import trainer
-    from fastdqn.runs.checks import check
+    from fastdqn.runs.checks import check, check_compiler
     from fastdqn.runs.folder import RunFolder, default_run_path
     from fastdqn.runs.threads import with_threads
     from fastdqn.runs.trackers import check as check_trackers
@@ -102,6 +103,7 @@ def train(
     with joined(config.pipeline.data_parallel) as ranks:
         with together(ranks):
             checked = check(config, source)  # all of it before a run that `overwrite` replaces is gone
+            check_compiler(config)
             check_trackers(trackers)
             path = default_run_path(config) if run_dir is None else Path(run_dir)
             path = ranks.gather(path)[0]
@@ -155,17 +157,25 @@ def resume_training(
     """
     from fastdqn.engine.data_parallel import joined, together
     from fastdqn.runs import trainer
-    from fastdqn.runs.checks import check
+    from fastdqn.runs.checks import check, check_compiler, check_goes_on
     from fastdqn.runs.folder import RunFolder
 
     changes: dict[str, Any] = {} if total_frames is None else {"total_frames": total_frames}
     if stop_at_return != "same":
         changes["stop_at_return"] = stop_at_return
     path = Path(run)
+
+    def check_all(config: Config) -> Checked:
+        result = check(config)
+        check_compiler(config)
+        if changes:  # refused before they are written
+            check_goes_on(path, config)
+        return result
+
     with joined(RunFolder.open(path).config.pipeline.data_parallel) as ranks:
         with together(ranks):
             if ranks.index == 0:
-                folder, checked = RunFolder.reopen(path, changes, check)
+                folder, checked = RunFolder.reopen(path, changes, check_all)
             ranks.gather("it is locked, and has the changes")
             if ranks.index > 0:
                 config = RunFolder.open(path).config

@@ -154,6 +154,8 @@ def test_a_run_goes_on_and_grows(tiny_run, tmp_path):
     assert '"total_frames": 240' in (path / "config.json").read_text()
     with pytest.raises(UserError, match="total_frames"):
         fastdqn.resume_training(path, total_frames=0)
+    with pytest.raises(UserError, match="is complete"):
+        fastdqn.resume_training(path, total_frames=100)
     assert '"total_frames": 240' in (path / "config.json").read_text()
     with pytest.raises(UserError, match="is not a run"):
         fastdqn.resume_training(tmp_path)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,10 +13,12 @@ from fastdqn import torchrun
 from fastdqn.algorithm.networks import STACK
 from fastdqn.config import Config, differences, in_words
 from fastdqn.engine import device as devices
+from fastdqn.engine.compiling import resolve_accelerate
 from fastdqn.errors import UserError
 from fastdqn.games.envs import game_names, num_actions
-from fastdqn.json_files import shown
+from fastdqn.json_files import read_object, shown
 from fastdqn.runs import checkpoint, memory
+from fastdqn.runs.clock import Clock
 
 
 @dataclass(frozen=True)
@@ -182,6 +187,44 @@ def _protocol_problems(config: Config) -> list[str]:
         "evaluation.protocol = machado: it is for policies that choose among all 18 actions; train one with "
         "`env.full_action_set = True`, or take the protocol training with sticky actions 0.25"
     ]
+
+
+def check_compiler(config: Config) -> None:
+    """Raise where a run would compile for this machine's CPU, and there is nothing to compile with.
+
+    Args:
+        config: What is to be trained here, and not on another machine.
+
+    Raises:
+        UserError: PyTorch's compiler would not find its C++ compiler.
+    """
+    if devices.has_cuda():
+        return
+    clock = Clock(config.env.frame_skip, config.replay.warmup_steps, config.learner.steps_per_update)
+    planned, setting = clock.updates_planned(config.total_frames), config.pipeline.accelerate
+    compiler = os.environ.get("CXX", "g++")
+    if resolve_accelerate(setting, "cpu", planned) == "compile" and shutil.which(compiler) is None:
+        raise UserError(
+            f"pipeline.accelerate = {setting!r}: PyTorch compiles for a CPU with {compiler}, which is not there; "
+            "install it, or take `pipeline.accelerate = 'eager'`, which is slower"
+        )
+
+
+def check_goes_on(path: Path, config: Config) -> None:
+    """Raise where a run has played all that its new configuration wants; what cannot be read is left to resuming.
+
+    Args:
+        path: Its folder.
+        config: Its configuration, as it is to go on.
+
+    Raises:
+        UserError: It has.
+    """
+    from fastdqn.runs.resume import refuse_complete  # which builds on this module
+
+    with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+        newest = checkpoint.find(path / "checkpoints")[-1]
+        refuse_complete(path, read_object(newest / "state.json"), config)
 
 
 def _device_problems(config: Config, device: devices.Backend | None) -> list[str]:

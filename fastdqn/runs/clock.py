@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def passed(frames: int, every_frames: int | None, since: int) -> bool:
+    """Return whether a multiple of `every_frames` was reached after frame `since`; never one of `None`."""
+    return every_frames is not None and frames // every_frames > since // every_frames
+
+
 @dataclass
 class Clock:
     """Counts what has happened and says how many updates are due.
@@ -43,7 +48,7 @@ class Clock:
 
     def passed(self, every_frames: int | None, *, since: int) -> bool:
         """Return whether a multiple of `every_frames` was reached after frame `since`; never one of `None`."""
-        return every_frames is not None and self.frames // every_frames > since // every_frames
+        return passed(self.frames, every_frames, since)
 
     def add_steps(self, steps: int) -> None:
         """Count `steps` more steps."""

@@ -36,7 +36,7 @@ class Keeping:
                 whoever resumes.
         """
         clock, marks, config = self._components.clock, self._components.marks, self._run.config
-        if not clock.passed(config.evaluation.every_frames, since=marks.evaluated):
+        if not self.evaluation_is_due:
             return
         if self._components.ranks.index > 0:  # all have the same weights, and rank 0 plays with them
             marks.evaluated = clock.frames
@@ -53,6 +53,12 @@ class Keeping:
         self._report.write_evaluation(result.scores())
         self._say(f"evaluated at frame {clock.frames:,}: {result}")
         self._keep_best(policy, result)
+
+    @property
+    def evaluation_is_due(self) -> bool:
+        """Whether one is, or was cut short."""
+        every = self._run.config.evaluation.every_frames
+        return self._components.clock.passed(every, since=self._components.marks.evaluated)
 
     def save_if_due(self) -> None:
         """Save a checkpoint; that of the last frame is left to `save_last`."""
@@ -108,6 +114,9 @@ class Keeping:
             self._report.sync()
             path = resume.save(self._run, self._components, self._say, lambda: not any(ranks.sum(0)))
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and self._has_moved():  # while it was written
+                self._save(final)
+                return
             ranks.sum(1)  # the others keep what is older, too: all can go on from that alone
             left = checkpoint.find(self._run.checkpoints)
             if final or not left:
@@ -117,6 +126,13 @@ class Keeping:
             )
             return
         self._say(f"saved {path}")
+
+    def _has_moved(self) -> bool:
+        """Whether the folder of a run without other ranks has another name than it had a moment ago."""
+        before = self._run.path
+        if self._components.ranks.count == 1:
+            self.follow_folder()
+        return self._run.path != before
 
     def _keep_best(self, policy: checkpoint.SavedPolicy, result: Evaluation) -> None:
         """Save the policy if none did better."""

@@ -235,6 +235,10 @@ class Report:
     def _open(self, path: Path) -> JsonLines:
         """Open a file of rows that the trackers get, too; of several ranks the first has all that goes with it."""
         frames = self._components.clock.frames
+        if (
+            path == self._run.evaluations
+        ):  # one that no checkpoint knows of is played again, and written again
+            frames = min(frames, self._components.marks.evaluated)
         if self._components.ranks.index > 0:
             return JsonLines(path, frames)
         return open_rows(path, frames, also=lambda row: self._trackers.write(path.stem, row))
@@ -306,7 +310,9 @@ def replay_note(config: Config) -> str:
     if storage(config) == "delta":
         size += ", frames kept as what changes"
     if keeps_replay(config):
-        return f"the newest checkpoint keeps the replay ({size}): resuming is exact"
+        lags = config.pipeline.acting_lag_updates or config.pipeline.priority_lag_updates
+        exact = "exact but for what the lags keep waiting" if lags else "exact"
+        return f"the newest checkpoint keeps the replay ({size}): resuming is {exact}"
     return (
         f"checkpoints leave the replay out ({size}; `checkpoint.replay = 'on'` keeps it): "
         "a resumed run fills it anew, with other games"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from fastdqn.algorithm.update import METRICS
 from fastdqn.config import CheckpointConfig, Config, EvaluationConfig, differences, in_words
 from fastdqn.engine.data_parallel import ALONE, Ranks
 from fastdqn.errors import RunFailedError, UserError
-from fastdqn.json_files import checked, shown
+from fastdqn.json_files import checked, read_object, shown
 from fastdqn.runs import checkpoint, checkpoint_folder
 from fastdqn.runs.build import Components
 from fastdqn.runs.checkpoint import Checkpoint
-from fastdqn.runs.clock import Clock, Marks
+from fastdqn.runs.clock import Clock, Marks, passed
 from fastdqn.runs.folder import RunFolder, versions
 from fastdqn.runs.metrics import Games
 
@@ -127,21 +128,50 @@ def load(run: RunFolder, *, inexact: bool = False, ranks: Ranks = ALONE) -> Chec
             f"{in_words(differing)}.\n"
             f"Start a new run from its weights: `train(..., weights={str(saved.path)!r})`"
         )
-    if saved.state["frames"] >= run.config.total_frames:
-        raise UserError(
-            f"{run.path} is complete: it has played its {run.config.total_frames:,} frames.\n"
-            "Play on with a larger `total_frames`, or start anew from its weights with `weights`."
-        )
-    games, wanted = Games(), run.config.solved_return
-    games.set_state(saved.state["games"])
-    if games.solved(wanted):
-        raise UserError(
-            f"{run.path} is complete: the mean return of its last games is {games.mean:.1f}, and "
-            f"`stop_at_return = {wanted:g}`.\nPlay on with `stop_at_return = None`, or a larger one."
-        )
+    if not any(ranks.gather(evaluation_is_owed(run.whole, saved.state, run.config))):
+        refuse_complete(run.path, saved.state, run.config)
     if saved.replay and not inexact:  # without the replay other games follow anyway
         _check_versions(run, saved)
     return saved
+
+
+def refuse_complete(path: Path, state: Mapping[str, Any], config: Config) -> None:
+    """Raise where a run has played all that its configuration wants.
+
+    Args:
+        path: Its folder, for the message.
+        state: Of its newest checkpoint.
+        config: Its configuration, as it is to go on.
+
+    Raises:
+        UserError: It has.
+    """
+    if state["frames"] >= config.total_frames:
+        raise UserError(
+            f"{path} is complete: it has played its {config.total_frames:,} frames.\n"
+            "Play on with a larger `total_frames`, or start anew from its weights with `weights`."
+        )
+    games, wanted = Games(), config.solved_return
+    games.set_state(state["games"])
+    if games.solved(wanted):
+        raise UserError(
+            f"{path} is complete: the mean return of its last games is {games.mean:.1f}, and "
+            f"`stop_at_return = {wanted:g}`.\nPlay on with `stop_at_return = None`, or a larger one."
+        )
+
+
+def evaluation_is_owed(path: Path, state: Mapping[str, Any], config: Config) -> bool:
+    """Whether a run was stopped in an evaluation, and has not ended since.
+
+    Args:
+        path: Its folder.
+        state: Of its newest checkpoint.
+        config: Its configuration.
+    """
+    with suppress(OSError, ValueError):
+        if read_object(path / "summary.json").get("interrupted") is False:
+            return False
+    return passed(state["frames"], config.evaluation.every_frames, state["marks"]["evaluated"])
 
 
 def _load_newest(run: RunFolder, ranks: Ranks, inexact: bool) -> Checkpoint:

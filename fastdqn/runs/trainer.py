@@ -195,7 +195,8 @@ class _Training:
 
     def _finish(self) -> Summary:
         clock, games, config = self.components.clock, self.components.games, self.run.config
-        complete = self.complete
+        # An evaluation that was cut short is owed, also at the last frame.
+        complete = self.complete and not any(self.components.ranks.sum(self.keeping.evaluation_is_due))
         if complete and clock.frames < config.total_frames:
             self.say(
                 f"the last {RECENT_GAMES} games have a mean return of {games.mean:.1f}: done "

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fastdqn.config import Config
-from tests.cli.fakes import Evaluation, FakeTrainer, check
+from tests.cli.fakes import Evaluation, FakeTrainer, checks
 
 
 @pytest.fixture
@@ -20,8 +20,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTrainer:
     """A trainer without torch; runs go to a folder of the test."""
     monkeypatch.chdir(tmp_path)
     fake = FakeTrainer()
-    checks = types.SimpleNamespace(check=check)
-    for name, module in {"trainer": fake, "checks": checks}.items():
+    for name, module in {"trainer": fake, "checks": checks()}.items():
         monkeypatch.setitem(sys.modules, f"fastdqn.runs.{name}", module)
         monkeypatch.setattr(f"fastdqn.runs.{name}", module, raising=False)
     return fake

@@ -19,6 +19,7 @@ from fastdqn.games.envs import Outcome, game_names
 from fastdqn.runs import checkpoint, evaluation, keeping
 from fastdqn.runs.evaluation import PROTOCOLS, resolve
 from fastdqn.runs.folder import RunFolder
+from fastdqn.runs.sweep import is_done
 from fastdqn.runs.trainer import train
 from tests.runs.test_resume import differences, outcome, tiny
 
@@ -170,6 +171,35 @@ def test_an_evaluation_that_was_stopped_is_played_again(evaluated, tmp_path, mon
     assert calls[1] == calls[2]
     assert rows(run) == rows(evaluated)
     assert differences(outcome(run), outcome(evaluated)) == []
+
+
+def test_an_evaluation_that_was_stopped_at_the_end_is_owed(evaluated, tmp_path, monkeypatch):
+    """The last of them: fails when the run counts as complete without it, or when it is written twice."""
+    config = tiny(evaluation=QUICK)
+    last = rows(evaluated)[-1]["frames"]
+    assert last >= config.total_frames
+    run = RunFolder.create(tmp_path / "r", config)
+    real, ends = keeping.evaluate_learner, []
+
+    def stopping(components, config, on_episode, stop_requested):
+        ends.append(components.clock.frames == last)
+        return real(components, config, on_episode, lambda: ends[-1])
+
+    monkeypatch.setattr(keeping, "evaluate_learner", stopping)
+    summary = train(run, stop_requested=lambda: bool(ends) and ends[-1])
+    assert summary.interrupted
+    assert summary.frames == last
+    assert rows(run) == rows(evaluated)[:-1]
+    assert not is_done(run.path, config)
+    monkeypatch.setattr(keeping, "evaluate_learner", real)
+    assert not train(RunFolder.open(run.path), resume=True).interrupted
+    assert rows(run) == rows(evaluated)
+    assert is_done(run.path, config)
+    with pytest.raises(UserError, match="is complete"):
+        train(RunFolder.open(run.path), resume=True)
+    (run.path / "summary.json").unlink()  # killed before it: no checkpoint knows of the evaluation
+    assert not train(RunFolder.open(run.path), resume=True).interrupted
+    assert rows(run) == rows(evaluated)
 
 
 @pytest.mark.long

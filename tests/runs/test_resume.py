@@ -393,6 +393,23 @@ def test_a_full_disk_in_the_middle_ends_no_run_while_a_checkpoint_is_left(tmp_pa
     assert sum("NOT SAVED: No space left" in line for line in said) == 1
 
 
+def test_a_folder_that_is_renamed_while_it_is_saved_is_followed(tmp_path, monkeypatch):
+    real, renamed = resume.save, []
+
+    def save(run, *rest):
+        if not renamed:
+            renamed.append(run.path.rename(tmp_path / "new"))
+        return real(run, *rest)
+
+    monkeypatch.setattr(resume, "save", save)
+    said = []
+    summary = train(RunFolder.create(tmp_path / "old", tiny(total_frames=2_000)), say=said.append)
+    assert summary.run == str(tmp_path / "new")
+    assert not (tmp_path / "old").exists()
+    assert len(checkpoint.find(tmp_path / "new/checkpoints")) == 2
+    assert not any("NOT SAVED" in line for line in said)
+
+
 @pytest.mark.parametrize("after", [0, pytest.param(3, marks=pytest.mark.long)])
 def test_a_full_disk_at_the_first_or_the_last_save_ends_the_run(after, tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "save", _Full(resume.save, after))
