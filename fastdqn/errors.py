@@ -19,6 +19,10 @@ class UserError(Exception):
     """
 
 
+class RefusedError(UserError):
+    """The same of several processes: each raises it, and the first says it."""
+
+
 class RunFailedError(Exception):
     """A run that had begun cannot go on; the message says why and what is left of it. Exit code 1."""
 

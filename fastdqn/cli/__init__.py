@@ -13,7 +13,8 @@ try:
     import signal
     from collections.abc import Sequence
 
-    from fastdqn.errors import RunFailedError, UserError
+    from fastdqn import torchrun
+    from fastdqn.errors import RefusedError, RunFailedError, UserError
     from fastdqn.openmp import shorten_waits
 except KeyboardInterrupt:  # before there was anything to stop
     sys.exit(130)
@@ -83,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(words)
         sys.stdout.flush()
         return code
+    except RefusedError as error:
+        return _fail(words, str(error), 2) if torchrun.speaks() else 2
     except UserError as error:
         return _fail(words, str(error), 2)
     except RunFailedError as error:
@@ -172,15 +175,13 @@ def _shortened(line: str) -> str:
 
 def _fail(words: Sequence[str], message: str, code: int) -> int:
     """Write a message to stderr, if anyone is there to read it."""
-    from fastdqn import torchrun
     from fastdqn.cli.flags import in_flags
 
-    if code == 2 and not torchrun.speaks():  # what is wrong is wrong for all, and rank 0 says it
-        return code
     message = in_flags(message, words)
     first, *more = [_shortened(line) for line in message.splitlines()]
     message = "\n".join([first, *(f"  {line.strip()}" for line in more)])
     command = f" {words[0]}" if words and words[0] in COMMANDS else ""
+    command += "" if torchrun.speaks() else f" (rank {os.environ['RANK']})"
     with contextlib.suppress(OSError, ValueError):
         print(f"fastdqn{command}: {message}", file=sys.stderr, flush=True)
     return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -125,10 +126,11 @@ def _go_on(arguments: TrainArguments, given: Given) -> int:
     """Train a run that was stopped, for longer if flags say so."""
     refused = [*given.words, *(flag for flag in given.values if flag not in _WITH_RESUME)]
     if refused:
+        again = shlex.quote(arguments.resume)
         raise UserError(
             f"--resume continues a run with its own configuration, so {', '.join(refused)} cannot be given.\n"
-            f"  Type: fastdqn train --resume {arguments.resume}\n"
-            f"  Or start a new run from its weights: fastdqn train GAME --weights {arguments.resume} ..."
+            f"  Type: fastdqn train --resume {again}\n"
+            f"  Or start a new run from its weights: fastdqn train GAME --weights {again} ..."
         )
     run = open_run(arguments.resume, "fastdqn.runs.trainer")
     changes = {name: getattr(arguments, name) for flag, name in _CHANGES.items() if flag in given.values}
@@ -177,6 +179,6 @@ def _closing_lines(summary: Summary, config: Config) -> list[str]:
         f"{summary.episodes:,} games{scores}",
     ]
     if summary.interrupted:
-        again = f"  {program()} train --resume {summary.run}"
+        again = f"  {program()} train --resume {shlex.quote(summary.run)}"
         return [*lines, "stopped and saved; to go on, type:", again]
-    return [*lines, "to see how well it plays, type:", f"  fastdqn evaluate {summary.run}"]
+    return [*lines, "to see how well it plays, type:", f"  fastdqn evaluate {shlex.quote(summary.run)}"]

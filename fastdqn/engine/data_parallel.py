@@ -22,7 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from fastdqn import torchrun
 from fastdqn.engine import device
-from fastdqn.errors import RunFailedError, UserError
+from fastdqn.errors import RefusedError, RunFailedError, UserError
 
 T = TypeVar("T")
 
@@ -105,10 +105,6 @@ class Alone:
 ALONE = Alone()
 
 
-class _RefusedError(UserError):
-    """A rank cannot do what all are to do; all of them know."""
-
-
 class Group:
     """The ranks of a process group of PyTorch.
 
@@ -175,7 +171,7 @@ class Group:
         self._together(lambda: distributed.all_gather_object(found, (value, problem), group=self._host))
         for _, refused in found:
             if refused is not None:
-                raise _RefusedError(refused)
+                raise RefusedError(refused)
         return [one for one, _ in found]
 
     def _together(self, work: Callable[[], object]) -> None:
@@ -290,7 +286,7 @@ def together(ranks: Ranks) -> Iterator[None]:
     """
     try:
         yield
-    except _RefusedError:
+    except RefusedError:
         raise
     except UserError as error:
         ranks.refuse(str(error))

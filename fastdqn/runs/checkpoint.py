@@ -8,6 +8,7 @@ by evaluation is a folder `best-N` with online.safetensors and evaluation.json. 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -170,6 +171,8 @@ def newest(folder: Path) -> Path:
     Raises:
         UserError: There is none.
     """
+    with suppress(FileNotFoundError):
+        os.scandir(folder).close()  # raises where it cannot be read, which `find` takes for empty
     found = find(folder)
     if not found:
         raise UserError(f"{folder} has no checkpoint: the run stopped before it saved one. Train it again.")
@@ -281,7 +284,7 @@ def choose_policy(folder: Path, which: str | int) -> SavedPolicy:
             return load_policy(path)
         except UserError:
             # Newer ones replaced it while it was read: then another is chosen, or there is none of the name.
-            if choose(folder, which) == path and path.exists():
+            if choose(folder, which) == path and os.path.lexists(path):
                 raise
 
 

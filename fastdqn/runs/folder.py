@@ -44,7 +44,7 @@ _OWN_FILES = re.compile(
     r"|SHA256SUMS(\.tmp)?)|checkpoints/tmp-[^/]+/[^/]+"
     r"|tensorboard/(metrics|evaluations)/events\.out\.tfevents\.[^/]+"
     r"|video/(tmp-)?(frame|best)-\d+-seed\d+\.(mp4|gif)|(tmp-)?curves\.(png|svg|pdf)"
-    rf"|(tmp-)?policy\.(safetensors|pt2|pt)|{LOCK})"
+    rf"|(tmp-)?policy\.(safetensors|pt2|pt)|(video/)?\.fastdqn-[0-9a-f]{{12}}|{LOCK})"
 )
 """Every file that fastdqn writes into a run's folder by itself, by its path in there."""
 
@@ -226,8 +226,12 @@ class RunFolder:
             RunFailedError: The folder, or its config.json, is gone.
         """
         assert self._lock is not None
-        path = self._lock.find(self.path)
-        if path is None or not (path / "config.json").exists():
+        path, gone = self._lock.find(self.path), True
+        if path is not None:
+            with suppress(OSError):  # a disk that does not answer may do so when it is needed
+                gone = False
+                gone = not (path / "config.json").exists()
+        if path is None or gone:
             raise RunFailedError(f"{self.path} was removed while it was trained")
         moved, self.path = path != self.path, path
         return moved

@@ -10,9 +10,36 @@ from pathlib import Path
 
 import pytest
 
+from fastdqn import cli
 from fastdqn.cli import main
-from fastdqn.errors import RunFailedError, UserError
+from fastdqn.errors import RefusedError, RunFailedError, UserError
 from tests.cli.fakes import FAKE_TRAINER, FakeTrainer, python, raising
+
+
+@pytest.mark.parametrize(
+    ("rank", "error", "said"),
+    [
+        ("1", UserError("this machine has 1 GPU"), "fastdqn train (rank 1): this machine has 1 GPU"),
+        ("0", UserError("this machine has 1 GPU"), "fastdqn train: this machine has 1 GPU"),
+        ("1", RefusedError("what rank 0 says"), ""),
+        ("0", RefusedError("what all refuse"), "fastdqn train: what all refuse"),
+    ],
+)
+def test_what_one_of_several_processes_finds_is_said_by_it_and_what_all_find_once(
+    rank: str,
+    error: UserError,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(cli, "_run", run)
+    assert main(["train", "Pong-v5", "--progress", "none"]) == 2
+    assert capsys.readouterr().err.strip() == said
 
 
 @pytest.mark.parametrize(

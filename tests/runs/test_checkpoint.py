@@ -281,6 +281,13 @@ def test_a_damaged_one_is_refused_and_not_read_for_ever(tmp_path):
         checkpoint.choose_policy(tmp_path, "last")
 
 
+def test_a_link_to_nowhere_is_refused_and_not_read_for_ever(tmp_path):
+    save(tmp_path, 4)
+    (tmp_path / "frame-000000000008").symlink_to("nowhere")
+    with pytest.raises(UserError, match="frame-000000000008"):
+        checkpoint.choose_policy(tmp_path, "last")
+
+
 def test_a_full_disk_leaves_the_previous_one_and_no_rest(tmp_path):
     before = save(tmp_path, 4, replay=b"frames")
 

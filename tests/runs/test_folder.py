@@ -239,6 +239,8 @@ def test_overwrite_replaces_all_that_fastdqn_writes(run: RunFolder) -> None:
         "curves.png",
         "tmp-policy.pt2",
         "policy.safetensors",
+        ".fastdqn-0123456789ab",
+        "video/.fastdqn-ba9876543210",
     )
     new = RunFolder.create(run.path, PRESETS["nature"].config, overwrite=True)
     assert set(everything(run.path)) == {"checkpoints", "config.json", "lock", "meta.json"}
