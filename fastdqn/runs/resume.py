@@ -132,7 +132,18 @@ def load(run: RunFolder, *, inexact: bool = False, ranks: Ranks = ALONE) -> Chec
         refuse_complete(run.path, saved.state, run.config)
     if saved.replay and not inexact:  # without the replay other games follow anyway
         _check_versions(run, saved)
+    _forget_other_division(run, saved, ranks)
     return saved
+
+
+def _forget_other_division(run: RunFolder, saved: Checkpoint, ranks: Ranks) -> None:
+    """Remove a rank's part of checkpoints by another number of ranks, once all of these have accepted to go on."""
+    if saved.state.get("ranks", 1) == ranks.count:
+        return
+    ranks.gather("accepted")
+    if ranks.index > 0:
+        for path in checkpoint.find(run.checkpoints):
+            checkpoint_folder.remove(path, run.log)
 
 
 def refuse_complete(path: Path, state: Mapping[str, Any], config: Config) -> None:
@@ -189,8 +200,6 @@ def _load_newest(run: RunFolder, ranks: Ranks, inexact: bool) -> Checkpoint:
     if were != ranks.count:
         if newest is not None:
             return replace(newest, replay=None)
-        for path in there:  # of a time when there was such a rank
-            checkpoint_folder.remove(path, run.log)
         sums = torch.zeros(len(METRICS), dtype=torch.float64)  # rank 0's follow, as do the weights
         return Checkpoint(run.checkpoints, {"loop.sums": sums}, state, None)
     if newest is not None and ranks.count == 1:

@@ -454,6 +454,24 @@ def test_what_needs_a_gpu_is_refused_without_one(monkeypatch, setting, value):
         checks.check(config)
 
 
+@pytest.mark.parametrize(
+    ("accelerate", "found", "refused"),
+    [("compile", False, True), ("compile", True, False), ("eager", False, False), ("auto", False, False)],
+)
+def test_what_needs_a_compiler_is_refused_without_one(monkeypatch, accelerate, found, refused):
+    """`auto` is eager in a run as short as this."""
+    monkeypatch.setattr(devices, "has_cuda", lambda: False)
+    monkeypatch.setenv("CXX", "c++-17")
+    monkeypatch.setattr(checks.shutil, "which", lambda name: {"c++-17": "/bin/x" if found else None}[name])
+    config = small()
+    config = replace(config, total_frames=1_000, pipeline=replace(config.pipeline, accelerate=accelerate))
+    if refused:
+        with pytest.raises(UserError, match=r"accelerate = 'compile': .* with c\+\+-17, which is not there"):
+            checks.check_compiler(config)
+    else:
+        checks.check_compiler(config)
+
+
 class Roomy(StrictTwin):
     """A twin with memory of its own, in bytes."""
 

@@ -350,4 +350,14 @@ def test_another_number_of_ranks_is_refused_or_starts_afresh(tmp_path):
 
     found = resume._load_newest(part, Second({"ranks": 4}), inexact=True)
     assert (found.replay, found.state) == (None, {"ranks": 4})
+    assert len(checkpoint.find(part.checkpoints)) == len(names)  # nobody has accepted yet
+
+    class Refused(Second):
+        def gather(self, value):
+            raise UserError("rank 0 does not")
+
+    with pytest.raises(UserError):
+        resume._forget_other_division(part, found, Refused({}))
+    assert len(checkpoint.find(part.checkpoints)) == len(names)
+    resume._forget_other_division(part, found, Second({}))
     assert checkpoint.find(part.checkpoints) == []  # of another division
