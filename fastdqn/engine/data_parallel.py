@@ -257,7 +257,7 @@ def joined(wanted: bool) -> Iterator[Ranks]:
         )
     count = place.count if place else 1
     if count > 1 and not wanted:
-        raise UserError(
+        raise RefusedError(  # each of them does
             f"torchrun has started {count} processes, and each would train this run by itself.\n"
             "Divide it among them with `pipeline.data_parallel = True`."
         )
