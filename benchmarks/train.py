@@ -117,7 +117,9 @@ def main(settings: Settings) -> None:
     )
     window = Window(settings)
     with tempfile.TemporaryDirectory() as folder, busy(settings.busy_cores):
-        config = with_threads(config, OtherPrograms(), print)
+        config, told = with_threads(config, OtherPrograms())
+        if told:
+            print(told)
         run = RunFolder.create(Path(folder) / "run", config)
         train(run, report=window.report, stop_requested=window.over)
     results = {
