@@ -150,6 +150,14 @@ def commit_of(checkout: Path | None) -> str | None:
     return done.stdout.strip() or None
 
 
+def version_of(distribution: str) -> str | None:
+    """Return the version of what is installed; `None` where it is not, and has not been asked for."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def main(settings: Settings) -> None:
     """Compare, print and write."""
     results = compare(settings)
@@ -166,7 +174,7 @@ def main(settings: Settings) -> None:
         **asdict(settings),
         "out": None,
         "cleanrl": commit_of(settings.cleanrl),
-        "distributions": {name: metadata.version(name) for name in DISTRIBUTIONS},
+        "distributions": {name: version_of(name) for name in DISTRIBUTIONS},
     }
     common.write("training_peers", kept, results, settings.out)
 
