@@ -241,13 +241,15 @@ class PyReplay {
   }
 
   std::uint64_t ring() const { return core_.ring(); }
-  std::uint64_t size() const { return core_.size(); }
+  std::uint64_t size() const {
+    return run([&] { return core_.size(); });
+  }
   std::string invariant_violation() const {
     return run([&] { return core_.invariant_violation(); });
   }
 
   py::dict stats() const {
-    const fastdqn::ReplayStats stats = core_.stats();
+    const fastdqn::ReplayStats stats = run([&] { return core_.stats(); });
     py::dict dict;
     dict["slots"] = stats.slots;
     dict["frames"] = stats.frames;

@@ -8,7 +8,6 @@ namespace {
 
 // Pages are given back in pieces of this many bytes, or a 256th of the memory: each is a call of the system.
 constexpr std::uint64_t kMostReleased = 256 * 1024;
-constexpr std::uint64_t kPage = 4096;
 
 // Lines of a group that are fetched ahead; what comes after them the processor fetches by itself.
 constexpr std::uint64_t kPrefetched = 1024;
@@ -18,7 +17,7 @@ constexpr std::uint64_t kLine = 64;
 // that is being written, and what is left free before the end of the memory.
 std::uint64_t worst_bytes(std::uint64_t ring, std::uint64_t longest_group, const DeltaCodec& codec) {
   const std::uint64_t bytes = (ring + longest_group + 2) * codec.longest_record() + DeltaCodec::kSlack;
-  return (bytes + kPage - 1) / kPage * kPage;
+  return (bytes + page_bytes() - 1) / page_bytes() * page_bytes();
 }
 
 }  // namespace
@@ -103,14 +102,15 @@ void DeltaRing::drop_groups() noexcept {
 // beginning it may have overtaken released_, which lags behind the oldest group, but never that group.
 void DeltaRing::release_pages() noexcept {
   const std::uint64_t tail = group(begin_).at;
-  const std::uint64_t step = std::min(kMostReleased, std::max(kPage, memory_.size() / 256 / kPage * kPage));
+  const std::uint64_t page = page_bytes();
+  const std::uint64_t step = std::min(kMostReleased, std::max(page, memory_.size() / 256 / page * page));
   if (tail < released_) {  // the oldest group lies at the beginning again
     memory_.release(std::max(released_, head_), memory_.size());
     released_ = 0;
   }
   if (tail - released_ < step) return;
   memory_.release(head_ <= tail ? std::max(released_, head_) : released_, tail);
-  released_ = tail / kPage * kPage;
+  released_ = tail / page * page;
 }
 
 // ---- reading ----

@@ -1,6 +1,7 @@
 #include "fastdqn/detail/pages.hpp"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
@@ -40,6 +41,11 @@ std::size_t cgroup_available_bytes() {
 
 }  // namespace
 
+std::size_t page_bytes() noexcept {
+  static const auto bytes = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  return bytes;
+}
+
 Pages::Pages(std::size_t bytes, Kind kind) : bytes_(bytes) {
   if (bytes == 0) return;
   const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (kind == kAddressesOnly ? MAP_NORESERVE : 0);
@@ -64,9 +70,10 @@ Pages& Pages::operator=(Pages&& other) noexcept {
 }
 
 void Pages::release(std::size_t begin, std::size_t end) noexcept {
-  constexpr std::size_t kPage = 4096;
-  begin = (begin + kPage - 1) / kPage * kPage;
-  end = std::min(end, bytes_) / kPage * kPage;
+  // The system rounds the length up to whole pages, and would take what lies behind the end, too.
+  const std::size_t page = page_bytes();
+  begin = (begin + page - 1) / page * page;
+  end = std::min(end, bytes_) / page * page;
   if (begin < end) ::madvise(data_ + begin, end - begin, MADV_DONTNEED);
 }
 

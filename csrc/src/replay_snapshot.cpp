@@ -1,8 +1,10 @@
 // Saving and restoring: the second half of Replay, apart because it is about files.
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
+#include <iomanip>
 #include <limits>
+#include <locale>
+#include <sstream>
 
 #include "fastdqn/detail/delta_ring.hpp"
 #include "fastdqn/replay.hpp"
@@ -29,9 +31,18 @@ const char* const kLayoutNames[] = {"separate", "window"};
 const char* const kStorageNames[] = {"raw", "delta"};
 
 std::string number_text(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.17g", value);
-  return text;
+  std::ostringstream text;
+  text.imbue(std::locale::classic());  // whatever the program's locale: a file is read by another
+  text << std::setprecision(17) << value;
+  return text.str();
+}
+
+double number_of(const std::string& text) {
+  std::istringstream words(text);
+  words.imbue(std::locale::classic());
+  double value = 0.0;
+  words >> value;
+  return value;
 }
 
 std::string shape_text(const std::vector<std::uint64_t>& shape) {
@@ -128,8 +139,8 @@ ReplayOptions saved_options(const std::string& path) {
   }
   o.stack = static_cast<std::uint32_t>(integer("stack"));
   o.n_step = static_cast<std::uint32_t>(integer("n_step"));
-  o.gamma = std::atof(file.value("gamma").c_str());
-  o.alpha = std::atof(file.value("alpha").c_str());
+  o.gamma = number_of(file.value("gamma"));
+  o.alpha = number_of(file.value("alpha"));
   o.autoreset = static_cast<Autoreset>(index_of(file, "autoreset", {kAutoresetNames, 3}));
   o.layout = static_cast<Layout>(index_of(file, "layout", {kLayoutNames, 2}));
   o.guard_frames = integer("guard_frames");

@@ -74,9 +74,15 @@ const char* kind_of(mode_t mode) {
   return "a device";
 }
 
+// The system reads a name up to its first NUL, and would take another file for this one.
+void check_name(const std::string& path) {
+  if (path.find('\0') != std::string::npos) throw std::invalid_argument("path: a NUL is no part of a name");
+}
+
 // A rename would take the place of a link or a device, and of what a link names nothing would change: neither
 // is what whoever asks for a file can mean.
 void check_target(const std::string& path) {
+  check_name(path);
   struct stat status;
   if (::lstat(path.c_str(), &status) < 0) {
     if (errno == ENOENT) return;
@@ -90,6 +96,7 @@ void check_target(const std::string& path) {
 // Opens a file that is read, never anything else: opening a FIFO waits for a writer and opening a device may
 // do things, so its kind is asked before, and again of what was opened.
 int open_regular(const std::string& path, std::uint64_t& size) {
+  check_name(path);
   struct stat status;
   const auto check = [&](int result) {
     if (result < 0) fail(path);

@@ -1,10 +1,12 @@
 #include <sys/stat.h>
 
+#include <clocale>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <locale>
 #include <system_error>
 
 #include "check.hpp"
@@ -146,6 +148,38 @@ TEST(the_options_are_in_the_file) {
   CHECK_EQ(o.alpha, 0.5);
   CHECK_EQ(o.seed, 77u);
   CHECK(o.autoreset == Autoreset::kNextStep && o.layout == Layout::kSeparate);
+}
+
+TEST(numbers_are_written_alike_whatever_the_programs_locale) {
+  // As after setlocale() in a country that writes 0,99.
+  struct Comma : std::numpunct<char> {
+    char do_decimal_point() const override { return ','; }
+  };
+  const std::locale before = std::locale::global(std::locale(std::locale::classic(), new Comma));
+  const char* const decimal_comma =
+      std::setlocale(LC_NUMERIC, "de_DE.UTF-8");  // null where it is not installed
+  ReplayOptions options = saved_like();
+  options.gamma = 0.99;
+  TemporaryPath file;
+  Replay(options).save(file.path);
+  const ReplayOptions read = saved_options(file.path);
+  std::locale::global(before);
+  if (decimal_comma != nullptr) std::setlocale(LC_NUMERIC, "C");
+  CHECK_EQ(read.gamma, 0.99);
+  CHECK(contents(file.path).find("0.98999999999999999") != std::string::npos);
+  CHECK_EQ(saved_options(file.path).gamma, 0.99);
+}
+
+TEST(a_name_with_a_nul_is_refused) {
+  TemporaryPath file;
+  Replay replay(saved_like());
+  const std::string name = file.path + std::string("\0rest", 5);
+  for (int round = 0; round < 2; ++round) {
+    CHECK_THROWS(std::invalid_argument, "a NUL is no part of a name", replay.save(name));
+    CHECK_THROWS(std::invalid_argument, "a NUL is no part of a name", replay.load(name));
+    CHECK_THROWS(std::invalid_argument, "a NUL is no part of a name", saved_options(name));
+    replay.save(file.path);  // then there is what the system would take it for
+  }
 }
 
 TEST(other_options_are_refused_by_name) {

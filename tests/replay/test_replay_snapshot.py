@@ -143,6 +143,8 @@ def test_what_cannot_be_loaded_leaves_the_buffer_as_it_was(tmp_path: Path) -> No
         replay.load(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         replay.save(tmp_path / "nowhere" / "replay")
+    with pytest.raises(ValueError, match="path: a NUL is no part of a name"):
+        replay.save(f"{path}\0rest")
 
 
 PEAK = """

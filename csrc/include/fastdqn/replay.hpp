@@ -61,8 +61,8 @@ enum class Autoreset : std::uint8_t {
 
 // How frames lie in memory (detail/frame_ring.hpp, detail/delta_ring.hpp). What can be sampled is the same.
 enum class Storage : std::uint8_t {
-  kRaw,    // frame_bytes each
-  kDelta,  // what changes from one to the next; for games a fourth to a fiftieth of that, at half the speed
+  kRaw,  // frame_bytes each
+  kDelta,  // what changes from one to the next; for games a fifth to a seventieth of that, at .5 to .9 of the speed
 };
 
 // How sampled observations lie in memory.

@@ -11,9 +11,9 @@
 //
 // Memory. Records lie in a ring of bytes, a group never across its end. Addresses are reserved for the worst case,
 // every frame kept raw; pages are taken from the system as they are filled and given back behind the oldest group.
-// So a frame costs its record and 5 bytes to find it, about 1.02 * frame_bytes at the very most for frames of a
-// hundred bytes or more, and the number of frames that live is exact: frames do not go earlier because others are
-// large. What lives on beside the ring's frames are those of the oldest group that are needed to decode the rest,
+// So a frame costs its record and 5 bytes to find it, and its group, of which noise has one for each frame, 32 to 64:
+// about 1.02 * frame_bytes at the very most for frames of 4,000 bytes or more. The number of frames that live is
+// exact: frames do not go earlier because others are large. What lives on beside the ring's frames are those of the oldest group that are needed to decode the rest,
 // at most kLongestGroup - 1.
 //
 // Ownership: the ring owns its memory but for `working`, codec.working_bytes() bytes that reading writes to and

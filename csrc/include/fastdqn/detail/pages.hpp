@@ -23,6 +23,9 @@ class OutOfMemory : public std::bad_alloc {
   std::string message_;
 };
 
+// Bytes of a page of the system's: 4096 on x86, up to 65536 on Arm.
+std::size_t page_bytes() noexcept;
+
 class Pages {
  public:
   Pages() noexcept = default;
@@ -30,7 +33,7 @@ class Pages {
   // kAddressesOnly: for memory of which most will never be filled; the system is not asked to set it aside.
   enum Kind { kMemory, kAddressesOnly };
 
-  // Reserves `bytes` zeroed bytes, aligned to at least 4096. Throws OutOfMemory. bytes = 0 reserves nothing.
+  // Reserves `bytes` zeroed bytes, aligned to a page. Throws OutOfMemory. bytes = 0 reserves nothing.
   explicit Pages(std::size_t bytes, Kind kind = kMemory);
   ~Pages();
   Pages(Pages&& other) noexcept;
