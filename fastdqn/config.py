@@ -223,7 +223,7 @@ class PipelineConfig:
     memory and sends frame numbers; auto takes cuda where it fits in half of the memory that is free."""
     updates_per_launch: Annotated[int, Range(1, 1024)] = 1
     """Updates that one CUDA graph does, and the granularity in which they are done everywhere else. 1 is the
-    faithful mode; more matters only under priorities, which are then that many updates old."""
+    faithful mode; more matters under priorities, which are then that many updates old, and draws other noise."""
     acting_lag_updates: Natural = 0
     """Actions may come from weights this many updates old, so that a GPU can act and learn at once. 0: the
     newest, and acting waits for them."""
