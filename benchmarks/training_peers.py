@@ -23,13 +23,14 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import common
 import training_loops
 import tyro
+
+from fastdqn.cli.version import version_of
 
 LOOPS = Path(training_loops.__file__)
 DISTRIBUTIONS = ("stable-baselines3", "tianshou", "gymnasium", "ale-py", "envpool")
@@ -148,14 +149,6 @@ def commit_of(checkout: Path | None) -> str | None:
         return None
     done = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True)
     return done.stdout.strip() or None
-
-
-def version_of(distribution: str) -> str | None:
-    """Return the version of what is installed; `None` where it is not, and has not been asked for."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def main(settings: Settings) -> None:

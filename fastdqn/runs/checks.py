@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fastdqn import torchrun
 from fastdqn.algorithm.networks import STACK
@@ -19,6 +21,7 @@ from fastdqn.games.envs import game_names, num_actions
 from fastdqn.json_files import read_object, shown
 from fastdqn.runs import checkpoint, memory
 from fastdqn.runs.clock import Clock
+from fastdqn.runs.metrics import Games
 
 
 @dataclass(frozen=True)
@@ -210,6 +213,31 @@ def check_compiler(config: Config) -> None:
         )
 
 
+def refuse_complete(path: Path, state: Mapping[str, Any], config: Config) -> None:
+    """Raise where a run has played all that its configuration wants.
+
+    Args:
+        path: Its folder, for the message.
+        state: Of its newest checkpoint.
+        config: Its configuration, as it is to go on.
+
+    Raises:
+        UserError: It has.
+    """
+    if state["frames"] >= config.total_frames:
+        raise UserError(
+            f"{path} is complete: it has played its {config.total_frames:,} frames.\n"
+            "Play on with a larger `total_frames`, or start anew from its weights with `weights`."
+        )
+    games, wanted = Games(), config.solved_return
+    games.set_state(state["games"])
+    if games.solved(wanted):
+        raise UserError(
+            f"{path} is complete: the mean return of its last games is {games.mean:.1f}, and "
+            f"`stop_at_return = {wanted:g}`.\nPlay on with `stop_at_return = None`, or a larger one."
+        )
+
+
 def check_goes_on(path: Path, config: Config) -> None:
     """Raise where a run has played all that its new configuration wants; what cannot be read is left to resuming.
 
@@ -220,8 +248,6 @@ def check_goes_on(path: Path, config: Config) -> None:
     Raises:
         UserError: It has.
     """
-    from fastdqn.runs.resume import refuse_complete  # which builds on this module
-
     with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
         newest = checkpoint.find(path / "checkpoints")[-1]
         refuse_complete(path, read_object(newest / "state.json"), config)

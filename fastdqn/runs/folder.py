@@ -226,12 +226,8 @@ class RunFolder:
             RunFailedError: The folder, or its config.json, is gone.
         """
         assert self._lock is not None
-        path, gone = self._lock.find(self.path), True
-        if path is not None:
-            with suppress(OSError):  # a disk that does not answer may do so when it is needed
-                gone = False
-                gone = not (path / "config.json").exists()
-        if path is None or gone:
+        path = self._lock.find(self.path)
+        if path is None or _is_gone(path / "config.json"):
             raise RunFailedError(f"{self.path} was removed while it was trained")
         moved, self.path = path != self.path, path
         return moved
@@ -274,6 +270,17 @@ class RunFolder:
     def write_summary(self, row: dict[str, Any]) -> None:
         """Write summary.json."""
         write_text(self.path / "summary.json", json.dumps(row, indent=2) + "\n")
+
+
+def _is_gone(path: Path) -> bool:
+    """Whether nothing is there. A disk that does not answer may do so again when it is needed."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _what_goes(path: Path, overwrite: bool) -> list[Path]:

@@ -235,9 +235,7 @@ class Report:
     def _open(self, path: Path) -> JsonLines:
         """Open a file of rows that the trackers get, too; of several ranks the first has all that goes with it."""
         frames = self._components.clock.frames
-        if (
-            path == self._run.evaluations
-        ):  # one that no checkpoint knows of is played again, and written again
+        if path == self._run.evaluations:  # one that no checkpoint knows of is played, and written, again
             frames = min(frames, self._components.marks.evaluated)
         if self._components.ranks.index > 0:
             return JsonLines(path, frames)

@@ -20,6 +20,7 @@ from fastdqn.json_files import checked, read_object, shown
 from fastdqn.runs import checkpoint, checkpoint_folder
 from fastdqn.runs.build import Components
 from fastdqn.runs.checkpoint import Checkpoint
+from fastdqn.runs.checks import refuse_complete
 from fastdqn.runs.clock import Clock, Marks, passed
 from fastdqn.runs.folder import RunFolder, versions
 from fastdqn.runs.metrics import Games
@@ -144,31 +145,6 @@ def _forget_other_division(run: RunFolder, saved: Checkpoint, ranks: Ranks) -> N
     if ranks.index > 0:
         for path in checkpoint.find(run.checkpoints):
             checkpoint_folder.remove(path, run.log)
-
-
-def refuse_complete(path: Path, state: Mapping[str, Any], config: Config) -> None:
-    """Raise where a run has played all that its configuration wants.
-
-    Args:
-        path: Its folder, for the message.
-        state: Of its newest checkpoint.
-        config: Its configuration, as it is to go on.
-
-    Raises:
-        UserError: It has.
-    """
-    if state["frames"] >= config.total_frames:
-        raise UserError(
-            f"{path} is complete: it has played its {config.total_frames:,} frames.\n"
-            "Play on with a larger `total_frames`, or start anew from its weights with `weights`."
-        )
-    games, wanted = Games(), config.solved_return
-    games.set_state(state["games"])
-    if games.solved(wanted):
-        raise UserError(
-            f"{path} is complete: the mean return of its last games is {games.mean:.1f}, and "
-            f"`stop_at_return = {wanted:g}`.\nPlay on with `stop_at_return = None`, or a larger one."
-        )
 
 
 def evaluation_is_owed(path: Path, state: Mapping[str, Any], config: Config) -> bool:

@@ -56,11 +56,7 @@ def local(
             if not stop.is_set():
                 known[run.name] = "running"
             return launch.train(sweep, run, slot, stop.is_set, kill.is_set)
-        except (
-            OSError,
-            UserError,
-            RunFailedError,
-        ) as error:
+        except (OSError, UserError, RunFailedError) as error:
             return Outcome("failed", next(iter(str(error).splitlines()), type(error).__name__))
         finally:
             free.put(slot)

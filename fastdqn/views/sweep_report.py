@@ -8,6 +8,7 @@ games at its end, and where it was highest.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -102,11 +103,9 @@ def report(paths: Sequence[Path], *, mix_protocols: bool = False) -> Report:
     Raises:
         UserError: A folder is no sweep, no run has ended, or protocols differ and `mix_protocols` is off.
     """
-    twice = [
-        path for number, path in enumerate(paths) if path.resolve() in {p.resolve() for p in paths[:number]}
-    ]
-    if twice:
-        raise UserError(f"{twice[0]} stands there twice: its runs would count twice.")
+    for path, count in Counter(path.resolve() for path in paths).items():
+        if count > 1:
+            raise UserError(f"{path} stands there twice: its runs would count twice.")
     sweeps = [read(path) for path in paths]
     methods: dict[str, list[ScoredRun]] = {}
     left_out: list[str] = []
@@ -135,12 +134,8 @@ def report(paths: Sequence[Path], *, mix_protocols: bool = False) -> Report:
             "Report on sweeps of one protocol, or put them together all the same with `mix_protocols = True`."
         )
     data = _figures(methods)
-    data |= {
-        "protocols": protocols,
-        "left_out": left_out,
-        "ended_early": early,
-        **{name: list(of) for name, of in facts.items()},
-    }
+    data |= {"protocols": protocols, "left_out": left_out, "ended_early": early}
+    data |= {name: list(of) for name, of in facts.items()}
     return Report(_about(methods, protocols, facts, data), methods, data)
 
 

@@ -220,6 +220,30 @@ def test_a_renamed_folder_is_followed_and_a_removed_one_is_told(run: RunFolder, 
 # --overwrite
 
 
+@pytest.mark.parametrize(
+    ("error", "gone"), [(errno.ESTALE, False), (errno.EACCES, False), (errno.ENOENT, True)]
+)
+def test_a_disk_that_does_not_answer_for_a_moment_ends_no_run(
+    run: RunFolder, error: int, gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.lock()
+    real = Path.stat
+
+    def stat(path: Path, **follow: Any) -> os.stat_result:
+        if path.name == "config.json":
+            raise OSError(error, os.strerror(error), str(path))
+        return real(path, **follow)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "stat", stat)
+        if gone:
+            with pytest.raises(RunFailedError, match="was removed"):
+                run.follow()
+        else:
+            assert not run.follow()
+    run.unlock()
+
+
 def test_overwrite_replaces_all_that_fastdqn_writes(run: RunFolder) -> None:
     put(
         run.path,
