@@ -211,7 +211,7 @@ PRESETS: dict[str, Preset] = {
         _QUICK,
     ),
     "quick-rainbow": Preset(
-        "quick with a distribution over 51 returns and noise instead of epsilon; one run so far, which is behind quick",
+        "quick with a distribution over 51 returns, noise for epsilon; behind quick in the one run so far",
         "no paper",
         _QUICK_RAINBOW,
     ),
