@@ -17,7 +17,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
-RECORDED_GAME, GOAL = "Pong-v5", 18.0
+RECORDED_GAME, RECORDED_PRESET, GOAL = "Pong-v5", "quick", 18.0
 PEERS = {
     "fastdqn": "fastdqn",
     "sb3": "Stable-Baselines3, 8 games",
@@ -69,7 +69,10 @@ def records() -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|"
     for path in sorted(RESULTS.glob("*.json")):
         data = json.loads(path.read_text())
-        if data.get("benchmark") != "learn" or data["settings"]["game"] != RECORDED_GAME:
+        settings = data.get("settings", {})
+        if data.get("benchmark") != "learn" or settings["game"] != RECORDED_GAME:
+            continue
+        if settings["preset"] != RECORDED_PRESET:  # family.py's runs, which may have shared the machine
             continue
         minutes = minutes_to_goal(path.with_suffix(".csv"))
         seeds = [result["seed"] for result in data["results"]]
