@@ -78,9 +78,12 @@ def _machine() -> dict[str, Any]:
         "bfloat16": f"{cpu_bfloat16()} (instructions of the CPU)",
     }
     try:
+        from fastdqn import _core
+
         lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
+    except (ImportError, OSError):
         return facts
     kilobytes = {line.partition(":")[0]: int(line.split()[1]) for line in lines if len(line.split()) > 1}
-    total, free = kilobytes.get("MemTotal", 0), kilobytes.get("MemAvailable", 0)
-    return {**facts, "memory": f"{free / 2**20:.1f} GiB to spare of {total / 2**20:.1f} GiB"}
+    free = _core.available_memory_bytes()  # in a container or a job what its limit leaves
+    total = kilobytes.get("MemTotal", 0)
+    return {**facts, "memory": f"{free / 2**30:.1f} GiB to spare of {total / 2**20:.1f} GiB"}

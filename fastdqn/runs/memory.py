@@ -9,6 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
+from fastdqn import _core
 from fastdqn.algorithm.networks import STACK, count_parameters
 from fastdqn.config import Config
 
@@ -78,7 +79,7 @@ def problems(config: Config, gpu_bytes: int | None = None, processes: int = 1) -
     where = "this machine"
     if processes > 1:
         where = f"each of {processes} processes"
-        available = available and available // processes
+        available //= processes
     found = _too_much(config, on_host, available, where)
     if gpu_bytes is not None:
         found += _too_much(config, learning_needs(config), gpu_bytes, "the GPU")
@@ -97,19 +98,14 @@ def host_needs(config: Config, *, on_gpu: bool) -> list[Need]:
     return [*_of_play(config), *_of_batches(config, 1), *learning_needs(config)]
 
 
-def host_bytes() -> int | None:
-    """Return the memory that can be had without swapping and within `ulimit -v`, `None` where nobody says."""
-    known = []
-    try:
-        fields = [line.split() for line in Path("/proc/meminfo").read_text().splitlines()]
-        known = [int(field[1]) * 1024 for field in fields if field[0] == "MemAvailable:"]
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if limit != resource.RLIM_INFINITY:
-            taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            known.append(max(0, limit - taken))
-    except OSError:
-        pass
-    return min(known, default=None)
+def host_bytes() -> int:
+    """Return the memory that can be had without swapping, within `ulimit -v`, a container's limit or a job's."""
+    available = _core.available_memory_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return available
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return min(available, max(0, limit - taken))
 
 
 def launches_in_flight(config: Config) -> int:
@@ -161,8 +157,8 @@ def learning_needs(config: Config) -> list[Need]:
     ]
 
 
-def _too_much(config: Config, needs: Sequence[Need], available: int | None, where: str) -> list[str]:
-    if available is None or sum(need.size for need in needs) <= available:
+def _too_much(config: Config, needs: Sequence[Need], available: int, where: str) -> list[str]:
+    if sum(need.size for need in needs) <= available:
         return []
     there = f"and {where} has {gib(available)} to spare"
     alone = [

@@ -86,7 +86,7 @@ def slots(
 
 
 def check_memory(
-    configs: Sequence[Config], jobs: int, runs_per_gpu: int, gpus: Sequence[Gpu], host_bytes: int | None
+    configs: Sequence[Config], jobs: int, runs_per_gpu: int, gpus: Sequence[Gpu], host_bytes: int
 ) -> None:
     """Raise where the largest runs do not fit beside each other.
 
@@ -95,7 +95,7 @@ def check_memory(
         jobs: Runs at once.
         runs_per_gpu: How many share a GPU.
         gpus: Those to be used.
-        host_bytes: The host's memory that is to spare, `None` where nobody knows.
+        host_bytes: The host's memory that is to spare.
 
     Raises:
         UserError: It has the arithmetic, and a number that fits.
@@ -103,7 +103,6 @@ def check_memory(
     host = _largest(configs, jobs, on_gpu=bool(gpus))
     fit = _fitting(host, host_bytes)
     if fit < len(host):
-        assert host_bytes is not None
         more = f"try `jobs = {fit}`" if fit else "not even one fits"
         raise UserError(
             f"jobs = {jobs}: the {len(host)} largest runs need {_sum(host)}, and this machine has "
@@ -142,9 +141,9 @@ def _largest(configs: Sequence[Config], count: int, *, on_gpu: bool) -> list[int
     return sorted((host_need(config, on_gpu) for config in configs), reverse=True)[:count]
 
 
-def _fitting(sizes: Sequence[int], available: int | None) -> int:
+def _fitting(sizes: Sequence[int], available: int) -> int:
     """Return how many of some sizes, the first ones, fit beside each other."""
-    return sum(available is None or total <= available for total in itertools.accumulate(sizes))
+    return sum(total <= available for total in itertools.accumulate(sizes))
 
 
 def _sum(sizes: Sequence[int]) -> str:

@@ -322,7 +322,7 @@ def _check_stills(seconds: float, scale: int) -> None:
     there = memory.host_bytes()
     pixels = max(2, scale - 1)
     needed = int(seconds * GIF_FPS) * 2 * _COLUMNS * _LINES * pixels**2 * _BYTES_PER_PIXEL
-    if there is not None and needed > there:
+    if needed > there:
         fitting = max(0.1, seconds * there / needed / 2)
         raise UserError(
             f"gif_seconds = {seconds:g}: {seconds * GIF_FPS:.0f} pictures of {2 * _COLUMNS * pixels} x "

@@ -1,9 +1,45 @@
+#include <filesystem>
+#include <fstream>
 #include <limits>
+#include <string>
 
 #include "check.hpp"
 #include "fastdqn/detail/pages.hpp"
 
 using fastdqn::Pages;
+
+namespace {
+
+constexpr std::size_t kUnlimited = std::numeric_limits<std::size_t>::max();
+
+// A folder like /sys/fs/cgroup, with a file like /proc/self/cgroup beside it.
+class Cgroups {
+ public:
+  explicit Cgroups(const std::string& membership)
+      : root_(std::filesystem::temp_directory_path() / ("fastdqn-cgroups-" + std::to_string(++count_))) {
+    std::filesystem::remove_all(root_);
+    write("membership", membership);
+  }
+  ~Cgroups() { std::filesystem::remove_all(root_); }
+  Cgroups(const Cgroups&) = delete;
+  Cgroups& operator=(const Cgroups&) = delete;
+
+  void write(const std::string& name, const std::string& text) const {
+    const std::filesystem::path path = root_ / name;
+    std::filesystem::create_directories(path.parent_path());
+    std::ofstream(path) << text;
+  }
+
+  std::size_t available() const {
+    return fastdqn::cgroup_available_bytes((root_ / "membership").string(), (root_ / "mounts").string());
+  }
+
+ private:
+  static inline int count_ = 0;
+  std::filesystem::path root_;
+};
+
+}  // namespace
 
 TEST(pages_are_zero_and_writeable) {
   const Pages pages(100000);
@@ -30,3 +66,53 @@ TEST(an_impossible_size_is_out_of_memory) {
 }
 
 TEST(some_memory_is_available) { CHECK(fastdqn::available_memory_bytes() > 1000000); }
+
+TEST(without_cgroups_nothing_is_limited) {
+  CHECK_EQ(Cgroups("").available(), kUnlimited);
+  CHECK_EQ(Cgroups("0::/\n").available(), kUnlimited);
+  CHECK_EQ(Cgroups("no line of that kind\n1:memory\n").available(), kUnlimited);
+  CHECK_EQ(fastdqn::cgroup_available_bytes("/no/such/file", "/no/such/folder"), kUnlimited);
+}
+
+TEST(a_container_has_its_limit_at_the_root) {
+  const Cgroups groups("0::/\n");
+  groups.write("mounts/memory.max", "1000\n");
+  groups.write("mounts/memory.current", "400\n");
+  CHECK_EQ(groups.available(), 600u);
+  groups.write("mounts/memory.stat", "anon 100\nfile 300\ninactive_file 250\nactive_file 50\n");
+  CHECK_EQ(groups.available(), 850u);  // pages of files that nobody uses can be had
+  groups.write("mounts/memory.max", "max\n");
+  CHECK_EQ(groups.available(), kUnlimited);
+  groups.write("mounts/memory.max", "100\n");
+  CHECK_EQ(groups.available(), 0u);
+}
+
+TEST(each_group_above_limits_too) {
+  const Cgroups groups("0::/jobs/7/step\n");
+  groups.write("mounts/jobs/7/step/memory.max", "max\n");
+  groups.write("mounts/jobs/7/step/memory.current", "10\n");
+  groups.write("mounts/jobs/7/memory.max", "500\n");
+  groups.write("mounts/jobs/7/memory.current", "100\n");
+  groups.write("mounts/jobs/memory.max", "5000\n");
+  groups.write("mounts/jobs/memory.current", "4900\n");
+  CHECK_EQ(groups.available(), 100u);
+  groups.write("mounts/jobs/memory.current", "200\n");
+  CHECK_EQ(groups.available(), 400u);
+}
+
+TEST(the_first_version_names_its_files_otherwise) {
+  const Cgroups groups("5:cpu,cpuacct:/jobs/7\n4:hugetlb,memory:/jobs/7\n0::/\n");
+  groups.write("mounts/memory/jobs/7/memory.limit_in_bytes", "1000\n");
+  groups.write("mounts/memory/jobs/7/memory.usage_in_bytes", "700\n");
+  groups.write("mounts/memory/jobs/7/memory.stat", "inactive_file 1\ntotal_inactive_file 200\n");
+  groups.write("mounts/memory/memory.limit_in_bytes", "9223372036854771712\n");
+  groups.write("mounts/memory/memory.usage_in_bytes", "800\n");
+  CHECK_EQ(groups.available(), 500u);
+}
+
+TEST(a_path_of_the_hosts_ends_at_the_root_of_a_container) {
+  const Cgroups groups("4:memory:/docker/abc\n");
+  groups.write("mounts/memory/memory.limit_in_bytes", "1000\n");
+  groups.write("mounts/memory/memory.usage_in_bytes", "100\n");
+  CHECK_EQ(groups.available(), 900u);
+}

@@ -53,8 +53,12 @@ class Pages {
 };
 
 // Bytes that this process could still fill without swapping: MemAvailable of /proc/meminfo, lowered to what
-// the process's memory cgroup leaves. The largest number there is where the system does not say. Reads files:
-// microseconds.
+// its memory cgroups leave. The largest number there is where the system does not say. Reads files: microseconds.
 std::size_t available_memory_bytes();
+
+// What the memory cgroups of a process leave, its own and those above, by versions 1 and 2 of cgroups: a container's
+// limit, or a job's. The largest number there is without one.
+// membership: a file like /proc/self/cgroup. mounts: the folder where cgroups are mounted.
+std::size_t cgroup_available_bytes(const std::string& membership, const std::string& mounts);
 
 }  // namespace fastdqn
