@@ -82,8 +82,12 @@ def wrapper(compiled: bool, device: torch.device) -> Wrapper:
     if not compiled:
         return lambda function: function
     options: dict[str, Any] = dict(COMPILER_OPTIONS[device.type])
-    if device.type == "cpu":  # the code is for so many, which PyTorch 2.11 leaves out of its cache's key
+    if device.type == "cpu":
+        # The code is for so many, which PyTorch 2.11 leaves out of its cache's key.
         options["cpp.threads"] = torch.get_num_threads()
+        if torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+            # Else each process asks whether the C++ compiler knows AVX2: seconds. All do that know C++20.
+            options["cpp.vec_isa_ok"] = True
     return lambda function: torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
 
