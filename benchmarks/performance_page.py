@@ -1,4 +1,4 @@
-"""Make the tables and pictures of docs/performance.md, and the table of records, from the JSON files in results/.
+"""Make tables and pictures of docs/performance.md, docs/algorithms.md and results/README.md from the JSON files.
 
 python benchmarks/performance_page.py          # writes the tables between their marks, and the pictures
 python benchmarks/performance_page.py --check  # exit code 1 if a page says something else
@@ -90,6 +90,18 @@ def records() -> Iterator[str]:
         )
 
 
+def updates() -> Iterator[str]:
+    """Rows of presets by the time that an update takes."""
+    yield "| preset | batch | an update, in updates of `nature` (32) | a transition |"
+    yield "|---|---|---|---|"
+    for row in sorted(results_of("presets"), key=lambda row: row["over_nature"]["median"]):
+        ratio, batch = row["over_nature"], row["batch_size"]
+        yield (
+            f"| `{row['preset']}` | {batch} | {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}) | "
+            f"{ratio['median'] * 32 / batch:.2f} |"
+        )
+
+
 def minutes_to_goal(curves: Path) -> dict[int, float | None]:
     """Return for each seed the minutes to the first row whose mean return is the goal's."""
     found: dict[int, float | None] = {}
@@ -102,16 +114,22 @@ def minutes_to_goal(curves: Path) -> dict[int, float | None]:
     return found
 
 
-COMMANDS = {"training-peers": "training_peers.py --cleanrl CHECKOUT", "scaling": "scaling.py"}
+COMMANDS = {
+    "training-peers": "training_peers.py --cleanrl CHECKOUT",
+    "scaling": "scaling.py",
+    "presets": "presets.py",
+}
+PICTURES = ("training-peers", "scaling")
 
 
 def where_measured(name: str, rows: Callable[[], Iterator[str]]) -> Callable[[], Iterator[str]]:
-    """Return a table with its picture; where its JSON file is not there yet, a line that says so."""
+    """Return a table with its picture, if there is one; without its JSON file, a line that says so."""
 
     def table() -> Iterator[str]:
         if (RESULTS / f"{name}.json").exists():
             yield from rows()
-            yield from ("", f"![The same as a picture]({name}.svg)")
+            if name in PICTURES:
+                yield from ("", f"![The same as a picture]({name}.svg)")
         else:
             yield f"Not measured yet: `python benchmarks/{COMMANDS[name]} --out benchmarks/results/{name}.json`."
 
@@ -123,6 +141,7 @@ TABLES: dict[Path, dict[str, Callable[[], Iterator[str]]]] = {
         "peers": where_measured("training-peers", peers),
         "scaling": where_measured("scaling", scaling),
     },
+    DOCS / "algorithms.md": {"presets": where_measured("presets", updates)},
     RESULTS / "README.md": {"records": records},
 }
 
@@ -201,7 +220,7 @@ def main() -> None:
         from matplotlib import pyplot
 
         with pyplot.rc_context({"svg.hashsalt": "performance", "svg.fonttype": "none", "font.size": 8}):
-            for name, draw in (("training-peers", draw_peers), ("scaling", draw_scaling)):
+            for name, draw in zip(PICTURES, (draw_peers, draw_scaling), strict=True):
                 if (RESULTS / f"{name}.json").exists():
                     draw(pyplot)
 
