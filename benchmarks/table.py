@@ -86,7 +86,8 @@ def text() -> str:
     lines = ["| measured | figure | command |", "|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows()]
     machine_line = f"Two cores of an {machine['cpu']} in a virtual machine, no GPU."
-    lines += ["", f"{machine_line} Pong is one run a seed; the rest are medians."]
+    how = "Pong is one run a seed, training a window of a minute; the rest are medians, or means where it says so."
+    lines += ["", f"{machine_line} {how}"]
     return "\n".join(lines)
 
 

@@ -50,6 +50,7 @@ if __name__ == "__main__":
     config = replace(
         quick,
         total_frames=frames,
+        stop_at_return=None,  # or there is nothing to go on with once Pong is solved
         network=replace(quick.network, torso="two-convolutions"),
         learner=replace(quick.learner, rule="soft-example"),
     )

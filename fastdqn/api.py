@@ -141,6 +141,8 @@ def resume_training(
     Args:
         run: Its folder.
         total_frames: Train to this many frames, counted from the run's beginning; `None` keeps its number.
+            What falls or rises until the last frame (step size, beta) then does so until the new one, and steps
+            back where the run goes on.
         stop_at_return: In place of the configuration's; `same` keeps that.
         inexact: Go on though packages that decide the bits of a run have other versions now, or though another
             number of processes has trained it: then replay and games start afresh.

@@ -39,6 +39,9 @@ ProtocolName = Literal["nature", "machado", "training"]
 TrackerName = Literal["wandb", "mlflow"]
 PolicyFormat = Literal["safetensors", "pt2", "torchscript"]
 
+GAME_RULES = ("max_episode_frames", "noop_max", "sticky_actions")
+"""Settings of the games that an evaluation's protocol may leave to those that the run was trained with."""
+
 LifeLoss = Literal["reset", "terminal", "ignore"]
 Noise = Literal["none", "normal", "truncated"]
 Normalization = Literal["none", "spectral", "layer"]
@@ -162,8 +165,8 @@ class LearnerConfig:
     """max: the target network chooses and values the next action; double: the online network chooses; munchausen:
     the target network's softmax values all, and its logarithm is added to the reward."""
     fresh_quantiles: bool = True
-    """Where an implicit head's target network chooses, let it choose by fractions of their own, at the price of a
-    pass, instead of those that make the target."""
+    """Where an implicit head's target network chooses, let it choose by fractions (and noise) of their own, at the
+    price of a pass, instead of those that make the target."""
     munchausen_alpha: Probability = 0.9
     """Share of the log policy that the munchausen rule adds to the reward."""
     munchausen_floor: Annotated[float, Range(-1e9, 0.0)] = -1.0
@@ -290,7 +293,7 @@ class EvaluationConfig(EvaluationSettings):
     """Whole games while a run trains, scores unclipped, on environments of their own."""
 
     every_frames: Count | None = None
-    """Frames of training between evaluations; none evaluates never."""
+    """Frames of training between evaluations, the last at the end; none evaluates never."""
     protocol: ProtocolName = "nature"
     """nature: Mnih et al. 2015; machado: Machado et al. 2018; training: the run's own settings."""
 
@@ -368,11 +371,21 @@ class Config:
                 f"network.v_min = {network.v_min}, network.v_max = {network.v_max}: too near each other for "
                 f"{network.atoms} returns in float32; take ends further apart or nearer 0"
             )
+        elif network.atoms / (network.v_max - network.v_min) > 1e38:
+            problems.append(
+                f"network.v_min = {network.v_min}, network.v_max = {network.v_max}: too near each other, "
+                "in float32"
+            )
         unnormalized = {("nature", "spectral"), ("impala", "layer")}
         if (network.torso, network.normalization) in unnormalized:
             problems.append(
                 f"network.normalization = {network.normalization!r}: the torso {network.torso} has no such; "
                 "spectral is for impala, layer for nature"
+            )
+        if network.normalization == "layer" and round(32 * network.width) < 2:
+            problems.append(
+                f"network.width = {network.width:g}: leaves the first convolution one channel, and layer "
+                "normalization over one makes all pixels alike; take 0.0625 or more"
             )
         if network.head in ("quantile", "implicit") and learner.loss != "huber":
             problems.append(

@@ -434,7 +434,7 @@ PYBIND11_MODULE(_core, module) {
   module.attr("COLUMNS") = columns();
   py::register_exception_translator(translate_error);
   module.def("saved_options", &saved_options, py::arg("path"));
-  module.def("available_memory_bytes", &fastdqn::available_memory_bytes);
+  module.def("available_memory_bytes", [] { return fastdqn::available_memory_bytes(); });
   module.def("grey_levels", &write_grey_levels, py::arg("stacks"), py::arg("centered"), py::arg("out"));
   // Python's own metaclass: there are no static properties, and type checkers know it.
   py::class_<PyReplay>(module, "Replay", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)))

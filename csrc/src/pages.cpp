@@ -14,8 +14,8 @@ namespace {
 
 constexpr std::size_t kUnlimited = std::numeric_limits<std::size_t>::max();
 
-std::size_t system_available_bytes() {
-  std::ifstream meminfo("/proc/meminfo");
+std::size_t system_available_bytes(const std::string& path) {
+  std::ifstream meminfo(path);
   for (std::string line; std::getline(meminfo, line);) {
     std::istringstream words(line);
     std::string name;
@@ -62,6 +62,30 @@ std::size_t left_in(const std::string& folder, const CgroupFiles& files) {
   return limit > held ? limit - held : 0;
 }
 
+// What the memory cgroups of a process leave, its own and those above.
+std::size_t cgroup_available_bytes(const std::string& membership, const std::string& mounts) {
+  std::size_t least = kUnlimited;
+  std::ifstream lines(membership);
+  for (std::string line; std::getline(lines, line);) {  // "ID:CONTROLLER,CONTROLLER:PATH"
+    const std::size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    const bool newer = controllers == ",,";
+    if (!newer && controllers.find(",memory,") == std::string::npos) continue;
+    const CgroupFiles& files = newer ? kVersion2 : kVersion1;
+    // Each one above limits, too. Inside a container the path may be the host's: its last step is the root.
+    std::string path = line.substr(second + 1);
+    while (true) {
+      while (!path.empty() && path.back() == '/') path.pop_back();
+      least = std::min(least, left_in(mounts + files.mount + path, files));
+      if (path.empty()) break;
+      const std::size_t parent = path.rfind('/');
+      path.resize(parent == std::string::npos ? 0 : parent);
+    }
+  }
+  return least;
+}
+
 }  // namespace
 
 std::size_t page_bytes() noexcept {
@@ -100,31 +124,9 @@ void Pages::release(std::size_t begin, std::size_t end) noexcept {
   if (begin < end) ::madvise(data_ + begin, end - begin, MADV_DONTNEED);
 }
 
-std::size_t cgroup_available_bytes(const std::string& membership, const std::string& mounts) {
-  std::size_t least = kUnlimited;
-  std::ifstream lines(membership);
-  for (std::string line; std::getline(lines, line);) {  // "ID:CONTROLLER,CONTROLLER:PATH"
-    const std::size_t first = line.find(':'), second = line.find(':', first + 1);
-    if (first == std::string::npos || second == std::string::npos) continue;
-    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
-    const bool newer = controllers == ",,";
-    if (!newer && controllers.find(",memory,") == std::string::npos) continue;
-    const CgroupFiles& files = newer ? kVersion2 : kVersion1;
-    // Each one above limits, too. Inside a container the path may be the host's: its last step is the root.
-    std::string path = line.substr(second + 1);
-    while (true) {
-      while (!path.empty() && path.back() == '/') path.pop_back();
-      least = std::min(least, left_in(mounts + files.mount + path, files));
-      if (path.empty()) break;
-      const std::size_t parent = path.rfind('/');
-      path.resize(parent == std::string::npos ? 0 : parent);
-    }
-  }
-  return least;
-}
-
-std::size_t available_memory_bytes() {
-  return std::min(system_available_bytes(), cgroup_available_bytes("/proc/self/cgroup", "/sys/fs/cgroup"));
+std::size_t available_memory_bytes(const MemoryFiles& files) {
+  return std::min(system_available_bytes(files.meminfo),
+                  cgroup_available_bytes(files.membership, files.cgroups));
 }
 
 }  // namespace fastdqn

@@ -23,8 +23,9 @@ STACK = 4
 class QNetwork(nn.Module):
     """Action values of a stack of frames.
 
-    Weights start as He et al. 2015 draw them (equation 10, uniform), smaller in the last layers; biases start
-    at zero. The papers name no initial weights.
+    Weights start as He et al. 2015 draw them (equation 10, uniform), smaller in the last layers, and within
+    1 / sqrt(inputs) in noisy layers and impala's convolutions; biases start at zero. The papers name no initial
+    weights.
 
     Args:
         config: Its shape.

@@ -142,8 +142,8 @@ class ImpalaTorso(Torso):
     """The large network of IMPALA (Espeholt et al. 2018, figure 3) as Beyond the Rainbow has it.
 
     Three blocks of 32, 64, 64 channels, twice the paper's; a maximum over 3x3 pixels in steps of 2 brings the
-    last maps from 11x11 to 6x6, where BTR's code has `AdaptiveMaxPool2d(6)`: the same values and gradients, and
-    the backward pass of this one a compiler can make deterministic. The residual blocks' convolutions may be
+    last maps from 11x11 to 6x6, where BTR's code has `AdaptiveMaxPool2d(6)`: the same values and gradients, by a
+    backward pass that a CPU does in a fixed order. The residual blocks' convolutions may be
     spectrally normalised, the first of a block is not. Features are in the order height, width, channel.
     """
 

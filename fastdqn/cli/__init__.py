@@ -102,15 +102,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
         return _fail(words, "stopped at once, nothing saved.", 128 + number)
-    except BrokenPipeError:
-        # Whoever read stdout has gone (`| head`). Python's own flush at exit would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except BrokenPipeError:  # whoever read stdout has gone (`| head`)
         return 1
     except OSError as error:
         code = 2 if error.errno in _PATH_ERRORS else 1
         return _fail(words, f"{error.filename or 'the system'}: {error.strerror or error}", code)
     finally:
-        _drop_lost_stderr()
+        _drop_lost_streams()
 
 
 def _was_interrupted(error: BaseException | None) -> bool:
@@ -157,8 +155,14 @@ def _open_missing_streams() -> None:
         sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
 
 
-def _drop_lost_stderr() -> None:
-    """Have what nobody reads any more be forgotten: Python's own flush at exit would make the exit code 120."""
+def _drop_lost_streams() -> None:
+    """Have what nobody takes any more be forgotten: Python's own flush at exit would make the exit code 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except ValueError:
+        pass
     try:
         sys.stderr.flush()
     except OSError:

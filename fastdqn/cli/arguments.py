@@ -46,11 +46,13 @@ class Given:
         values: Value of each flag that was given, `None` for a switch. Flags have hyphens, never underscores.
         words: What stands without a flag.
         wants_help: --help is among them.
+        places: Where the words stand.
     """
 
     values: dict[str, str | None]
     words: list[str]
     wants_help: bool
+    places: list[int] = dataclasses.field(default_factory=list)
 
 
 def flags_of(cls: type[Any], prefix: str = "") -> dict[str, Any]:
@@ -162,6 +164,7 @@ def _scan(cls: type[Any], words: Sequence[str], positional: str, given: Given) -
         word = rest.pop(0)
         if not _is_flag(word):
             given.words.append(word)
+            given.places.append(len(words) - len(rest) - 1)
             continue
         typed, equals, value = word.partition("=")
         flag = typed.replace("_", "-")

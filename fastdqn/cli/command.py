@@ -59,7 +59,9 @@ class Command(Generic[T]):
         Raises:
             UserError: A word is wrong or missing, or a package is.
         """
-        self.scan(words)
+        given = self.scan(words)
+        if self.many and not given.wants_help:  # tyro takes those alone that stand together
+            words = [*given.words, *(word for place, word in enumerate(words) if place not in given.places)]
         arguments = self.parse(words)
         if self.positional and not getattr(arguments, self.positional):
             raise UserError(f"{self.name} needs {self.wants}.\n  Type: {self.example}")

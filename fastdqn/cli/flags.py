@@ -36,7 +36,8 @@ def in_flags(message: str, words: Sequence[str] = ()) -> str:
         field = ALIASES.get(flag, flag).removeprefix("--").replace("-", "_")
         # What follows a colon is in the file that stands before it. Names without a dot are everyday words, too.
         before = r"(?<![\w.`])(?<!: )" if "." in field else "^"
-        message = re.sub(f"{before}{re.escape(field)} = ", f"{flag} ", message, flags=re.MULTILINE)
+        typed = f"{flag} ".replace("\\", r"\\")  # it is no pattern
+        message = re.sub(f"{before}{re.escape(field)} = ", typed, message, flags=re.MULTILINE)
     return _PYTHON.sub(lambda found: _typed(found[1]) or found[0], message)
 
 

@@ -57,7 +57,11 @@ def main(words: Sequence[str]) -> int:
         **values_of(FilmSettings, arguments),
         on_second=_report if sys.stderr.isatty() else lambda second, seconds: None,
     )
-    end = "game over" if result.game_over else "cut there by --max-seconds"
+    end = (
+        "game over"
+        if result.game_over
+        else "cut there (by --max-seconds, or the protocol's frames of a game)"
+    )
     lines = [
         f"{result.game}: {result.score:g} points in {result.seconds:.0f} s of play, {end}",
         f"  {result.mp4}",

@@ -43,7 +43,7 @@ _ABOUT = f"""Train every combination of games, presets, values and seeds, each i
 of its own, several at once. The same command goes on where it was stopped.
 
   fastdqn sweep --games Pong-v5 Breakout-v5 --seeds 1-3 --out SWEEP
-  fastdqn sweep --games atari5 --seeds 1-5 --preset rainbow,btr --out SWEEP --dry-run
+  fastdqn sweep --games atari5 --seeds 1-5 --preset c51,qrdqn --out SWEEP --dry-run
   fastdqn sweep --games Pong-v5 --set learner.n-step=1,3 total-frames=2M --out SWEEP
 
 --games takes names and sets of games: {_SETS}, all.

@@ -94,7 +94,8 @@ _FILLS: dict[str, Callable[[Tensor, torch.Generator], object]] = {
 def _mixed(seed: int, index: int, kind: int) -> int:
     """Return a seed unlike those of the indices beside it (splitmix64; Steele et al. 2014).
 
-    PyTorch's generator for CPUs keeps 32 of its bits, so that a few thousand of ten million draws repeat another.
+    PyTorch's generator for CPUs keeps 32 of its bits, so that twelve thousand or so of ten million draws repeat
+    another.
     """
     word = (seed * len(_FILLS) + kind) & _MASK
     for number in (index, 1):

@@ -272,7 +272,7 @@ class Learner:
         return self._results
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return the live tensors of the state, contiguous, in the shapes of the module's own.
+        """Return the live tensors of the state in the shapes of the module's own.
 
         Returns:
             `online.<name>` and `target.<name>` for the network's parameters and buffers,

@@ -302,7 +302,9 @@ def load_policy(path: Path) -> SavedPolicy:
     in_folder = path.is_dir()
     if in_folder:
         path = path / "online.safetensors"
-    sums = checkpoint_folder.read_sums(path.parent) if in_folder or (path.parent / SUMS).exists() else None
+    # Another file that lies beside checksums is none of a checkpoint's.
+    has_sums = in_folder or (path.name == "online.safetensors" and (path.parent / SUMS).exists())
+    sums = checkpoint_folder.read_sums(path.parent) if has_sums else None
     weights, about = _read(path, sums)
     try:
         network = checked(parse_object(about["network"]), NetworkConfig, "network")

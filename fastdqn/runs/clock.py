@@ -10,6 +10,11 @@ def passed(frames: int, every_frames: int | None, since: int) -> bool:
     return every_frames is not None and frames // every_frames > since // every_frames
 
 
+def evaluation_is_due(frames: int, every_frames: int | None, since: int, *, complete: bool) -> bool:
+    """Return whether a multiple of `every_frames`, or the end of a run, was reached after frame `since`."""
+    return passed(frames, every_frames, since) or (every_frames is not None and complete and frames > since)
+
+
 @dataclass
 class Clock:
     """Counts what has happened and says how many updates are due.

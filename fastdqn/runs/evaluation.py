@@ -13,7 +13,14 @@ import torch
 from fastdqn.algorithm.exploration import Actor
 from fastdqn.algorithm.networks import QNetwork, count_parameters
 from fastdqn.algorithm.policies import GREEDY, POLICIES, Policy
-from fastdqn.config import Config, EnvConfig, EvaluationConfig, EvaluationSettings, ProtocolName
+from fastdqn.config import (
+    GAME_RULES,
+    Config,
+    EnvConfig,
+    EvaluationConfig,
+    EvaluationSettings,
+    ProtocolName,
+)
 from fastdqn.engine.acting import PolicyNetwork
 from fastdqn.errors import UserError
 from fastdqn.games.envs import AtariEnvs
@@ -52,8 +59,6 @@ PROTOCOLS: dict[ProtocolName, EvaluationConfig] = {
     ),
     "training": EvaluationConfig(protocol="training", episodes=30, epsilon=0.05, network_draws="on"),
 }
-GAME_RULES = ("max_episode_frames", "noop_max", "sticky_actions")
-"""The settings of the games, which a protocol may leave to those that the run was trained with."""
 
 
 @dataclass(frozen=True)
@@ -237,9 +242,10 @@ def resolve(config: Config) -> tuple[EvaluationConfig, str]:
     open_rules = [name for name in GAME_RULES if getattr(protocol, name) is None]
     protocol = replace(protocol, **{name: getattr(env, name) for name in open_rules})
     changed = {name: value for name, value in given(chosen).items() if value != getattr(protocol, name)}
-    shown = {name: value if isinstance(value, str) else f"{value:g}" for name, value in changed.items()}
-    changes = "".join(f", {name} {value}" for name, value in shown.items())
-    return replace(protocol, **changed), chosen.protocol + changes
+    settings = replace(protocol, **changed)
+    told = {name: getattr(settings, name) for name in dict.fromkeys([*open_rules, *changed])}
+    shown = [f", {name} {value if isinstance(value, str) else f'{value:g}'}" for name, value in told.items()]
+    return settings, chosen.protocol + "".join(shown)
 
 
 def given(settings: EvaluationSettings) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.runs import checkpoint, resume
 from fastdqn.runs.build import Components
+from fastdqn.runs.clock import evaluation_is_due
 from fastdqn.runs.evaluation import Evaluation, evaluate_learner
 from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.report import Report
@@ -57,8 +58,19 @@ class Keeping:
     @property
     def evaluation_is_due(self) -> bool:
         """Whether one is, or was cut short."""
-        every = self._run.config.evaluation.every_frames
-        return self._components.clock.passed(every, since=self._components.marks.evaluated)
+        return evaluation_is_due(
+            self._components.clock.frames,
+            self._run.config.evaluation.every_frames,
+            self._components.marks.evaluated,
+            complete=self.complete,
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has played its last frame, or well enough to end before it."""
+        config = self._run.config
+        done = self._components.clock.frames >= config.total_frames
+        return done or self._components.games.solved(config.solved_return)
 
     def save_if_due(self) -> None:
         """Save a checkpoint; that of the last frame is left to `save_last`."""

@@ -25,7 +25,11 @@ one that takes more even so is left out of checkpoints."""
 _MOST_ACTIONS = 18
 # Measured as resident memory at its highest, PyTorch 2.13 on a CPU, eager; compiled updates take less.
 _GAME_BYTES = 1_300_000  # 256 games against 2
-_TRANSITION_BYTES = 800_000  # at width 1, batches of 1,024 and 4,096: mostly activations, their gradients
+_TRANSITION_BYTES = {
+    "nature": 800_000,
+    "impala": 5_000_000,
+}  # at width 1: mostly activations, their gradients
+_PASSES = 5  # an implicit head's largest maps, and float32 numbers of a pair of quantiles or atoms, at a time
 _NETWORK_COPIES = 18  # at width 4: both networks, the optimizer's two, and what an update holds of their size
 
 
@@ -141,10 +145,30 @@ def _of_batches(config: Config, slots: int) -> list[Need]:
     ]
 
 
+def transition_bytes(config: Config, num_actions: int = _MOST_ACTIONS) -> int:
+    """Return what an update takes for each transition of its batch; benchmarks/memory.py measures it.
+
+    Args:
+        config: Values that `Config.validate` let pass.
+        num_actions: A, at most where they are not known.
+    """
+    network = config.network
+    torso = _TRANSITION_BYTES.get(network.torso, _TRANSITION_BYTES["nature"]) * max(1.0, network.width)
+    numbers = 0.0
+    if network.head in ("quantile", "implicit"):  # each TD error
+        numbers += network.quantiles**2
+    if network.head == "implicit":  # features and hidden units of each fraction
+        numbers += network.quantiles * network.width * (3 * 3_136 + 2 * 512)
+    if network.head == "categorical":  # each pair of returns, of each next action
+        actions = num_actions if config.learner.rule == "munchausen" else 1
+        numbers += actions * network.atoms**2
+    return int(torso + 4 * _PASSES * numbers)
+
+
 def learning_needs(config: Config) -> list[Need]:
     """Return what the learner takes of the memory that it lives in."""
     width, batch = config.network.width, config.learner.batch_size
-    each, weights = int(_TRANSITION_BYTES * max(1.0, width)), count_parameters(config.network, _MOST_ACTIONS)
+    each, weights = transition_bytes(config), count_parameters(config.network, _MOST_ACTIONS)
     return [
         Need("learner.batch_size", batch, f"{batch:,} transitions x {each:,} bytes", batch * each),
         Need(

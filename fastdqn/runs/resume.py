@@ -21,7 +21,7 @@ from fastdqn.runs import checkpoint, checkpoint_folder
 from fastdqn.runs.build import Components
 from fastdqn.runs.checkpoint import Checkpoint
 from fastdqn.runs.checks import refuse_complete
-from fastdqn.runs.clock import Clock, Marks, passed
+from fastdqn.runs.clock import Clock, Marks, evaluation_is_due
 from fastdqn.runs.folder import RunFolder, versions
 from fastdqn.runs.metrics import Games
 
@@ -158,7 +158,14 @@ def evaluation_is_owed(path: Path, state: Mapping[str, Any], config: Config) -> 
     with suppress(OSError, ValueError):
         if read_object(path / "summary.json").get("interrupted") is False:
             return False
-    return passed(state["frames"], config.evaluation.every_frames, state["marks"]["evaluated"])
+    games = Games()
+    games.set_state(state["games"])
+    return evaluation_is_due(
+        state["frames"],
+        config.evaluation.every_frames,
+        state["marks"]["evaluated"],
+        complete=state["frames"] >= config.total_frames or games.solved(config.solved_return),
+    )
 
 
 def _load_newest(run: RunFolder, ranks: Ranks, inexact: bool) -> Checkpoint:

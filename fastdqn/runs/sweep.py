@@ -26,7 +26,7 @@ from typing import Any, Literal
 from fastdqn.config import Config, differences, in_words
 from fastdqn.errors import UserError
 from fastdqn.json_files import checked, parse_object, read_object, read_text
-from fastdqn.runs.clock import passed
+from fastdqn.runs.clock import evaluation_is_due
 from fastdqn.runs.folder import machine_and_versions, write_text
 from fastdqn.runs.lock import LOCK, RunLock
 from fastdqn.runs.metrics import Games
@@ -247,10 +247,12 @@ def is_done(folder: Path, config: Config) -> bool:
         state = read_object(saved[-1] / "state.json")
         games = Games()
         games.set_state(state["games"])
+        complete = bool(state["frames"] >= config.total_frames) or games.solved(config.solved_return)
         every = config.evaluation.every_frames
-        if every is not None and passed(state["frames"], every, state["marks"]["evaluated"]):
-            return False  # an evaluation was cut short
-        return bool(state["frames"] >= config.total_frames) or games.solved(config.solved_return)
+        return complete and not (
+            every is not None
+            and evaluation_is_due(state["frames"], every, state["marks"]["evaluated"], complete=complete)
+        )  # which was cut short
     return False
 
 

@@ -121,7 +121,7 @@ class _Training:
             learner.prepare(experience.inputs)
             self.components.acting.prepare()
         self.keeping.evaluate_if_due(stop_requested)  # where a run was stopped while it was evaluated
-        while not self.complete and not any(ranks.sum(stop_requested())):
+        while not self.keeping.complete and not any(ranks.sum(stop_requested())):
             with phase("act"):
                 action = actor.act(observation, schedule.epsilon(clock.frames))
                 envs.send(action)  # the emulator's threads work from here on
@@ -150,13 +150,6 @@ class _Training:
                 experience.begin(observation)
             self._after_pass(stop_requested)
         return self._finish()
-
-    @property
-    def complete(self) -> bool:
-        """Whether the run has played its last frame, or well enough to end before it."""
-        config = self.run.config
-        done = self.components.clock.frames >= config.total_frames
-        return done or self.components.games.solved(config.solved_return)
 
     def say(self, line: str) -> None:
         """Say a line to people, and keep it in the run's log."""
@@ -196,7 +189,9 @@ class _Training:
     def _finish(self) -> Summary:
         clock, games, config = self.components.clock, self.components.games, self.run.config
         # An evaluation that was cut short is owed, also at the last frame.
-        complete = self.complete and not any(self.components.ranks.sum(self.keeping.evaluation_is_due))
+        complete = self.keeping.complete and not any(
+            self.components.ranks.sum(self.keeping.evaluation_is_due)
+        )
         if complete and clock.frames < config.total_frames:
             self.say(
                 f"the last {RECENT_GAMES} games have a mean return of {games.mean:.1f}: done "

@@ -111,8 +111,11 @@ def plot(runs: Sequence[Path], out: Path | None = None) -> Picture:
         out: The picture: .png, .svg or .pdf; curves.png if `None`, in the run's folder where there is but one.
 
     Raises:
-        UserError: A folder is no run or has logged nothing yet, or the picture's name ends otherwise.
+        UserError: There is no run, a folder is none or has logged nothing yet, or the picture's name ends
+            otherwise.
     """
+    if not runs:
+        raise UserError("runs: there is none to be drawn")
     if out is None:
         out = (runs[0] if len(runs) == 1 else Path()) / "curves.png"
     if out.suffix.lower() not in SUFFIXES:
@@ -196,31 +199,35 @@ def band(lines: Sequence[Points]) -> tuple[NDArray[np.float64], NDArray[np.float
 
 def _draw_group(axes: Axes, panel: Panel, group: Sequence[Curves], colour: str, label: str) -> None:
     """Draw one run as a line; several as their mean, a band from least to most, and each as a faint line."""
-    lines = [line for line in (_points(curves, panel) for curves in group) if len(line[0])]
-    if not lines:
-        axes.plot([], [], color=colour, label=label)
-        return
-    marker = "o" if panel.evaluations else ""
-    if len(lines) == 1:
+    drawn = [(curves, line) for curves in group if len((line := _points(curves, panel))[0])]
+    lines = [line for _, line in drawn]
+
+    def marker(line: Points) -> str:  # a point alone is no line
+        return "o" if panel.evaluations or len(line[0]) == 1 else ""
+
+    if len(drawn) == 1:
+        (curves, line), *_ = drawn
         if panel is RETURN:
             games = [
                 (row["frames"], value)
-                for row in group[0].rows
+                for row in curves.rows
                 for value in row["returns"]
                 if abs(value) <= _LARGEST
             ]
             axes.plot(
                 *zip(*games, strict=True), ".", color=colour, alpha=0.25, markersize=4
             ) if games else None
-        axes.plot(*lines[0], color=colour, marker=marker, markersize=4, linewidth=1.6, label=label)
+        axes.plot(*line, color=colour, marker=marker(line), markersize=4, linewidth=1.6, label=label)
         return
     for line in lines:
-        axes.plot(*line, color=colour, alpha=0.3, linewidth=0.7)
-    common = band(lines)
-    if common is None:
+        axes.plot(*line, color=colour, marker=marker(line), markersize=2, alpha=0.3, linewidth=0.7)
+    common = band(lines) if lines else None
+    if common is None:  # nothing in common, or nothing at all: the legend has the colour
+        axes.plot([], [], color=colour, label=label)
         return
     frames, values = common
-    axes.plot(frames, values.mean(0), color=colour, marker=marker, markersize=4, linewidth=1.8, label=label)
+    mean = (frames, values.mean(0))
+    axes.plot(*mean, color=colour, marker=marker(mean), markersize=4, linewidth=1.8, label=label)
     axes.fill_between(frames, values.min(0), values.max(0), color=colour, alpha=0.18, linewidth=0)
 
 

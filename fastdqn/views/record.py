@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,6 +101,7 @@ def record(
     epsilon, seed, scale = settings.epsilon, settings.seed, settings.scale
     policy = load_played(run, which)
     rules = game_rules(run.config, 1)
+    _check_ffmpeg()
     _check_stills(
         min(settings.gif_seconds, settings.max_seconds, rules.max_episode_frames / CONSOLE_FPS), scale
     )
@@ -150,13 +152,13 @@ def play(
     """Play one game on the observations that the network learned from.
 
     Returns:
-        The steps, and whether the game came to its end within `max_seconds` of play.
+        The steps, and whether the game came to its end within `max_seconds` of play and the frames of its rules.
     """
     watched = _Watched(network)
     envs = AtariEnvs(game, rules, evaluation_seed(seed))
     actor = Actor(watched.best, envs.num_actions, 1, evaluation_seed(evaluation_seed(seed)))
     moments: list[Moment] = []
-    score, over, observation = 0.0, False, envs.reset()
+    score, over, ended, observation = 0.0, False, False, envs.reset()
     while not over and len(moments) * rules.frame_skip < max_seconds * CONSOLE_FPS:
         values = watched.values_of(observation)
         action = actor.act(observation, epsilon)
@@ -164,10 +166,11 @@ def play(
         outcome = envs.recv()
         score, observation = score + float(outcome.reward[0]), outcome.observation
         over = bool(outcome.returns)
+        ended = over and not outcome.truncated[0]
         ram, outcomes = envs.ram[0].tobytes(), watched.outcomes
         moments.append(Moment(values, int(action[0]), not watched.consulted, score, ram, outcomes))
     envs.close()
-    return moments, over
+    return moments, ended
 
 
 def replay(
@@ -258,7 +261,8 @@ class _Files:
     """
 
     def __init__(self, paths: tuple[Path, Path], films: tuple[Film, Film], window: tuple[int, int]) -> None:
-        self._films, self._window, self._gif = films, window, paths[1]
+        self._films, self._window = films, window
+        self._mp4, self._gif = paths
         self._writer = _open_mp4(paths[0], films[0])
         self._stills: list[Image.Image] = []
         self._before: NDArray[np.uint8] | None = None
@@ -275,11 +279,42 @@ class _Files:
         self.count += 1
 
     def finish(self) -> None:
+        """Complete the films.
+
+        Raises:
+            RunFailedError: ffmpeg ended before its film was whole; imageio-ffmpeg does not ask how it ended.
+        """
         self._writer.close()
+        reader = imageio_ffmpeg.read_frames(f"file:{self._mp4}")
+        try:
+            written = float(next(reader)["duration"])
+        except (OSError, RuntimeError):
+            written = 0.0
+        finally:
+            reader.close()
+        wanted = self.count / CONSOLE_FPS
+        if abs(written - wanted) > 0.1:
+            raise RunFailedError(
+                f"ffmpeg has written {written:.1f} of {wanted:.1f} seconds: something ended it"
+            )
         _write_gif(self._gif, self._stills)
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _check_ffmpeg() -> None:
+    """Raise where there is no ffmpeg to write with, before a game is played for it."""
+    try:
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError:
+        raise UserError(
+            "imageio-ffmpeg brings no ffmpeg for this machine: set IMAGEIO_FFMPEG_EXE to one"
+        ) from None
+    if shutil.which(program) is None:
+        raise UserError(
+            f"IMAGEIO_FFMPEG_EXE = {program}: there is no such program; unset it, or name another"
+        )
 
 
 def _open_mp4(path: Path, film: Film) -> Any:

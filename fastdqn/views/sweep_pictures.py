@@ -48,7 +48,7 @@ def aggregates(data: Mapping[str, Any]) -> Figure:
                     axes.plot([low, high], [row + height] * 2, color=colour, linewidth=2)
                 axes.plot(value, row + height, "o", color=colour, markerfacecolor=fill)
         axes.set_title(statistic, fontsize=10, loc="left")
-        axes.set_yticks(range(len(methods)), list(methods), fontsize=9)
+        axes.set_yticks(range(len(methods)), [_as_text(name) for name in methods], fontsize=9)
         axes.invert_yaxis() if axes is panels[0] else None
         _plain(axes)
     figure.supxlabel("human-normalised; filled: last checkpoint, hollow: best; lines: 95 %", fontsize=9)
@@ -62,13 +62,14 @@ def curves(data: Mapping[str, Any]) -> Figure:
     left, right = figure.subplots(1, 2)
     for colour, (name, method) in zip(cycle(len(methods)), methods.items(), strict=True):
         profile, efficiency = method["profile"], method["efficiency"]
-        left.plot(profile["thresholds"], profile["share"], color=colour, label=name)
-        left.fill_between(profile["thresholds"], profile["low"], profile["high"], color=colour, alpha=0.18)
-        if efficiency:
-            right.plot(efficiency["frames"], efficiency["IQM"], color=colour, label=name)
-            right.fill_between(
-                efficiency["frames"], efficiency["low"], efficiency["high"], color=colour, alpha=0.18
-            )
+        for axes, curve, x, y in (
+            (left, profile, "thresholds", "share"),
+            (right, efficiency, "frames", "IQM"),
+        ):
+            if curve:
+                axes.plot(curve[x], curve[y], color=colour, label=_as_text(name))
+                if curve["low"]:
+                    axes.fill_between(curve[x], curve["low"], curve["high"], color=colour, alpha=0.18)
     if not any(method["efficiency"] for method in methods.values()):
         words = "The runs share too few rows for a curve:\nlog_every_frames decides how many there are."
         right.text(0.5, 0.5, words, transform=right.transAxes, ha="center", va="center", fontsize=9)
@@ -84,6 +85,12 @@ def curves(data: Mapping[str, Any]) -> Figure:
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", frameon=False, ncols=3)
     return figure
+
+
+def _as_text(name: str) -> str:
+    """Return a name that Matplotlib shows as it is: dollars begin formulas, a first `_` hides a label."""
+    shown = name.encode(errors="replace").decode().replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _plain(axes: Axes) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdqn.config import Config
+from fastdqn.config import GAME_RULES, Config
 from fastdqn.errors import UserError
 from fastdqn.games.scores import RANDOM_AND_HUMAN, SOURCE, human_normalized
 from fastdqn.json_files import checked, read_object, read_rows
@@ -178,7 +178,7 @@ def common_games(methods: Mapping[str, Sequence[ScoredRun]]) -> list[str]:
     return sorted(game for game in every if game.removesuffix("-v5") in RANDOM_AND_HUMAN)
 
 
-def efficiency(runs: Sequence[ScoredRun], games: Sequence[str]) -> dict[str, list[float]] | None:
+def efficiency(runs: Sequence[ScoredRun], games: Sequence[str]) -> dict[str, list[float] | None] | None:
     """Return the interquartile mean of human-normalised scores over frames, as far as all runs go.
 
     Args:
@@ -186,7 +186,8 @@ def efficiency(runs: Sequence[ScoredRun], games: Sequence[str]) -> dict[str, lis
         games: Those that count.
 
     Returns:
-        `frames`, `IQM`, `low` and `high`; `None` where the runs share no frames.
+        `frames`, `IQM`, `low` and `high`, the last two `None` where a game has one run alone; `None` where the
+        runs share no frames.
     """
     runs = [run for run in runs if run.game in games]
     if not runs:
@@ -205,10 +206,12 @@ def efficiency(runs: Sequence[ScoredRun], games: Sequence[str]) -> dict[str, lis
     for point in range(_POINTS):
         scores = [game[:, point] for game in lines]
         values.append(float(aggregate.iqm(scores)))
+        if not _resampled(scores):
+            continue
         ends = aggregate.interval(aggregate.iqm, scores, rng=rng, resamples=_CURVE_RESAMPLES)
         low.append(float(ends[0]))
         high.append(float(ends[1]))
-    return {"frames": frames.tolist(), "IQM": values, "low": low, "high": high}
+    return {"frames": frames.tolist(), "IQM": values, "low": low or None, "high": high or None}
 
 
 def _figures(methods: Mapping[str, Sequence[ScoredRun]]) -> dict[str, Any]:
@@ -267,22 +270,28 @@ def _with_interval(
 ) -> list[float | None]:
     """Return a statistic and the ends of its interval, which are `None` where a game has one run alone."""
     value = float(statistic(*scores))
-    if min(len(game) for some in scores for game in some) < 2:
+    if not all(_resampled(some) for some in scores):
         return [value, None, None]
     low, high = aggregate.interval(statistic, *scores, rng=np.random.default_rng(0))
     return [value, float(low), float(high)]
 
 
-def _profile(scores: aggregate.Scores, thresholds: NDArray[np.float64]) -> dict[str, list[float]]:
+def _resampled(scores: aggregate.Scores) -> bool:
+    """Whether each game has two runs and more: of one alone every resample is the same, and says nothing."""
+    return min(len(game) for game in scores) >= 2
+
+
+def _profile(scores: aggregate.Scores, thresholds: NDArray[np.float64]) -> dict[str, list[float] | None]:
+    shares = {"thresholds": thresholds.tolist(), "share": aggregate.profile(scores, thresholds).tolist()}
+    if not _resampled(scores):
+        return {**shares, "low": None, "high": None}
     low, high = aggregate.interval(
         lambda some: aggregate.profile(some, thresholds),
         scores,
         rng=np.random.default_rng(0),
         resamples=_CURVE_RESAMPLES,
     )
-    shares = aggregate.profile(scores, thresholds)
-    named = {"thresholds": thresholds, "share": shares, "low": low, "high": high}
-    return {name: values.tolist() for name, values in named.items()}
+    return {**shares, "low": low.tolist(), "high": high.tolist()}
 
 
 def _scored(sweep: Sweep, run: PlannedRun) -> ScoredRun | None:
@@ -301,8 +310,8 @@ def _scored(sweep: Sweep, run: PlannedRun) -> ScoredRun | None:
         protocol = f"evaluations while training, {last['protocol']}, {last['episodes']} games; {trained}"
         points = [(row["frames"], row["mean"]) for row in evaluations]
     else:
-        sticky = f", sticky actions {config.env.sticky_actions:g}" if config.env.sticky_actions else ""
-        protocol = f"mean return of the last {RECENT_GAMES} games of training{sticky}; {trained}"
+        rules = ", ".join(f"{name} {getattr(config.env, name):g}" for name in GAME_RULES)
+        protocol = f"mean return of the last {RECENT_GAMES} games of training, {rules}; {trained}"
         rows = _rows(folder / "metrics.jsonl", _ROW)
         points = [(row["frames"], row["return_mean"]) for row in rows if row["return_mean"] is not None]
     if not points:

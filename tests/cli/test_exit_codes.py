@@ -137,3 +137,25 @@ def test_a_name_that_is_no_text_is_written_all_the_same(encoding: str, wanted: b
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.strip() == wanted
+
+
+@pytest.mark.parametrize("words", [["games"], ["presets", "--json"], ["--version"]])
+def test_an_answer_that_the_disk_does_not_take_is_told_in_one_line(words: list[str]) -> None:
+    """Fault: Python's own flush at exit complains once more, and the exit code is 120."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fastdqn", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "No space left on device" in line
+
+
+def test_a_mistaken_flag_may_have_any_letters(capsys: pytest.CaptureFixture[str]) -> None:
+    """Fault: taken for a pattern's replacement, where backslashes mean something."""
+    assert main(["train", "Pong-v5", r"--x\d"]) == 2
+    assert r"there is no flag --x\d" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from fastdqn.cli import main
 from fastdqn.cli.sweep import SweepArguments, _joined, _runs, _seeds, _values
-from fastdqn.cli.sweep_progress import JsonSweep, PlainSweep
+from fastdqn.cli.sweep_progress import JsonSweep, LiveSweep, PlainSweep
 from fastdqn.config import Config
 from fastdqn.errors import UserError
 from fastdqn.presets import PRESETS
@@ -28,6 +28,7 @@ from fastdqn.runs.sweep import RunStatus, read
 from fastdqn.views.sweep_table import table, totals
 from tests.cli.fakes import refused
 from tests.runs.test_sweep import FAKE
+from tests.views.test_dashboard import Terminal
 
 SHORT = ("--set", "total-frames=100", "replay.capacity=1000")
 
@@ -216,3 +217,18 @@ def test_lines_and_json_tell_what_has_changed() -> None:
     first, second = [json.loads(line)["runs"] for line in rows.getvalue().splitlines()]
     assert [run["name"] for run in first] == ["a", "b", "c", "d"]
     assert [(run["name"], run["state"]) for run in second] == [("b", "done")]
+
+
+def test_a_terminal_gets_the_table_and_the_sweep_outlives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    terminal = Terminal()
+    with LiveSweep(terminal) as view:
+        view.show(RUNS)
+        view.say("stopping")
+        assert "1 failed" in terminal.getvalue()
+        assert "stopping" in terminal.getvalue()
+        terminal.gone = True
+        view.show(RUNS)
+        before = terminal.getvalue()
+        view.say("nobody reads this")
+    assert terminal.getvalue() == before

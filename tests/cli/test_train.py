@@ -14,6 +14,7 @@ from fastdqn.cli import main
 from fastdqn.cli.arguments import flags_of
 from fastdqn.cli.train import TrainArguments
 from fastdqn.config import Config
+from fastdqn.errors import UserError
 from fastdqn.presets import PRESETS
 from tests.cli.fakes import FakeTrainer, refused
 
@@ -178,3 +179,22 @@ def test_inexact_goes_with_resume_alone(trainer: FakeTrainer, capsys: pytest.Cap
 
 def test_resume_of_nothing(trainer: FakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
     assert "does not exist" in refused(capsys, "train", "--resume", "nowhere")
+
+
+def test_trackers_are_handed_on_and_refused_before_a_run_is_replaced(
+    trainer: FakeTrainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+    monkeypatch.setattr("fastdqn.runs.trackers.check", asked.append)
+    words = ["train", "Pong-v5", "--run-dir", "r", "--trackers"]
+    assert main([*words, "wandb,mlflow", "--seed", "7"]) == 0
+    assert asked == [["wandb", "mlflow"]] == [trainer.calls[-1]["track"]]
+
+    def refuse(names: list[str]) -> None:
+        raise UserError(f"{names[0]} is not installed.")
+
+    monkeypatch.setattr("fastdqn.runs.trackers.check", refuse)
+    capsys.readouterr()
+    assert "wandb is not installed" in refused(capsys, *words, "wandb", "--overwrite")
+    assert json.loads(Path("r/config.json").read_text())["seed"] == 7
+    assert len(trainer.calls) == 1

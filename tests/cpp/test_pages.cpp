@@ -1,3 +1,4 @@
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -12,31 +13,30 @@ namespace {
 
 constexpr std::size_t kUnlimited = std::numeric_limits<std::size_t>::max();
 
-// A folder like /sys/fs/cgroup, with a file like /proc/self/cgroup beside it.
-class Cgroups {
+// The system's files as a test writes them, in a folder of its own.
+class System {
  public:
-  explicit Cgroups(const std::string& membership)
-      : root_(std::filesystem::temp_directory_path() / ("fastdqn-cgroups-" + std::to_string(++count_))) {
-    std::filesystem::remove_all(root_);
+  explicit System(const std::string& membership) {
+    root_ = (std::filesystem::temp_directory_path() / "fastdqn-XXXXXX").string();
+    CHECK(::mkdtemp(root_.data()) != nullptr);
     write("membership", membership);
   }
-  ~Cgroups() { std::filesystem::remove_all(root_); }
-  Cgroups(const Cgroups&) = delete;
-  Cgroups& operator=(const Cgroups&) = delete;
+  ~System() { std::filesystem::remove_all(root_); }
+  System(const System&) = delete;
+  System& operator=(const System&) = delete;
 
   void write(const std::string& name, const std::string& text) const {
-    const std::filesystem::path path = root_ / name;
+    const std::filesystem::path path = std::filesystem::path(root_) / name;
     std::filesystem::create_directories(path.parent_path());
     std::ofstream(path) << text;
   }
 
   std::size_t available() const {
-    return fastdqn::cgroup_available_bytes((root_ / "membership").string(), (root_ / "mounts").string());
+    return fastdqn::available_memory_bytes({root_ + "/meminfo", root_ + "/membership", root_ + "/mounts"});
   }
 
  private:
-  static inline int count_ = 0;
-  std::filesystem::path root_;
+  std::string root_;
 };
 
 }  // namespace
@@ -65,17 +65,32 @@ TEST(an_impossible_size_is_out_of_memory) {
   CHECK_THROWS(fastdqn::OutOfMemory, "bytes of memory", Pages(std::numeric_limits<std::size_t>::max() / 2));
 }
 
-TEST(some_memory_is_available) { CHECK(fastdqn::available_memory_bytes() > 1000000); }
+TEST(this_system_says_what_is_available) {
+  const std::size_t available = fastdqn::available_memory_bytes();
+  CHECK(available > 1000000);
+  CHECK(available < kUnlimited);
+}
+
+TEST(the_less_of_the_machines_memory_and_its_groups) {
+  const System system("0::/\n");
+  system.write("meminfo", "MemTotal:       9000 kB\nMemFree:  1 kB\nMemAvailable:   3 kB\nBuffers: 7 kB\n");
+  CHECK_EQ(system.available(), 3072u);
+  system.write("mounts/memory.max", "2000\n");
+  system.write("mounts/memory.current", "500\n");
+  CHECK_EQ(system.available(), 1500u);
+  system.write("mounts/memory.max", "200000\n");
+  CHECK_EQ(system.available(), 3072u);
+}
 
 TEST(without_cgroups_nothing_is_limited) {
-  CHECK_EQ(Cgroups("").available(), kUnlimited);
-  CHECK_EQ(Cgroups("0::/\n").available(), kUnlimited);
-  CHECK_EQ(Cgroups("no line of that kind\n1:memory\n").available(), kUnlimited);
-  CHECK_EQ(fastdqn::cgroup_available_bytes("/no/such/file", "/no/such/folder"), kUnlimited);
+  CHECK_EQ(System("").available(), kUnlimited);
+  CHECK_EQ(System("0::/\n").available(), kUnlimited);
+  CHECK_EQ(System("no line of that kind\n1:memory\n").available(), kUnlimited);
+  CHECK_EQ(fastdqn::available_memory_bytes({"/no/such", "/no/such", "/no/such"}), kUnlimited);
 }
 
 TEST(a_container_has_its_limit_at_the_root) {
-  const Cgroups groups("0::/\n");
+  const System groups("0::/\n");
   groups.write("mounts/memory.max", "1000\n");
   groups.write("mounts/memory.current", "400\n");
   CHECK_EQ(groups.available(), 600u);
@@ -88,7 +103,7 @@ TEST(a_container_has_its_limit_at_the_root) {
 }
 
 TEST(each_group_above_limits_too) {
-  const Cgroups groups("0::/jobs/7/step\n");
+  const System groups("0::/jobs/7/step\n");
   groups.write("mounts/jobs/7/step/memory.max", "max\n");
   groups.write("mounts/jobs/7/step/memory.current", "10\n");
   groups.write("mounts/jobs/7/memory.max", "500\n");
@@ -101,7 +116,7 @@ TEST(each_group_above_limits_too) {
 }
 
 TEST(the_first_version_names_its_files_otherwise) {
-  const Cgroups groups("5:cpu,cpuacct:/jobs/7\n4:hugetlb,memory:/jobs/7\n0::/\n");
+  const System groups("5:cpu,cpuacct:/jobs/7\n4:hugetlb,memory:/jobs/7\n0::/\n");
   groups.write("mounts/memory/jobs/7/memory.limit_in_bytes", "1000\n");
   groups.write("mounts/memory/jobs/7/memory.usage_in_bytes", "700\n");
   groups.write("mounts/memory/jobs/7/memory.stat", "inactive_file 1\ntotal_inactive_file 200\n");
@@ -111,7 +126,7 @@ TEST(the_first_version_names_its_files_otherwise) {
 }
 
 TEST(a_path_of_the_hosts_ends_at_the_root_of_a_container) {
-  const Cgroups groups("4:memory:/docker/abc\n");
+  const System groups("4:memory:/docker/abc\n");
   groups.write("mounts/memory/memory.limit_in_bytes", "1000\n");
   groups.write("mounts/memory/memory.usage_in_bytes", "100\n");
   CHECK_EQ(groups.available(), 900u);

@@ -1,9 +1,9 @@
 // Adding, sampling, updating, planning, gathering, saving and asking from several threads: run it under
 // ThreadSanitizer too.
-#include <unistd.h>
-
 #include <atomic>
-#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
 #include <thread>
 
 #include "check.hpp"
@@ -89,7 +89,9 @@ TEST(any_function_may_run_beside_any_other) {
     CHECK(replay.size() > 0 && replay.stats().transitions > 0);
     CHECK_EQ(replay.invariant_violation(), "");
   }));
-  const std::string file = "/tmp/fastdqn-threads-" + std::to_string(::getpid());
+  std::string folder = (std::filesystem::temp_directory_path() / "fastdqn-XXXXXX").string();
+  CHECK(::mkdtemp(folder.data()) != nullptr);
+  const std::string file = folder + "/replay";
   threads.push_back(guarded([&] { replay.save(file); }));
   for (int env = 0; env < 2; ++env) {
     threads.push_back(std::thread([&, env] {
@@ -105,7 +107,7 @@ TEST(any_function_may_run_beside_any_other) {
   Replay restored(thread_options());
   restored.load(file);
   CHECK_EQ(restored.invariant_violation(), "");
-  std::remove(file.c_str());
+  std::filesystem::remove_all(folder);
   CHECK_EQ(replay.stats().transitions, 4000u * kEnvs);
   CHECK_EQ(replay.invariant_violation(), "");
 }

@@ -225,6 +225,20 @@ def test_a_spawned_process_gets_and_gives_a_buffer() -> None:
         assert_same(rows_of(pool.apply(filled)), rows_of(filled()))
 
 
+@pytest.mark.long
+def test_the_gymnasium_example_learns_to_balance() -> None:
+    """A pole that is left to chance falls after 22 steps."""
+    for name in ("torch", "gymnasium"):
+        pytest.importorskip(name)
+    program = "import dqn_gymnasium; print(dqn_gymnasium.train(steps=1_500))"
+    folder = Path(__file__).parents[2] / "examples"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) > 40
+
+
 # Stable-Baselines3 ---------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("envpool")
 
-from fastdqn.config import EvaluationConfig, EvaluationSettings
+from fastdqn.algorithm.networks import QNetwork
+from fastdqn.config import Config, EvaluationConfig, EvaluationSettings, NetworkConfig
 from fastdqn.errors import UserError
 from fastdqn.games import scores
 from fastdqn.games.envs import Outcome, game_names
@@ -94,7 +96,12 @@ def test_the_protocols_are_what_they_say():
         settings, name = resolve(replace(config, evaluation=EvaluationConfig(protocol=protocol)))
         assert (settings, name) == (PROTOCOLS[protocol], protocol)
     own, name = resolve(replace(config, evaluation=EvaluationConfig(protocol="training")))
-    assert (own.sticky_actions, own.noop_max, own.max_episode_frames, name) == (0.1, 7, 1_000, "training")
+    assert (own.sticky_actions, own.noop_max, own.max_episode_frames) == (0.1, 7, 1_000)
+    # Fault: runs of other games taken for one protocol, and compared.
+    assert name == "training, max_episode_frames 1000, noop_max 7, sticky_actions 0.1"
+    own = EvaluationConfig(protocol="training", noop_max=1, epsilon=0.0)
+    name = resolve(replace(config, evaluation=own))[1]
+    assert name == "training, max_episode_frames 1000, noop_max 1, sticky_actions 0.1, epsilon 0"
     changed = EvaluationConfig(episodes=5, epsilon=0.05, noop_max=1)
     assert resolve(replace(config, evaluation=changed))[1] == "nature, episodes 5, noop_max 1"
     rules = evaluation.game_rules(config, 3)
@@ -151,6 +158,19 @@ def test_evaluations_are_written_and_the_best_is_kept(evaluated):
     assert json.loads((best / "evaluation.json").read_text())["mean"] == max(means)
     again = evaluation.evaluate(evaluated, EvaluationSettings(episodes=1, epsilon=0.0), which="best")
     assert again.frames == policy.frames
+
+
+def test_a_runs_end_is_evaluated_too(tmp_path):
+    """Faults: the last evaluation is of an older network than the run's, or there is none at all."""
+    config = tiny(total_frames=800, evaluation=replace(QUICK, every_frames=10**6, episodes=1))
+    run = RunFolder.create(tmp_path / "r", config)
+    frames = train(run).frames
+    (row,) = rows(run)
+    assert row["frames"] == frames >= 800
+    assert is_done(run.path, config)
+    with pytest.raises(UserError, match="is complete"):
+        train(RunFolder.open(run.path), resume=True)
+    assert len(rows(run)) == 1
 
 
 @pytest.mark.long
@@ -225,3 +245,46 @@ def test_machado_is_for_policies_of_all_18_actions(evaluated, tmp_path):
     train(run)
     assert rows(run)[0]["protocol"] == "machado, episodes 3, epsilon 0.5, max_episode_frames 400"
     assert checkpoint.load_policy(run.path).num_actions == 18
+
+
+def test_networks_draw_where_the_evaluation_says_so():
+    """Fault: the two taken for each other, so that a noisy network is evaluated without its noise."""
+    shape = NetworkConfig(width=1 / 32, noise=0.5)
+    network = QNetwork(shape, 4, generator=torch.Generator().manual_seed(1))
+    policy = checkpoint.SavedPolicy(dict(network.state_dict()), shape, 4, Path("here"))
+    frames = torch.from_numpy(np.random.default_rng(2).integers(256, size=(3, 4, 84, 84), dtype=np.uint8))
+    played = {}
+    for draws in ("on", "off"):
+        config = replace(Config(), network=shape, evaluation=EvaluationConfig(network_draws=draws))
+        played[draws] = [evaluation.playing_network(policy, config, 5)(frames, act) for act in (0, 1, 0)]
+    assert all(torch.equal(values, network.q_values(frames)) for values in played["off"])
+    first, second, again = played["on"]
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, second)
+
+
+def test_a_best_policy_that_cannot_be_kept_ends_no_run(tmp_path, monkeypatch):
+    """Its evaluation is damaged, and is replaced; then the disk is full."""
+    run, said = RunFolder.create(tmp_path / "r", tiny()), []
+    components = SimpleNamespace(ranks=SimpleNamespace(count=1))
+    kept = keeping.Keeping(run, components, None, said.append)
+    policy = checkpoint.SavedPolicy({"w": torch.zeros(2)}, NetworkConfig(), 6, tmp_path, 40)
+
+    def result(mean: float) -> SimpleNamespace:
+        return SimpleNamespace(scores=lambda: {"mean": mean}, row=lambda: {"mean": mean, "frames": 40})
+
+    kept._keep_best(policy, result(1.0))
+    assert checkpoint.best_mean(run.checkpoints) == 1.0
+    kept._keep_best(policy, result(0.5))
+    assert checkpoint.best_mean(run.checkpoints) == 1.0
+    (checkpoint.best(run.checkpoints) / "evaluation.json").write_text("{")
+    kept._keep_best(replace(policy, frames=44), result(0.5))
+    assert checkpoint.best_mean(run.checkpoints) == 0.5
+
+    def full(*of, **named):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_best", full)
+    kept._keep_best(replace(policy, frames=48), result(2.0))
+    assert said[-1] == "NOT SAVED as the best: No space left on device. Training goes on"
+    assert checkpoint.best_mean(run.checkpoints) == 0.5

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import resource
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fastdqn import _core
 from fastdqn.config import Config, NetworkConfig
 from fastdqn.presets import PRESETS
 from fastdqn.runs import memory
@@ -112,14 +115,15 @@ def test_a_gpu_holds_the_learning_and_the_host_the_rest() -> None:
     assert problem.startswith("replay.capacity")
 
 
-def test_a_limit_of_the_shell_counts() -> None:
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    try:
-        resource.setrlimit(resource.RLIMIT_AS, (2**44, before[1]))  # far above what this process has taken
-        limited = memory.host_bytes()
-        assert limited <= 2**44
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+def test_a_limit_of_the_shell_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_core, "available_memory_bytes", lambda: 8 * GIB)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY,) * 2)
+    assert memory.host_bytes() == 8 * GIB
+    taken = 1024 * int(re.findall(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())[0])
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (taken + 2 * GIB, resource.RLIM_INFINITY))
+    assert memory.host_bytes() == pytest.approx(2 * GIB, rel=0.1)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (taken // 2, resource.RLIM_INFINITY))
+    assert memory.host_bytes() == 0
 
 
 @pytest.mark.parametrize("width", [1 / 32, 0.5, 1.0, 2.3])

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -167,15 +168,20 @@ def test_what_is_done_is_passed_over_also_without_a_slot(tmp_path):
 
 @pytest.mark.usefixtures("fake")
 def test_a_stop_saves_all_and_the_same_again_ends_as_if_there_had_been_none(tmp_path):
-    with opened(tmp_path / "s", planned(3, frames=500), threads=1) as sweep:
-        begun = time.monotonic()
-        ended = sweep_engines.local(sweep, slots(2), stop_requested=lambda: time.monotonic() - begun > 0.15)
+    with opened(tmp_path / "s", planned(3, frames=2_000), threads=1) as sweep:
+        ended = sweep_engines.local(
+            sweep,
+            slots(2),
+            stop_requested=lambda: all(can_resume(sweep.folder(run)) for run in sweep.runs[:2]),
+        )
         states = [ended[run.name].state for run in sweep.runs]
         assert states == ["stopped", "stopped", "waiting"]
         assert all(can_resume(sweep.folder(run)) for run in sweep.runs[:2])
         assert [status(sweep, run).state for run in sweep.runs] == states
         sweep_engines.local(sweep, slots(2))
-        assert [value(sweep.folder(run)) for run in sweep.runs] == [expected(seed, 500) for seed in (1, 2, 3)]
+        assert [value(sweep.folder(run)) for run in sweep.runs] == [
+            expected(seed, 2_000) for seed in (1, 2, 3)
+        ]
         resumed = [
             json.loads((sweep.folder(run) / "about.json").read_text())["resumed"] for run in sweep.runs
         ]
@@ -259,15 +265,25 @@ from fastdqn.runs.sweep import opened
 folder.versions = dict  # no torch
 from tests.runs.test_sweep import planned, slots
 launch.PROGRAM = (sys.executable, {str(FAKE)!r})
-with opened(Path(sys.argv[1]), planned(4, frames=400), 1) as sweep:
+with opened(Path(sys.argv[1]), planned(4, frames=int(sys.argv[2])), 1) as sweep:
     ended = sweep_engines.local(sweep, slots(2))
 sys.exit({{outcome.state for outcome in ended.values()}} != {{"done"}})
 """
 
 
-def typed(path: Path) -> subprocess.Popen[bytes]:
+_HOLDS = """
+from pathlib import Path
+from fastdqn.runs.lock import RunLock
+lock = RunLock(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def typed(path: Path, frames: int = 400) -> subprocess.Popen[bytes]:
     """A sweep of the stand-in, as the leader of a group of its own."""
-    return subprocess.Popen([sys.executable, "-c", _TYPED, str(path)], start_new_session=True, cwd=ROOT)
+    words = [sys.executable, "-c", _TYPED, str(path), str(frames)]
+    return subprocess.Popen(words, start_new_session=True, cwd=ROOT)
 
 
 def test_a_group_that_is_killed_and_typed_again_ends_with_the_same_weights(tmp_path):
@@ -286,16 +302,64 @@ def test_a_group_that_is_killed_and_typed_again_ends_with_the_same_weights(tmp_p
 
 def test_runs_save_and_stop_when_the_sweep_alone_is_killed(tmp_path):
     path = tmp_path / "s"
-    process = typed(path)
-    while len(list(path.glob("*/about.json"))) < 2:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    deadline = time.monotonic() + 20
-    while len(list(path.glob("*/summary.json"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    summaries = [json.loads(file.read_text()) for file in path.glob("*/summary.json")]
-    assert summaries == [{"interrupted": True}] * 2
+    process = typed(path, frames=10**6)
+    try:
+        while len(list(path.glob("*/about.json"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 60
+        while len(list(path.glob("*/summary.json"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        summaries = [json.loads(file.read_text()) for file in path.glob("*/summary.json")]
+        assert summaries == [{"interrupted": True}] * 2
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("fake")
+def test_each_run_has_its_slots_gpu_and_one_that_is_killed_is_told(tmp_path):
+    def burst(known: object) -> None:
+        about = sweep.folder(sweep.runs[2]) / "about.json"
+        if about.exists():
+            with suppress(ProcessLookupError):
+                os.kill(json.loads(about.read_text())["pid"], signal.SIGKILL)
+
+    runs = [*planned(2), planned(3, frames=10**6)[2]]
+    with opened(tmp_path / "s", runs, threads=1) as sweep:
+        named = [SimpleNamespace(cores=(), gpu=name) for name in ("GPU-7", "GPU-9", "GPU-11")]
+        ended = sweep_engines.local(sweep, named, burst)
+        gpus = [json.loads((sweep.folder(run) / "about.json").read_text())["gpu"] for run in sweep.runs]
+        assert sorted(gpus) == ["GPU-11", "GPU-7", "GPU-9"]
+        assert [ended[run.name].state for run in sweep.runs] == ["done", "done", "failed"]
+        assert ended[sweep.runs[2].name].message.startswith("killed by SIGKILL")
+
+
+def test_a_run_that_another_process_still_saves_is_waited_for(tmp_path, monkeypatch):
+    """As the runs of a sweep that was killed do, when it is typed again."""
+    looked = []
+    held = subprocess.Popen(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); " + _HOLDS, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert held.stdout.readline() == b"held\n"
+
+        def look(seconds: float) -> None:
+            looked.append(seconds)
+            if len(looked) == 3:
+                held.communicate()
+
+        monkeypatch.setattr(launch, "time", SimpleNamespace(sleep=look))
+        launch.wait_until_free(tmp_path, lambda: False)
+        assert len(looked) == 3
+        launch.wait_until_free(tmp_path, lambda: False)
+        assert len(looked) == 3
+    finally:
+        held.kill()
 
 
 # A real one -------------------------------------------------------------------------------------------------

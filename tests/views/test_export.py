@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -186,3 +187,18 @@ def test_the_command_says_how_to_use_the_file(tiny_run, tmp_path, capsys, monkey
 def test_the_help_says_that_torchscript_is_deprecated(capsys):
     assert main(["export", "--help"]) == 0
     assert "PyTorch has deprecated TorchScript" in capsys.readouterr().out
+
+
+def test_a_policy_may_lie_beside_checksums_that_are_not_its_own(tiny_run, frames, tmp_path, monkeypatch):
+    """As in the folder of a release. Fault: it counts as damaged, and people are told to remove the folder."""
+    monkeypatch.setattr(exporting, "real_frames", lambda config, steps: frames)
+    (tmp_path / "SHA256SUMS").write_text("0" * 64 + " *another.zip\n")
+    export(tiny_run, "safetensors", tmp_path / "policy.safetensors")
+    assert checkpoint.load_policy(tmp_path / "policy.safetensors").num_actions == 6
+    # Those of a checkpoint hold for its own file, however it is named on the way.
+    own = checkpoint.newest(tiny_run.checkpoints)
+    copy = tmp_path / "copy"
+    shutil.copytree(own, copy)
+    (copy / "online.safetensors").write_bytes((tmp_path / "policy.safetensors").read_bytes() + b"x")
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.load_policy(copy / "online.safetensors")

@@ -15,9 +15,10 @@ pytest.importorskip("matplotlib")
 
 from fastdqn.cli import main
 from fastdqn.config import Config
+from fastdqn.errors import UserError
 from fastdqn.presets import PRESETS
 from fastdqn.runs.folder import RunFolder
-from fastdqn.views.plot import EVALUATION, Curves, band, draw, group_by_configuration, read
+from fastdqn.views.plot import EVALUATION, Curves, band, draw, group_by_configuration, plot, read
 from tests.views.test_dashboard import LATE
 
 
@@ -82,6 +83,27 @@ def test_evaluations_get_a_panel_where_there_are_some(tmp_path):
     axes = draw({"Pong-v5 quick": [curves]}).axes
     assert axes[1].get_title(loc="left") == EVALUATION.title
     assert lines_of(axes[1])["Pong-v5 quick, seed 1"].tolist() == [7.0, 8.0]
+
+
+def test_what_a_group_has_is_drawn_though_its_runs_share_nothing(tmp_path):
+    """Faults: another run's games drawn, or none; no line in the legend; a point without a mark."""
+    one = read(make_run(tmp_path / "b", 2, [5.0]))
+    none = {**one.rows[0], "return_mean": None, "returns": []}
+    empty = replace(one, config=replace(one.config, seed=1), rows=[none])
+    axes = draw({"both": [empty, one]}).axes[0]
+    assert [np.asarray(line.get_ydata()).tolist() for line in axes.get_lines()] == [[5.0], [5.0]]
+    assert [line.get_marker() for line in axes.get_lines()] == [".", "o"]
+    late = replace(one, rows=[{**one.rows[0], "frames": 9_000}])
+    axes = draw({"apart": [one, late]}).axes[0]
+    assert any(label.startswith("apart, 2 runs") for label in lines_of(axes))
+
+
+def test_a_picture_of_no_run_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("curves.png").write_text("another")
+    with pytest.raises(UserError, match="there is none to be drawn"):
+        plot([])
+    assert Path("curves.png").read_text() == "another"
 
 
 def test_a_run_without_a_game_or_an_update_is_drawn():
@@ -154,6 +176,8 @@ def test_the_command_draws_groups_and_names_them(tmp_path, capsys, monkeypatch):
     assert main(["plot", "quick1"]) == 0
     assert Path("quick1/curves.png").exists()
     assert not list(Path().rglob("tmp-*"))
+    assert main(["plot", "quick1", "--out", "x.svg", "quick2"]) == 0  # words need not stand together
+    assert "2 runs (seeds 1, 2)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from fastdqn.games.envs import AtariEnvs, ColourGame
 from fastdqn.runs import checkpoint
 from fastdqn.runs.evaluation import evaluate, game_rules, playing_network
 from fastdqn.runs.seeds import evaluation_seed
+from fastdqn.views import record as record_module
 from fastdqn.views.film import _BAR, _CHOSEN, _RANDOM, Film, Moment, densities
 from fastdqn.views.record import CONSOLE_FPS, play, record, replay
 
@@ -84,6 +86,39 @@ def test_the_colours_stay_in_step_to_the_end_of_a_game(game, sticky):
     assert frames[-1][0] == len(moments) - 1
     assert frames[-1][2] == score > 0
     assert 4 * len(moments) - 4 < len(frames) <= 4 * len(moments)
+
+
+def test_a_game_that_its_rules_cut_is_not_over(tiny_run):
+    policy = checkpoint.load_policy(tiny_run.path)
+    network = playing_network(policy, tiny_run.config, 1)
+    rules = replace(rules_of(tiny_run), max_episode_frames=200)
+    moments, over = play("Pong-v5", rules, network, 0.3, 4, 1_000)
+    assert len(moments) == 50
+    assert not over
+
+
+def test_without_a_program_that_writes_films_no_game_is_played(tiny_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
+    monkeypatch.setattr("fastdqn.views.record.play", None)
+    assert main(["record", str(tiny_run.path), "--out", str(tmp_path / "v")]) == 2
+    assert "IMAGEIO_FFMPEG_EXE" in capsys.readouterr().err
+    assert not (tmp_path / "v").exists()
+
+
+def test_a_film_that_was_not_written_whole_is_none(tiny_run, tmp_path, monkeypatch):
+    """Fault: nobody asks how ffmpeg ended."""
+    send = record_module._Files.add
+
+    def lost(self, *of):
+        if self.count % 2:
+            self.count += 1
+        else:
+            send(self, *of)
+
+    monkeypatch.setattr(record_module._Files, "add", lost)
+    with pytest.raises(RunFailedError, match=r"ffmpeg has written 1\.0 of 2\.0 seconds"):
+        record(tiny_run, FilmSettings(max_seconds=2, gif_seconds=1), out=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_game_is_not_shown(tiny_run, tmp_path, monkeypatch):

@@ -85,7 +85,31 @@ def test_runs_that_were_never_evaluated_are_scored_by_their_training(tmp_path):
     make_sweep(tmp_path / "s", evaluated=False)
     result = report([tmp_path / "s"])
     assert result.data["methods"]["quick"]["games"]["Pong-v5"]["last"]["runs"] == [-5.0, -4.0, -3.0]
-    assert "mean return of the last 20 games of training; 3,000 frames" in result.about[0]
+    rules = "max_episode_frames 108000, noop_max 30, sticky_actions 0"
+    assert f"mean return of the last 20 games of training, {rules}; 3,000 frames" in result.about[0]
+
+
+def test_runs_of_other_games_are_not_compared(tmp_path):
+    """`m-dqn` has sticky actions, `quick` no-ops."""
+    make_sweep(tmp_path / "s", presets=("quick", "m-dqn"), evaluated=False)
+    with pytest.raises(UserError, match=r"noop_max 1, sticky_actions 0\.25"):
+        report([tmp_path / "s"])
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    """Fault: one of no width, which looks like certainty."""
+    make_sweep(tmp_path / "_s", seeds=1)
+    make_sweep(tmp_path / "b$1$", seeds=1)
+    result = report([tmp_path / "_s", tmp_path / "b$1$"])
+    method = result.data["methods"]["_s: quick"]
+    assert method["aggregate"]["last"]["IQM"][1:] == [None, None]
+    for curve in (method["profile"], method["efficiency"]):
+        assert (curve["low"], curve["high"]) == (None, None)
+    axes = curves(result.data).axes
+    assert [len(one.collections) for one in axes] == [0, 0]
+    # Fault: a first `_` hides a label, two dollars make a formula of it.
+    assert [line.get_label() for line in axes[0].get_lines()] == [" _s: quick", r"b\$1\$: quick"]
+    aggregates(result.data)
 
 
 def test_protocols_are_not_mixed_without_being_told(tmp_path):

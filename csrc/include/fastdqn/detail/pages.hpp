@@ -52,13 +52,16 @@ class Pages {
   std::size_t bytes_ = 0;
 };
 
-// Bytes that this process could still fill without swapping: MemAvailable of /proc/meminfo, lowered to what
-// its memory cgroups leave. The largest number there is where the system does not say. Reads files: microseconds.
-std::size_t available_memory_bytes();
+// Where the system says what memory there is.
+struct MemoryFiles {
+  std::string meminfo = "/proc/meminfo";
+  std::string membership = "/proc/self/cgroup";
+  std::string cgroups = "/sys/fs/cgroup";  // the folder where they are mounted
+};
 
-// What the memory cgroups of a process leave, its own and those above, by versions 1 and 2 of cgroups: a container's
-// limit, or a job's. The largest number there is without one.
-// membership: a file like /proc/self/cgroup. mounts: the folder where cgroups are mounted.
-std::size_t cgroup_available_bytes(const std::string& membership, const std::string& mounts);
+// Bytes that this process could still fill without swapping: MemAvailable, lowered to what its memory cgroups leave, its
+// own and those above, by versions 1 and 2 of cgroups: a container's limit, or a job's. The largest number there is
+// where nobody says. Reads files: microseconds.
+std::size_t available_memory_bytes(const MemoryFiles& files = {});
 
 }  // namespace fastdqn
