@@ -211,7 +211,7 @@ PRESETS: dict[str, Preset] = {
         _QUICK,
     ),
     "quick-rainbow": Preset(
-        "quick with a distribution over 51 returns, noise for epsilon; behind quick in the one run so far",
+        "quick with a distribution over 51 returns, noise for epsilon; far behind quick in Pong, seed 1",
         "no paper",
         _QUICK_RAINBOW,
     ),

@@ -27,9 +27,10 @@ _MOST_ACTIONS = 18
 _GAME_BYTES = 1_300_000  # 256 games against 2
 _TRANSITION_BYTES = {
     "nature": 800_000,
-    "impala": 5_000_000,
+    "impala": 10_000_000,
 }  # at width 1: mostly activations, their gradients
-_PASSES = 5  # an implicit head's largest maps, and float32 numbers of a pair of quantiles or atoms, at a time
+# Bytes of each pair of quantiles, of each pair of atoms, and of each number of an implicit head's maps.
+_QUANTILE_PAIR_BYTES, _ATOM_PAIR_BYTES, _IMPLICIT_BYTES = 80, 20, 12
 _NETWORK_COPIES = 18  # at width 4: both networks, the optimizer's two, and what an update holds of their size
 
 
@@ -154,15 +155,15 @@ def transition_bytes(config: Config, num_actions: int = _MOST_ACTIONS) -> int:
     """
     network = config.network
     torso = _TRANSITION_BYTES.get(network.torso, _TRANSITION_BYTES["nature"]) * max(1.0, network.width)
-    numbers = 0.0
+    head = 0.0
     if network.head in ("quantile", "implicit"):  # each TD error
-        numbers += network.quantiles**2
+        head += network.quantiles**2 * _QUANTILE_PAIR_BYTES
     if network.head == "implicit":  # features and hidden units of each fraction
-        numbers += network.quantiles * network.width * (3 * 3_136 + 2 * 512)
+        head += network.quantiles * network.width * (3 * 3_136 + 2 * 512) * _IMPLICIT_BYTES
     if network.head == "categorical":  # each pair of returns, of each next action
         actions = num_actions if config.learner.rule == "munchausen" else 1
-        numbers += actions * network.atoms**2
-    return int(torso + 4 * _PASSES * numbers)
+        head += actions * network.atoms**2 * _ATOM_PAIR_BYTES
+    return int(torso + head)
 
 
 def learning_needs(config: Config) -> list[Need]:

@@ -249,7 +249,7 @@ def test_machado_is_for_policies_of_all_18_actions(evaluated, tmp_path):
 
 def test_networks_draw_where_the_evaluation_says_so():
     """Fault: the two taken for each other, so that a noisy network is evaluated without its noise."""
-    shape = NetworkConfig(width=1 / 32, noise=0.5)
+    shape = NetworkConfig(width=1 / 32, noise="normal")
     network = QNetwork(shape, 4, generator=torch.Generator().manual_seed(1))
     policy = checkpoint.SavedPolicy(dict(network.state_dict()), shape, 4, Path("here"))
     frames = torch.from_numpy(np.random.default_rng(2).integers(256, size=(3, 4, 84, 84), dtype=np.uint8))
