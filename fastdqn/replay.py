@@ -58,6 +58,14 @@ _STORAGE = ("raw", "delta")
 _MOST_AXES = 32  # with those of the batch and the stack still an array of numpy 1
 
 
+def available_memory_bytes() -> int:
+    """Return how many bytes can be filled without swapping: what a buffer's size is held against.
+
+    A container's limit, or a job's, counts (cgroups); where nobody says, it is the largest number there is.
+    """
+    return _core.available_memory_bytes()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Sampled transitions; B is the batch size.

@@ -78,12 +78,12 @@ def _machine() -> dict[str, Any]:
         "bfloat16": f"{cpu_bfloat16()} (instructions of the CPU)",
     }
     try:
-        from fastdqn import _core
+        from fastdqn.replay import available_memory_bytes
 
         lines = Path("/proc/meminfo").read_text().splitlines()
     except (ImportError, OSError):
         return facts
     kilobytes = {line.partition(":")[0]: int(line.split()[1]) for line in lines if len(line.split()) > 1}
-    free = _core.available_memory_bytes()  # in a container or a job what its limit leaves
+    free = available_memory_bytes()  # in a container or a job what its limit leaves
     total = kilobytes.get("MemTotal", 0)
     return {**facts, "memory": f"{free / 2**30:.1f} GiB to spare of {total / 2**20:.1f} GiB"}

@@ -9,9 +9,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
-from fastdqn import _core
 from fastdqn.algorithm.networks import STACK, count_parameters
 from fastdqn.config import Config
+from fastdqn.replay import available_memory_bytes
 
 FRAME_BYTES = 84 * 84
 SLOT_BYTES = {"raw": FRAME_BYTES + 34, "delta": FRAME_BYTES // 4 + 39}
@@ -105,7 +105,7 @@ def host_needs(config: Config, *, on_gpu: bool) -> list[Need]:
 
 def host_bytes() -> int:
     """Return the memory that can be had without swapping, within `ulimit -v`, a container's limit or a job's."""
-    available = _core.available_memory_bytes()
+    available = available_memory_bytes()
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY:
         return available
