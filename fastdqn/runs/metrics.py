@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastdqn.config import Config
 from fastdqn.errors import UserError
 from fastdqn.json_files import checked, parse_object
 from fastdqn.outputs import write_atomic
@@ -139,6 +140,18 @@ class Games:
         """Go on from what `state` returned."""
         self.count, self.best, self.since_logged = state["count"], state["best"], list(state["since_logged"])
         self.recent.extend(state["recent"])
+
+
+def is_complete(state: Mapping[str, Any], config: Config) -> bool:
+    """Whether a run has ended as its configuration says.
+
+    Args:
+        state: Of its newest checkpoint.
+        config: Its configuration.
+    """
+    games = Games()
+    games.set_state(state["games"])
+    return bool(state["frames"] >= config.total_frames) or games.solved(config.solved_return)
 
 
 class PhaseTimer:

@@ -23,7 +23,7 @@ from fastdqn.runs.checkpoint import Checkpoint
 from fastdqn.runs.checks import refuse_complete
 from fastdqn.runs.clock import Clock, Marks, evaluation_is_due
 from fastdqn.runs.folder import RunFolder, versions
-from fastdqn.runs.metrics import Games
+from fastdqn.runs.metrics import Games, is_complete
 
 _STATE: dict[str, Any] = {
     "config": Config,
@@ -158,14 +158,8 @@ def evaluation_is_owed(path: Path, state: Mapping[str, Any], config: Config) -> 
     with suppress(OSError, ValueError):
         if read_object(path / "summary.json").get("interrupted") is False:
             return False
-    games = Games()
-    games.set_state(state["games"])
-    return evaluation_is_due(
-        state["frames"],
-        config.evaluation.every_frames,
-        state["marks"]["evaluated"],
-        complete=state["frames"] >= config.total_frames or games.solved(config.solved_return),
-    )
+    every, since = config.evaluation.every_frames, state["marks"]["evaluated"]
+    return evaluation_is_due(state["frames"], every, since, complete=is_complete(state, config))
 
 
 def _load_newest(run: RunFolder, ranks: Ranks, inexact: bool) -> Checkpoint:

@@ -29,7 +29,7 @@ from fastdqn.json_files import checked, parse_object, read_object, read_text
 from fastdqn.runs.clock import evaluation_is_due
 from fastdqn.runs.folder import machine_and_versions, write_text
 from fastdqn.runs.lock import LOCK, RunLock
-from fastdqn.runs.metrics import Games
+from fastdqn.runs.metrics import is_complete
 
 MANIFEST = "sweep.json"
 _BEGUN = {LOCK, "configs", "logs", f"{MANIFEST}.tmp"}
@@ -245,9 +245,7 @@ def is_done(folder: Path, config: Config) -> bool:
     saved = sorted((folder / "checkpoints").glob("frame-*"))
     with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
         state = read_object(saved[-1] / "state.json")
-        games = Games()
-        games.set_state(state["games"])
-        complete = bool(state["frames"] >= config.total_frames) or games.solved(config.solved_return)
+        complete = is_complete(state, config)
         every = config.evaluation.every_frames
         return complete and not (
             every is not None
