@@ -8,7 +8,7 @@ EXTRAS ?= train,plot,video,clients,dev
 
 BIN := .venv/bin
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.txt
-PYTHON_FILES := fastdqn benchmarks tests examples docs/make_dashboard_picture.py docs/conf.py .ci/set_address.py
+PYTHON_FILES := fastdqn benchmarks tests examples docs/make_dashboard_picture.py docs/conf.py docs/lines.py .ci/set_address.py
 MODULES := $(sort $(shell find fastdqn -name '*.py'))
 
 .PHONY: setup train test lint format bench docs test-cpp test-embed help FORCE
@@ -42,6 +42,7 @@ test: setup
 lint: setup
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/ruff format --check $(PYTHON_FILES)
+	$(BIN)/python docs/lines.py --check
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest fastdqn._core
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests benchmarks -name '*.hpp' -o -name '*.cpp')
@@ -49,6 +50,7 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix $(PYTHON_FILES)
 	$(BIN)/ruff format $(PYTHON_FILES)
+	$(BIN)/python docs/lines.py
 	$(BIN)/clang-format -i $(shell find csrc tests benchmarks -name '*.hpp' -o -name '*.cpp')
 
 # The core's own tests, optimised and under the sanitizers. Each is a CMake preset in csrc/.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -53,6 +54,7 @@ NOT_RUN = {  # the beginning of a command: why it is not run here
     "add_subdirectory": "tests/embed/run builds it",
 }
 NAMES = [f"fastdqn {name}" for name in ("train", "sweep", "evaluate", "record", "plot", "report", "export")]
+LINES = runpy.run_path(str(ROOT / "docs/lines.py"))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(
     r"`((?:\.venv/bin/)?(?:fastdqn|make|python|pip|tensorboard|sha256sum|reliability\.py) [^`]+)`"
@@ -254,6 +256,35 @@ def run_python(source: str, names: dict[str, Any]) -> None:
 
 def python_of(page: str) -> list[str]:
     return [one.text for one in snippets() if one.language == "python" and one.place.startswith(page)]
+
+
+def test_places_in_the_code_get_the_line_where_a_name_begins(tmp_path):
+    (tmp_path / "a.hpp").write_text("class Ring;\n\nclass Ring {\n};\n")
+    (tmp_path / "a.py").write_text('"""def f"""\nRING: int = 3\n\n\nclass Ring:\n    def f(self): ...\n')
+    stale = (
+        "[`Ring`, a.hpp:1](a.hpp#L1), [`RING`, a.py:9](a.py#L9), [`f`, a.py:1](a.py#L1) and [`f`](a.py#L1)"
+    )
+    true = "[`Ring`, a.hpp:3](a.hpp#L3), [`RING`, a.py:2](a.py#L2), [`f`, a.py:6](a.py#L6) and [`f`](a.py#L1)"
+    assert LINES["renewed"](stale, tmp_path) == LINES["renewed"](true, tmp_path) == true
+
+
+@pytest.mark.parametrize("source", ["", "def f(): ...\ndef f(): ...\n"])
+def test_a_place_of_no_name_or_two_is_an_error(tmp_path, source):
+    (tmp_path / "a.py").write_text(source)
+    with pytest.raises(ValueError, match=r"f is defined [02] times in .*a\.py"):
+        LINES["renewed"]("[`f`, a.py:1](a.py#L1)", tmp_path)
+
+
+def test_every_algorithm_has_its_line_and_its_test():
+    page = (ROOT / "docs/algorithms.md").read_text()
+    sections = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    algorithms = sections[sections.index("Where each is") + 1 : sections.index("Beside other libraries")]
+    rows = re.findall(r"^\| \[([^]]+)\]\(#[^)]+\) \|(.+)\|(.+)\|$", page, re.MULTILINE)
+    assert [name for name, *_ in rows] == [name.replace("`", "") for name in algorithms]
+    for _, code, test in rows:
+        assert LINES["PLACE"].search(code)
+        assert "/tests/" in test
+        assert LINES["PLACE"].search(test)
 
 
 def test_the_readmes_replay_runs():

@@ -34,8 +34,6 @@ UPDATES_OF = {"noisy": 2_000}
 LEARNED, NOT_LEARNED = 0.9, 0.5
 """Share of balls caught without exploration: the best play catches all, who does not look a quarter."""
 
-PRESETS_THAT_LEARN = ("double", "per", "noisy", "c51", "qrdqn", "iqn", "m-dqn", "m-iqn", "rainbow", "btr")
-
 
 def updates_of(preset: str) -> int:
     """Return how many updates a preset gets."""
@@ -110,7 +108,7 @@ def caught(learner: Learner) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("preset", PRESETS_THAT_LEARN)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_learns_to_catch(preset: str, seed: int) -> None:
     """Seeds 1 to 3 were named before any was run."""
     assert learn(preset, seed) >= LEARNED
