@@ -103,10 +103,11 @@ class Munchausen:
         q = values.target_next()
         now = {"target": values.target_now, "online": values.online_now}[self.network]()
         taken = scaled_log_softmax(now, self.temperature).gather(1, values.action.unsqueeze(1)).squeeze(1)
+        penalty = scaled_log_softmax(q, self.temperature)
         return Next(
             action=torch.arange(q.shape[1], device=q.device).expand(len(q), -1),
-            weight=(q / self.temperature).softmax(1),
-            penalty=scaled_log_softmax(q, self.temperature),
+            weight=(penalty / self.temperature).exp(),
+            penalty=penalty,
             bonus=self.alpha * taken.clamp(self.floor, 0.0),
         )
 

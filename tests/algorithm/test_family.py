@@ -174,6 +174,10 @@ def test_the_munchausen_rule_is_its_formula(actions: int, network: str) -> None:
     near = torch.tensor([[1000.0, 1000.03125, 999.9375]])
     want = 0.03 * reference.log_policy(near[0].double().numpy(), 0.03)
     np.testing.assert_allclose(scaled_log_softmax(near, 0.03)[0].numpy(), want, rtol=0, atol=1e-7)
+    networks = Networks(near, None, torch.zeros(1, dtype=torch.int64))
+    networks.answer = lambda name, _: near
+    weight = RULES["munchausen"](LearnerConfig(rule="munchausen"))(networks.values).weight
+    np.testing.assert_allclose(weight[0].numpy(), np.exp(want / 0.03), rtol=1e-5)
 
 
 def test_dueling_is_over_each_atoms_logits() -> None:
@@ -303,7 +307,7 @@ def test_the_last_maximum_is_the_adaptive_one() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
-def test_a_layer_normalised_nature_normalises_channels_before_the_relu() -> None:
+def test_layer_normalisation_is_of_channels_and_of_hidden_units_before_the_relu() -> None:
     module = network_of(normalization="layer", dueling=True)
     weights = arrays(module)
     maps = frames(2).numpy() / 255.0
@@ -314,8 +318,23 @@ def test_a_layer_normalised_nature_normalises_channels_before_the_relu() -> None
         pixels = reference.normalized(pixels, weights[f"{norm}.weight"], weights[f"{norm}.bias"])
         maps = np.maximum(pixels, 0).transpose(0, 3, 1, 2)
     got = module.torso(module.prepare(frames(2)), NO_DRAWS).detach().numpy()
-    np.testing.assert_allclose(got, maps.transpose(0, 2, 3, 1).reshape(2, -1), rtol=0, atol=1e-9)
-    assert module.head.norm.streams == 2
+    features = maps.transpose(0, 2, 3, 1).reshape(2, -1)
+    np.testing.assert_allclose(got, features, rtol=0, atol=1e-9)
+    hidden = features @ weights["head.hidden.weight"].T + weights["head.hidden.bias"]
+    value, advantage = (
+        np.maximum(reference.normalized(*parts), 0) @ weights[f"head.{last}.weight"].T
+        + weights[f"head.{last}.bias"]
+        for last, *parts in zip(
+            ("value", "advantage"),
+            np.split(hidden, 2, axis=1),
+            np.split(weights["head.norm.weight"], 2),
+            np.split(weights["head.norm.bias"], 2),
+            strict=True,
+        )
+    )
+    got = module(frames(2)).detach().numpy()[:, :, 0]
+    want = value + advantage - advantage.mean(1, keepdims=True)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("with_draws", [True, False])
@@ -380,7 +399,7 @@ def learner_of(preset: str, machine: Any = None, accelerate: str = "eager") -> L
     return Learner(small(preset), ACTIONS, seed=3, backend=machine, accelerate=accelerate)
 
 
-@pytest.mark.parametrize("preset", FAMILY)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_an_update_of_a_preset_has_the_papers_loss_and_priorities(preset: str) -> None:
     """From the networks' outputs, each with the draws of its own pass, by numpy: to five digits of float32."""
     config, one = small(preset), learner_of(preset)
