@@ -318,7 +318,7 @@ void SnapshotFile::verify(const Snapshot& expected) const {
     refuse("truncated or damaged: it has " + std::to_string(size_) + " bytes instead of " +
            std::to_string(size));
   }
-  std::vector<std::uint8_t> buffer(kChunk);
+  std::vector<std::uint8_t> buffer(std::min<std::uint64_t>(kChunk, total_bytes(expected)));
   Checksum checksum;
   std::uint64_t offset = 0;
   for_each_chunk(expected, [&](const std::uint8_t*, std::size_t count) {

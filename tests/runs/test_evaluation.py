@@ -193,6 +193,7 @@ def test_an_evaluation_that_was_stopped_is_played_again(evaluated, tmp_path, mon
     assert differences(outcome(run), outcome(evaluated)) == []
 
 
+@pytest.mark.long
 def test_an_evaluation_that_was_stopped_at_the_end_is_owed(evaluated, tmp_path, monkeypatch):
     """The last of them: fails when the run counts as complete without it, or when it is written twice."""
     config = tiny(evaluation=QUICK)
