@@ -103,7 +103,7 @@ def curves(path: Path) -> Iterator[list[tuple[float, float]]]:
 def draw(settings: Settings) -> None:
     """Draw all curves; a variant's seeds have one colour, and the legend has what each came to."""
     goal = SOLVED_RETURNS.get(settings.game)
-    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 5.6), layout="constrained")
     for number, name in enumerate(settings.variants):
         figures = json.loads(of(settings, name).with_suffix(".json").read_text())
         lines = list(curves(of(settings, name).with_suffix(".csv")))
@@ -118,7 +118,7 @@ def draw(settings: Settings) -> None:
     evaluated = f"{figures['settings']['episodes']} games, epsilon {figures['settings']['epsilons'][0]:g}"
     axes.set_title(f"{settings.game}: cores of algorithms in quick; last number: {evaluated}", fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)  # curves are everywhere
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(settings.out.with_suffix(".png"), dpi=110)
 
