@@ -130,7 +130,7 @@ auto run(const Work& work) {
   return work();
 }
 
-// `stacks`: uint8 [B, 4, H, W]; `out`: float32 [B, H, W, 4].
+// `stacks`: uint8 [B, 4, H, W]; `out`: [B, H, W, 4], float32 or, for bfloat16, which numpy lacks, uint16.
 void write_grey_levels(const py::object& stacks, bool centered, const py::object& out) {
   const py::array array = as_array(stacks, "stacks");
   if (!holds<std::uint8_t>(array)) refuse_dtype("stacks", "uint8", array);
@@ -140,10 +140,16 @@ void write_grey_levels(const py::object& stacks, bool centered, const py::object
     throw py::value_error("stacks: shape must be (B, 4, H, W), not " + text_of(shape));
   std::vector<py::object> keep;
   const std::uint8_t* bytes = bytes_of(array, keep);
-  float* floats = output_of<float>(out, "out", {shape[0], shape[2], shape[3], kStack});
+  const Shape wanted = {shape[0], shape[2], shape[3], kStack};
   const auto rows = static_cast<std::size_t>(shape[0]),
              pixels = static_cast<std::size_t>(shape[2] * shape[3]);
-  run([&] { fastdqn::grey_levels(bytes, rows, pixels, centered, floats); });
+  const auto write_to = [&](auto* numbers) {
+    run([&] { fastdqn::grey_levels(bytes, rows, pixels, centered, numbers); });
+  };
+  if (holds<fastdqn::Bfloat16Bits>(as_array(out, "out")))
+    write_to(output_of<fastdqn::Bfloat16Bits>(out, "out", wanted));
+  else
+    write_to(output_of<float>(out, "out", wanted));
 }
 
 // The core, and the shape of a frame, which the core does not need.

@@ -51,8 +51,9 @@ def test_centering_subtracts_each_observations_own_mean_level() -> None:
     assert np.abs(network(width=0.25).q_values(obs).detach().numpy() - values).max() > 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("centered", [False, True])
-def test_our_operator_makes_of_grey_levels_what_pytorchs_make(centered: bool) -> None:
+def test_our_operator_makes_of_grey_levels_what_pytorchs_make(centered: bool, dtype: torch.dtype) -> None:
     """To the bit and with the same strides, compiled too; means that lie between two levels, and odd memory."""
     between = torch.zeros(256, 4, 84, 84, dtype=torch.uint8)
     between[:] = torch.arange(256).view(256, 1, 1, 1)
@@ -68,16 +69,17 @@ def test_our_operator_makes_of_grey_levels_what_pytorchs_make(centered: bool) ->
     ]
 
     def levels(obs: torch.Tensor) -> torch.Tensor:
-        return layers.grey_levels(obs, torch.float32, centered=centered)
+        return layers.grey_levels(obs, dtype, centered=centered)
 
     for obs in batches:
         with layers.plain_operators():
             want = levels(obs)
         for found in (levels(obs), torch.compile(levels, fullgraph=True)(obs) if len(obs) == 3 else want):
+            assert found.dtype == want.dtype == dtype
             assert torch.equal(found, want)
             assert found.stride() == want.stride()
     assert not levels(frames(1)).requires_grad
-    torch.library.opcheck(torch.ops.fastdqn.grey_levels, (frames(2), centered))
+    torch.library.opcheck(torch.ops.fastdqn.grey_levels, (frames(2), centered, dtype))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,7 @@ def test_our_operator_makes_of_grey_levels_what_pytorchs_make(centered: bool) ->
         (((2, 4, 3), "u1"), ((2, 3, 4), "f4"), ValueError, r"stacks: shape must be .*, not \(2, 4, 3\)"),
         (((2, 4, 3, 5), "u1"), ((2, 3, 5, 4), "f8"), TypeError, "out: dtype must be float32, not float64"),
         (((2, 4, 3, 5), "u1"), ((2, 4, 3, 5), "f4"), ValueError, r"out: shape must be \(2, 3, 5, 4\)"),
+        (((2, 4, 3, 5), "u1"), ((2, 4, 3, 5), "u2"), ValueError, r"out: shape must be \(2, 3, 5, 4\)"),
     ],
 )
 def test_the_extension_refuses_memory_that_it_would_overrun(

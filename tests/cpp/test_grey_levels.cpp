@@ -1,10 +1,12 @@
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "check.hpp"
 #include "fastdqn/detail/grey_levels.hpp"
 
+using fastdqn::Bfloat16Bits;
 using fastdqn::grey_levels;
 using fastdqn::kStack;
 
@@ -25,6 +27,15 @@ std::vector<float> slowly(const std::vector<std::uint8_t>& stacks, std::size_t p
   return out;
 }
 
+std::vector<float> as_floats(const std::vector<Bfloat16Bits>& numbers) {
+  std::vector<float> out(numbers.size());
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(numbers[i]) << 16;
+    std::memcpy(&out[i], &bits, sizeof bits);
+  }
+  return out;
+}
+
 std::vector<std::uint8_t> noise(std::size_t count) {
   std::vector<std::uint8_t> bytes(count);
   std::uint32_t state = 1;
@@ -40,6 +51,10 @@ void equals_the_slow_one(const std::vector<std::uint8_t>& stacks, std::size_t pi
     grey_levels(stacks.data(), stacks.size() / (kStack * pixels), pixels, centered, out.data() + 1);
     CHECK(out.front() == -7.0f && out.back() == -7.0f);
     CHECK(std::vector<float>(out.begin() + 1, out.end() - 1) == slowly(stacks, pixels, centered));
+    std::vector<Bfloat16Bits> halves(stacks.size() + 2, 7);
+    grey_levels(stacks.data(), stacks.size() / (kStack * pixels), pixels, centered, halves.data() + 1);
+    CHECK(halves.front() == 7 && halves.back() == 7);
+    CHECK(as_floats({halves.begin() + 1, halves.end() - 1}) == slowly(stacks, pixels, centered));
   }
 }
 

@@ -1,4 +1,5 @@
-// Stacks of frames as a network on a CPU reads them: float32, the stack's frames innermost, centred if wanted.
+// Stacks of frames as a network on a CPU reads them: float32 or bfloat16, the stack's frames innermost, centred if
+// wanted.
 //
 // What a compiler makes of the same tensor operations takes five to ten times as long: it sums bytes one by one.
 //
@@ -12,8 +13,14 @@ namespace fastdqn {
 
 constexpr std::size_t kStack = 4;
 
-// `stacks`: rows x kStack x pixels bytes; `out`: rows x pixels x kStack floats, which does not overlap it.
+// A bfloat16 number as its bits: the upper half of a float's. All that grey_levels writes are whole numbers of up
+// to eight bits, which it holds exactly.
+using Bfloat16Bits = std::uint16_t;
+
+// `stacks`: rows x kStack x pixels bytes; `out`: rows x pixels x kStack numbers, which does not overlap it.
 // Centred, from each row its mean is subtracted, rounded to a whole grey level, halves to even; pixels > 0.
 void grey_levels(const std::uint8_t* stacks, std::size_t rows, std::size_t pixels, bool centered, float* out);
+void grey_levels(const std::uint8_t* stacks, std::size_t rows, std::size_t pixels, bool centered,
+                 Bfloat16Bits* out);
 
 }  // namespace fastdqn
