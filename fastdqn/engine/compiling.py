@@ -91,6 +91,20 @@ def wrapper(compiled: bool, device: torch.device) -> Wrapper:
     return lambda function: torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
 
+def without_guards(work: Callable[[], object]) -> Callable[[], object]:
+    """Return compiled work that has run once, without the check whether it was compiled for these arguments.
+
+    The check takes a twentieth of an update of `quick`. It is not needed where each call has the same tensors:
+    one compilation of each function is all there is.
+    """
+
+    def unguarded() -> None:
+        with torch.compiler.set_stance(skip_guard_eval_unsafe=True):
+            work()
+
+    return unguarded
+
+
 def kept_across_processes() -> AbstractContextManager[None]:
     """Have what is compiled while the block runs kept by AOTAutograd's cache, too, for the next process.
 

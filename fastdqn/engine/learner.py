@@ -31,7 +31,13 @@ from fastdqn.algorithm.update import (
     passes_of,
 )
 from fastdqn.config import Config
-from fastdqn.engine.compiling import Acceleration, keep_freed_memory, kept_across_processes, wrapper
+from fastdqn.engine.compiling import (
+    Acceleration,
+    keep_freed_memory,
+    kept_across_processes,
+    without_guards,
+    wrapper,
+)
 from fastdqn.engine.data_parallel import ALONE, Ranks
 from fastdqn.engine.device import Backend, CpuBackend, Work
 from fastdqn.engine.draws import DrawBuffer
@@ -244,6 +250,7 @@ class Learner:
                 self._launch = self.backend.capture(self._launch, self._results.tensors, self.backend.learn)
             else:
                 self.backend.learn.submit(self._launch)
+                self._launch = without_guards(self._launch)
         self.backend.synchronize()
         for value, before in zip(changed, saved, strict=True):
             value.copy_(before)

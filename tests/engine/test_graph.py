@@ -39,6 +39,7 @@ from tests.engine.test_learner import (
     learner,
     sizes,
     update,
+    with_guards,  # noqa: F401  # a fixture
 )
 from tests.runs.test_trainer import equal, go, rows, small, weights
 
@@ -104,6 +105,7 @@ def test_a_launch_of_four_is_four_updates(accelerate):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("with_guards")
 def test_a_compiled_launch_of_three_is_three_updates_by_one_compilation():
     """Within the bound of compiled code; fails when each batch of a launch is compiled for."""
     torch.compiler.reset()

@@ -291,9 +291,17 @@ def test_compiled_equals_eager_for_every_rule(rules: Rules) -> None:
     check_compiled_equals_eager(rules)
 
 
+@pytest.fixture
+def with_guards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every call of compiled code check what a run checks the first time alone."""
+    for module in ("learner", "acting"):
+        monkeypatch.setattr(f"fastdqn.engine.{module}.without_guards", lambda work: work)
+
+
 @pytest.mark.long
+@pytest.mark.usefixtures("with_guards")
 def test_one_compilation_serves_a_whole_run() -> None:
-    """Rates, target copies and restored states need no other compilation.
+    """Rates, target copies and restored states need no other compilation, so that the check can be left out.
 
     Two learners hold the same bits, and choose the same actions as an eager one.
     """
@@ -525,6 +533,17 @@ def test_auto_is_a_rule_of_device_and_length() -> None:
     assert resolve_accelerate("auto", "cuda", 20_000) == "graph"
     assert resolve_accelerate("eager", "cpu", 10**9) == "eager"
     assert resolve_accelerate("compile", "cpu", 1) == "compile"
+
+
+@pytest.mark.long
+def test_compiled_learners_of_one_process_stay_apart() -> None:
+    """Fails when what runs without its check takes the code that was compiled for another."""
+    kinds = [FEW[0], FEW[1], FEW[2]]
+    eager, compiled = [learner(rules) for rules in kinds], [learner(rules, "compile") for rules in kinds]
+    for seed in range(3):
+        for one, other in zip(eager, compiled, strict=True):
+            want, got = update(one, batch(seed), index=seed), update(other, batch(seed), index=seed)
+            torch.testing.assert_close(got["loss"], want["loss"], rtol=2e-5, atol=2e-5)
 
 
 def test_every_loss_is_compared() -> None:
