@@ -25,7 +25,7 @@ import common
 import matplotlib
 import tyro
 
-from fastdqn.config import SOLVED_RETURNS
+from fastdqn.config import SOLVED_RETURNS, Precision
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -49,6 +49,8 @@ class Settings:
     """One evaluation of the last checkpoint for each."""
     runs: Path = Path("runs")
     """Where the run folders go."""
+    precision: Precision | None = None
+    """In place of the preset's."""
     whole: bool = False
     """Train for the preset's whole length, also where a game is solved before."""
     reuse: bool = False
@@ -64,10 +66,12 @@ def fastdqn(*words: str) -> Any:
 
 def learn(settings: Settings, seed: int) -> dict[str, Any]:
     """Train one seed and evaluate its last checkpoint."""
-    run = settings.runs / f"{settings.game}-{settings.preset}-learn-seed{seed}"
+    kind = settings.preset + (f"-{settings.precision}" if settings.precision else "")
+    run = settings.runs / f"{settings.game}-{kind}-learn-seed{seed}"
     if not settings.reuse:
         words = ["--preset", settings.preset, "--seed", str(seed), "--run-dir", str(run)]
         words += ["--stop-at-return", "none"] if settings.whole else []
+        words += ["--pipeline.precision", settings.precision] if settings.precision else []
         fastdqn("train", settings.game, *words, "--progress", "plain")
     evaluations = [
         fastdqn(
@@ -78,6 +82,7 @@ def learn(settings: Settings, seed: int) -> dict[str, Any]:
     for evaluation in evaluations:
         del evaluation["weights"]  # a path of this machine
     summary = json.loads((run / "summary.json").read_text())
+    pipeline = json.loads((run / "config.json").read_text())["pipeline"]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     curve = [
         {
@@ -95,7 +100,8 @@ def learn(settings: Settings, seed: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "git_commit": json.loads((run / "meta.json").read_text())["git_commit"],
-        "threads": json.loads((run / "config.json").read_text())["pipeline"].get("threads", 0),
+        "threads": pipeline.get("threads", 0),
+        "precision": pipeline.get("precision", "fp32"),
         "minutes": summary["seconds"] / 60,
         "minutes_to_solved": solved and solved["minutes"],
         "frames_to_solved": solved and solved["frames"],

@@ -96,10 +96,10 @@ def train(
     from fastdqn.runs import trainer
     from fastdqn.runs.checks import check, check_compiler
     from fastdqn.runs.folder import RunFolder, default_run_path
-    from fastdqn.runs.threads import with_threads
+    from fastdqn.runs.threads import with_precision, with_threads
     from fastdqn.runs.trackers import check as check_trackers
 
-    config, told = with_threads(config, others)
+    config, told = with_threads(with_precision(config), others)
     with joined(config.pipeline.data_parallel) as ranks:
         with together(ranks):
             checked = check(config, source)  # all of it before a run that `overwrite` replaces is gone

@@ -28,7 +28,7 @@ from fastdqn.limits import (
 )
 
 Accelerate = Literal["auto", "eager", "compile", "graph"]
-Precision = Literal["fp32", "tf32", "bf16"]
+Precision = Literal["auto", "fp32", "tf32", "bf16"]
 FramesOn = Literal["auto", "host", "cuda"]
 OptimizerName = Literal["adam", "rmsprop", "adagrad"]
 Loss = Literal["huber", "squared"]
@@ -220,7 +220,8 @@ class PipelineConfig:
     """PyTorch's CPU threads, by whose number sums round. 0: OMP_NUM_THREADS, or without it, on a CPU, one per core
     that no other program is using at the start, which config.json then has."""
     precision: Precision = "fp32"
-    """Of the network's products: fp32, tf32 (a GPU's tensor cores, factors rounded to 10 bits), or bf16."""
+    """Of the network's products: fp32, tf32 (a GPU's tensor cores, factors rounded to 10 bits), bf16, or auto:
+    bf16 on a CPU with avx512_bf16 (`fastdqn info` tells), else fp32; config.json then has which."""
     frames_on: FramesOn = "auto"
     """Where the learner reads frames: host sends whole batches; cuda keeps a copy of all frames in the GPU's
     memory and sends frame numbers; auto takes cuda where it fits in half of the memory that is free."""

@@ -13,6 +13,7 @@ from fastdqn.config import (
     LearnerConfig,
     NetworkConfig,
     OptimizerConfig,
+    PipelineConfig,
     ReplayConfig,
 )
 
@@ -75,6 +76,7 @@ _QUICK = Config(
     optimizer=OptimizerConfig(name="adam", learning_rate=5e-4, learning_rate_final=5e-5, epsilon=5e-5),
     exploration=ExplorationConfig(min=0.01, decay_frames=200_000),
     checkpoint=CheckpointConfig(every_frames=200_000),
+    pipeline=PipelineConfig(precision="auto"),
 )
 
 # `quick` with what `rainbow` has beyond it: C51's distribution, and noise instead of epsilon. Adam's epsilon and

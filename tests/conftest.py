@@ -30,7 +30,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
         env=EnvConfig(num_envs=2, max_episode_frames=2_000),
         replay=ReplayConfig(capacity=1_000, warmup_steps=200),
         network=replace(quick.network, width=1 / 16),
-        pipeline=replace(quick.pipeline, accelerate="eager"),
+        pipeline=replace(quick.pipeline, accelerate="eager", precision="fp32"),
     )
     run = RunFolder.create(tmp_path_factory.mktemp("tiny") / "run", config)
     train(run)

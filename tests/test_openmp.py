@@ -107,7 +107,7 @@ def tiny(**pipeline: Any) -> Any:
         env=replace(config.env, num_envs=2, threads=1),
         network=replace(config.network, width=1 / 16),
         replay=replace(config.replay, capacity=1_000, warmup_steps=32),
-        pipeline=replace(config.pipeline, accelerate="eager", **pipeline),
+        pipeline=replace(config.pipeline, **{"accelerate": "eager", "precision": "fp32", **pipeline}),
     )
 
 
@@ -150,6 +150,25 @@ def test_a_new_run_chooses_its_threads_and_keeps_them(monkeypatch, two_threads, 
     seen.clear()
     fastdqn.resume_training(summary.run, report=lambda snapshot: seen.add(two_threads.get_num_threads()))
     assert seen == {threads}
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_new_run_chooses_its_precision_and_keeps_it_on_another_cpu(monkeypatch, tmp_path):
+    import fastdqn
+
+    Cores(monkeypatch, 0.0)
+    monkeypatch.setattr("fastdqn.cpu.CPU_INFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text("flags : avx512_bf16")
+    stops = iter([False] * 40 + [True] * 9).__next__
+    said = []
+    summary = fastdqn.train(tiny(precision="auto"), tmp_path / "run", say=said.append, stop_requested=stops)
+    assert any(", eager, bf16, 2 threads" in line for line in said)
+    assert json.loads((tmp_path / "run/config.json").read_text())["pipeline"]["precision"] == "bf16"
+    (tmp_path / "cpuinfo").write_text("flags : avx2")
+    said.clear()
+    fastdqn.resume_training(summary.run, say=said.append)
+    assert any(", eager, bf16, 2 threads" in line for line in said)
+    assert any("no instructions for bfloat16" in line for line in said)
 
 
 def test_what_the_user_has_set_counts(monkeypatch, two_threads, tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 from fastdqn.cli import extras
 from fastdqn.cli.command import Command, Listing, answer
 from fastdqn.cli.version import version, version_of
-from fastdqn.runs.folder import cpu_bfloat16
+from fastdqn.cpu import cpu_bfloat16
 
 _ABOUT = "Show versions, processor, memory and accelerator, and say what is missing."
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, cast
 import torch
 from torch._functorch import config as autograd_config
 
+from fastdqn.cpu import cpu_bfloat16
+
 Acceleration = Literal["eager", "compile", "graph"]
 
 # A GPU's is an estimate: half a minute or so of compiling, repaid by a millisecond or more an update.
@@ -39,6 +41,24 @@ def resolve_accelerate(
     if planned_updates < _UPDATES_THAT_REPAY_COMPILING[kind]:
         return "eager"
     return "graph" if kind == "cuda" else "compile"
+
+
+def resolve_precision(
+    setting: Literal["auto", "fp32", "tf32", "bf16"], device: str | torch.device
+) -> Literal["fp32", "tf32", "bf16"]:
+    """Return what a run's products are computed in.
+
+    `auto` is a rule of the device: bfloat16 where measurements found it faster and learning the same
+    (docs/performance.md), which is on x86 with instructions for it.
+
+    Args:
+        setting: As configured.
+        device: Where the learner lives.
+    """
+    if setting != "auto":
+        return setting
+    on_cpu = torch.device(device).type == "cpu"
+    return "bf16" if on_cpu and cpu_bfloat16() in ("amx_bf16", "avx512_bf16") else "fp32"
 
 
 def keep_freed_memory() -> None:

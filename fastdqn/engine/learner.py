@@ -35,6 +35,7 @@ from fastdqn.engine.compiling import (
     Acceleration,
     keep_freed_memory,
     kept_across_processes,
+    resolve_precision,
     without_guards,
     wrapper,
 )
@@ -178,6 +179,7 @@ class Learner:
     Attributes:
         backend: As given.
         accelerate: How updates are run, as given.
+        precision: Of the network's products: what `resolve_precision` makes of the pipeline's.
         captured: Whether launches are captured by the backend.
         wrap: What is put round a function that is to be run as the updates are.
         network: The network's structure; its own tensors are not used.
@@ -200,7 +202,8 @@ class Learner:
         self.backend = backend or CpuBackend()
         self._ranks = ranks
         device = self.backend.device
-        dtype = _COMPUTE_DTYPES[config.pipeline.precision]
+        self.precision = resolve_precision(config.pipeline.precision, device)
+        dtype = _COMPUTE_DTYPES[self.precision]
         module = QNetwork(
             config.network, num_actions, compute_dtype=dtype, generator=torch.Generator().manual_seed(seed)
         )

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fastdqn.config import Config, OlderConfigError
+from fastdqn.cpu import cpu_bfloat16, cpu_model
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.json_files import read_object, read_text
 from fastdqn.outputs import write_atomic
@@ -31,9 +32,6 @@ from fastdqn.runs.lock import LOCK, RunLock
 T = TypeVar("T")
 
 PACKAGES = ("fastdqn", "torch", "envpool", "numpy", "rich", "safetensors", "tyro")
-
-CPU_INFO = Path("/proc/cpuinfo")
-"""Where Linux says what the CPU is."""
 
 _MARKS = {"game", "preset", "env", "replay", "learner"}
 """Keys of a run's config.json, of every version."""
@@ -355,7 +353,7 @@ def machine_and_versions() -> dict[str, Any]:
         "versions": dict(versions()),
         "machine": {
             "system": platform.platform(),
-            "cpu": _cpu_model(),
+            "cpu": cpu_model(),
             "bfloat16": cpu_bfloat16(),
             "cores": os.cpu_count(),
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -382,28 +380,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def cpu_bfloat16() -> str:
-    """Return the CPU's instructions for products of bfloat16, by Linux's name: `none` without, or `unknown`.
-
-    `amx_bf16` and `avx512_bf16` are those of x86, `bf16` is Arm's.
-    """
-    flags = set(" ".join(_cpu_info("flags", "Features")).split())
-    found = (name for name in ("amx_bf16", "avx512_bf16", "bf16") if name in flags)
-    return next(found, "none" if flags else "unknown")
-
-
-def _cpu_model() -> str:
-    return next(iter(_cpu_info("model name")), platform.processor())
-
-
-def _cpu_info(*names: str) -> list[str]:
-    """Return what Linux says of each core under any of these names."""
-    with suppress(OSError):
-        fields = (line.partition(":") for line in CPU_INFO.read_text().splitlines())
-        return [value.strip() for name, _, value in fields if name.strip() in names]
-    return []
 
 
 def _gpu() -> str | None:

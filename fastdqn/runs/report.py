@@ -14,13 +14,14 @@ import torch
 
 from fastdqn.algorithm.update import METRICS
 from fastdqn.config import Config
+from fastdqn.cpu import cpu_bfloat16
 from fastdqn.engine.learner import Learner
 from fastdqn.errors import RunFailedError
 from fastdqn.openmp import OtherPrograms, busy_note
 from fastdqn.runs import trackers
 from fastdqn.runs.build import Components, keeps_replay
 from fastdqn.runs.experience import ExperienceStats, of_all
-from fastdqn.runs.folder import RunFolder, cpu_bfloat16
+from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.memory import replay_bytes, storage
 from fastdqn.runs.metrics import JsonLines, PhaseTimer, Snapshot, Speed, open_rows
 from fastdqn.runs.trackers import Trackers
@@ -108,11 +109,12 @@ class Report:
         learner, config = self._components.learner, self._run.config
         self._say(
             f"{config.game}, {learner.num_parameters:,} parameters, on {learner.backend.device}, "
-            f"{learner.accelerate}{threads_note(learner)}, {frames_note(self._components.experience.stats())}"
+            f"{learner.accelerate}{precision_note(learner)}{threads_note(learner)}, "
+            f"{frames_note(self._components.experience.stats())}"
         )
         self._say(replay_note(config))
         on_cpu = learner.backend.device.type == "cpu"
-        if config.pipeline.precision == "bf16" and on_cpu and cpu_bfloat16() == "none":
+        if learner.precision == "bf16" and on_cpu and cpu_bfloat16() == "none":
             self._say(
                 "this CPU has no instructions for bfloat16 (amx_bf16, avx512_bf16, Arm's bf16): "
                 "`pipeline.precision = fp32` is faster here"
@@ -285,6 +287,11 @@ class Report:
             note=note,
             solved_return=self._run.config.solved_return,
         )
+
+
+def precision_note(learner: Learner) -> str:
+    """Say what the network's products are computed in, where that is not float32."""
+    return "" if learner.precision == "fp32" else f", {learner.precision}"
 
 
 def threads_note(learner: Learner) -> str:

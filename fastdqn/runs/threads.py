@@ -1,4 +1,4 @@
-"""How many of PyTorch's threads a run computes with."""
+"""How a new run computes on the machine that it starts on: how many of PyTorch's threads, in which precision."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 
 from fastdqn.config import Config
+from fastdqn.engine.compiling import resolve_precision
 from fastdqn.engine.device import gpu_name
 from fastdqn.openmp import OtherPrograms, busy_note, threads_beside
 
@@ -39,6 +40,17 @@ def with_threads(config: Config, others: OtherPrograms) -> tuple[Config, str]:
     )
     chosen = replace(config, pipeline=replace(config.pipeline, threads=count))
     return chosen, told if count < most else ""
+
+
+def with_precision(config: Config) -> Config:
+    """Return a new run's configuration with what its products are computed in, where that is to be chosen here."""
+    pipeline = config.pipeline
+    if pipeline.precision != "auto":
+        return config
+    device = "cpu" if gpu_name() is None else "cuda"
+    # Ranks on several machines would choose each for itself.
+    precision = "fp32" if pipeline.data_parallel else resolve_precision("auto", device)
+    return replace(config, pipeline=replace(pipeline, precision=precision))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 from fastdqn.cli import main
 from fastdqn.config import Config
 from fastdqn.presets import PRESETS
-from fastdqn.runs import folder
+from fastdqn.runs.threads import with_precision
 from tests.cli.fakes import FakeTrainer
 
 
@@ -47,7 +47,7 @@ def test_the_flags_under_a_preset_make_it_of_nature(
         _, _, flags = described[list(PRESETS).index(name)].partition(" --")
         words = f"--{flags}".split()
         assert main(["train", "Pong-v5", "--run-dir", name, "--preset", "nature", *words]) == 0
-        assert replace(trainer.config, preset=name) == PRESETS[name].config
+        assert replace(trainer.config, preset=name) == with_precision(PRESETS[name].config)
 
 
 def test_presets_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +122,7 @@ def test_info_tells_what_the_cpu_has_for_bfloat16(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(folder, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("fastdqn.cpu.CPU_INFO", tmp_path / "cpuinfo")
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(
             f"processor\t: 0\nmodel name\t: One\n{flags}\nprocessor\t: 1\n{flags}"

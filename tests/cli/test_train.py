@@ -16,6 +16,7 @@ from fastdqn.cli.train import TrainArguments
 from fastdqn.config import Config
 from fastdqn.errors import UserError
 from fastdqn.presets import PRESETS
+from fastdqn.runs.threads import with_precision
 from tests.cli.fakes import FakeTrainer, refused
 
 
@@ -48,12 +49,12 @@ def test_the_preset_is_chosen_first_and_flags_change_it(trainer: FakeTrainer) ->
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_without_flags_is_the_preset(preset: str, trainer: FakeTrainer) -> None:
     assert main(["train", "Pong-v5", "--preset", preset]) == 0
-    assert trainer.config == PRESETS[preset].config
+    assert trainer.config == with_precision(PRESETS[preset].config)
 
 
 def test_the_default_preset_is_quick(trainer: FakeTrainer) -> None:
     main(["train", "Pong-v5"])
-    assert trainer.config == PRESETS["quick"].config
+    assert trainer.config == with_precision(PRESETS["quick"].config)
 
 
 def test_none_can_be_written(trainer: FakeTrainer) -> None:

@@ -17,11 +17,12 @@ from fastdqn.algorithm import layers
 from fastdqn.algorithm.heads import PRIORITY_FLOOR
 from fastdqn.algorithm.losses import LOSSES
 from fastdqn.algorithm.update import Transitions, WeightsLayout
-from fastdqn.config import Config, LearnerConfig, NetworkConfig, OptimizerConfig
+from fastdqn.config import Config, LearnerConfig, NetworkConfig, OptimizerConfig, PipelineConfig
 from fastdqn.engine import learner as learners
 from fastdqn.engine.acting import ActingNetwork
-from fastdqn.engine.compiling import resolve_accelerate
+from fastdqn.engine.compiling import resolve_accelerate, resolve_precision
 from fastdqn.engine.learner import LaunchInputs, Learner
+from fastdqn.runs.threads import with_precision
 from tests.reference import learning as reference
 
 ACTIONS = 4
@@ -533,6 +534,33 @@ def test_auto_is_a_rule_of_device_and_length() -> None:
     assert resolve_accelerate("auto", "cuda", 20_000) == "graph"
     assert resolve_accelerate("eager", "cpu", 10**9) == "eager"
     assert resolve_accelerate("compile", "cpu", 1) == "compile"
+
+
+@pytest.mark.parametrize(
+    ("flags", "on_cpu"),
+    [
+        ("flags : fpu avx512f avx512_bf16", "bf16"),
+        ("flags : fpu avx512_bf16 amx_bf16", "bf16"),
+        ("Features : fp bf16", "fp32"),  # Arm's: nobody has measured it
+        ("flags : fpu avx2 avx512f", "fp32"),
+        ("", "fp32"),
+    ],
+)
+def test_auto_precision_is_a_rule_of_the_cpu(
+    flags: str, on_cpu: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("fastdqn.cpu.CPU_INFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(flags)
+    assert resolve_precision("auto", "cpu") == on_cpu
+    assert resolve_precision("auto", "cuda") == "fp32"
+    for setting in ("fp32", "tf32", "bf16"):
+        assert resolve_precision(setting, "cpu") == setting
+    config = Config(pipeline=PipelineConfig(precision="auto"))
+    assert Learner(config, ACTIONS).precision == on_cpu
+    assert with_precision(config).pipeline.precision == on_cpu
+    assert with_precision(Config()).pipeline.precision == "fp32"
+    shared = Config(pipeline=PipelineConfig(precision="auto", data_parallel=True))
+    assert with_precision(shared).pipeline.precision == "fp32"  # on each of its machines
 
 
 @pytest.mark.long

@@ -18,7 +18,7 @@ from fastdqn.config import CheckpointConfig, Config, EnvConfig, ReplayConfig
 from fastdqn.errors import RunFailedError, UserError, cause_of_failure
 from fastdqn.games import envs
 from fastdqn.presets import PRESETS
-from fastdqn.runs import build, checkpoint, folder, report, resume
+from fastdqn.runs import build, checkpoint, report, resume
 from fastdqn.runs.folder import RunFolder, versions
 from fastdqn.runs.metrics import Games, JsonLines
 from fastdqn.runs.trainer import train
@@ -37,7 +37,7 @@ def tiny(game: str = "Breakout-v5", alpha: float = 0.5, **changes) -> Config:
         replay=ReplayConfig(capacity=600, warmup_steps=60, alpha=alpha),
         network=replace(config.network, width=1 / 16),
         learner=replace(config.learner, batch_size=4, n_step=3, target_period_updates=37),
-        pipeline=replace(config.pipeline, accelerate="eager"),
+        pipeline=replace(config.pipeline, accelerate="eager", precision="fp32"),
         exploration=replace(config.exploration, decay_frames=2_000),
         checkpoint=CheckpointConfig(every_frames=1_500, keep=2),
     )
@@ -157,7 +157,7 @@ def test_resumed_is_uninterrupted_in_bfloat16(tmp_path, monkeypatch):
     """And the weights are float32, so that a policy is exported as any other."""
     monkeypatch.setattr(exporting, "_CHECKED_STEPS", 2)
     (tmp_path / "cpuinfo").write_text("flags\t\t: fpu avx2\n")
-    monkeypatch.setattr(folder, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("fastdqn.cpu.CPU_INFO", tmp_path / "cpuinfo")
     monkeypatch.setattr("fastdqn.engine.device.has_cuda", lambda: False)
     config = tiny(total_frames=2_500)
     config = replace(config, pipeline=replace(config.pipeline, precision="bf16"))

@@ -43,7 +43,7 @@ def small(**changes) -> Config:
         replay=ReplayConfig(capacity=3_000, warmup_steps=200),
         network=replace(config.network, width=1 / 16),
         learner=replace(config.learner, batch_size=8, target_period_updates=100),
-        pipeline=replace(config.pipeline, accelerate="eager"),
+        pipeline=replace(config.pipeline, accelerate="eager", precision="fp32"),
         exploration=replace(config.exploration, decay_frames=5_000),
     )
     return replace(config, **changes)
