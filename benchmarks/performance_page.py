@@ -18,8 +18,15 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 RECORDED_GAME, RECORDED_PRESET, GOAL = "Pong-v5", "quick", 18.0
+INSTRUCTIONS = {
+    "all": "AVX-512 with bfloat16",
+    "avx512": "AVX-512",
+    "avx2": "AVX2",
+}
+PRECISIONS = {"float32": ("pong-quick", "pong-fp32"), "bfloat16": ("pong-bf16",)}
 PEERS = {
     "fastdqn": "fastdqn",
+    "fastdqn-bf16": "fastdqn, `--pipeline.precision bf16`",
     "sb3": "Stable-Baselines3, 8 games",
     "sb3-one-game": "Stable-Baselines3, 1 game",
     "cleanrl": "CleanRL `dqn_atari.py`, 1 game",
@@ -63,10 +70,41 @@ def scaling() -> Iterator[str]:
             yield f"| {kind} | {games} | {threads} | {cells} | {speeds[-1] / speeds[0]:.2f} |"
 
 
+def bfloat16() -> Iterator[str]:
+    """Rows of updates in either precision, by the instructions that the CPU has or may use."""
+    yield "| instructions | rules | width | float32 | bfloat16 | bfloat16 over float32 |"
+    yield "|---|---|---|---|---|---|"
+    for row in results_of("bfloat16"):
+        yield (
+            f"| {INSTRUCTIONS[row['instructions']]} | `{row['rules']}` | {row['width']:g} | "
+            f"{row['compiled_milliseconds']['median']:.1f} ms | {row['bfloat16_milliseconds']['median']:.1f} ms | "
+            f"**{row['bfloat16_over_compiled']:.2f}** |"
+        )
+
+
+def precisions() -> Iterator[str]:
+    """Rows of seeds that were trained in either precision."""
+    yield "| seed | | frames to 18 | evaluation, epsilon 0.01 |"
+    yield "|---|---|---|---|"
+    medians = {}
+    for name, files in PRECISIONS.items():
+        frames = {seed: n for file in files for seed, n in at_goal(RESULTS / f"{file}.csv", "frames").items()}
+        for result in (result for file in files for result in results_of(file)):
+            reached, returns = frames[result["seed"]], result["evaluations"][0]["returns"]
+            yield (
+                f"| {result['seed']} | {name} | {'never' if reached is None else f'{reached / 1e6:.2f}M'} | "
+                f"{statistics.mean(returns):.1f} "
+                f"({min(returns):.0f} to {max(returns):.0f}, {len(returns)} games) |"
+            )
+        medians[name] = statistics.median(count or float("inf") for count in frames.values())
+    told = ", ".join(f"{frames / 1e6:.2f}M in {name}" for name, frames in medians.items())
+    yield from ("", f"Medians: 18 after {told}.")
+
+
 def records() -> Iterator[str]:
     """Rows of runs to the goal, by every seed that was named."""
-    yield "| file | date | commit | machine | seeds | minutes to 18, by seed | median | evaluations |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| file | date | commit | machine | precision | seeds | minutes to 18, by seed | median | evaluations |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for path in sorted(RESULTS.glob("*.json")):
         data = json.loads(path.read_text())
         settings = data.get("settings", {})
@@ -74,7 +112,9 @@ def records() -> Iterator[str]:
             continue
         if settings["preset"] != RECORDED_PRESET:  # family.py's runs, which may have shared the machine
             continue
-        minutes = minutes_to_goal(path.with_suffix(".csv"))
+        if settings.get("precision"):  # one of two that are compared
+            continue
+        minutes = at_goal(path.with_suffix(".csv"), "minutes")
         seeds = [result["seed"] for result in data["results"]]
         reached = [minutes[seed] for seed in seeds if minutes[seed] is not None]
         # A run that never came there counts as longer than all that did.
@@ -85,6 +125,7 @@ def records() -> Iterator[str]:
         yield (
             f"| `{path.name}` | {data['started'][:10]} | {data['results'][0]['git_commit'][:7]} | "
             f"{data['machine']['cpu']}, {data['settings']['cores_used']} cores | "
+            f"{data['results'][0].get('precision', 'fp32')} | "
             f"{', '.join(map(str, seeds))} | {shown} | {middle:.1f} ({len(reached)} of {len(seeds)}) | "
             f"{evaluations} ({first['episodes']} games, epsilon {first['epsilon']:g}) |"
         )
@@ -102,15 +143,15 @@ def updates() -> Iterator[str]:
         )
 
 
-def minutes_to_goal(curves: Path) -> dict[int, float | None]:
-    """Return for each seed the minutes to the first row whose mean return is the goal's."""
+def at_goal(curves: Path, column: str) -> dict[int, float | None]:
+    """Return for each seed a column of the first row whose mean return is the goal's."""
     found: dict[int, float | None] = {}
     with curves.open() as file:
         for row in csv.DictReader(file):
             seed, mean = int(row["seed"]), row["return_mean_20"]
             found.setdefault(seed, None)
             if found[seed] is None and mean and float(mean) >= GOAL:
-                found[seed] = float(row["minutes"])
+                found[seed] = float(row[column])
     return found
 
 
@@ -118,6 +159,8 @@ COMMANDS = {
     "training-peers": "training_peers.py --cleanrl CHECKOUT",
     "scaling": "scaling.py",
     "presets": "presets.py",
+    "bfloat16": "update.py --bfloat16 --rules nature quick --batch-sizes 32 --instructions all avx512 avx2",
+    "pong-bf16": "learn.py --seeds 31 32 33 34 35 --episodes 20 --epsilons 0.01 --precision bf16",
 }
 PICTURES = ("training-peers", "scaling")
 
@@ -140,9 +183,10 @@ TABLES: dict[Path, dict[str, Callable[[], Iterator[str]]]] = {
     DOCS / "performance.md": {
         "peers": where_measured("training-peers", peers),
         "scaling": where_measured("scaling", scaling),
+        "bfloat16": where_measured("bfloat16", bfloat16),
     },
     DOCS / "algorithms.md": {"presets": where_measured("presets", updates)},
-    RESULTS / "README.md": {"records": records},
+    RESULTS / "README.md": {"records": records, "precisions": where_measured("pong-bf16", precisions)},
 }
 
 
@@ -161,7 +205,7 @@ def draw_peers(pyplot: Any) -> None:
     """Draw steps per second and the time to the first update of each loop."""
     rows = results_of("training-peers")
     titles = [PEERS[name].replace("`", "") for name in reversed(rows)]
-    colors = ["tab:orange" if name == "fastdqn" else "tab:gray" for name in reversed(rows)]
+    colors = ["tab:orange" if name.startswith("fastdqn") else "tab:gray" for name in reversed(rows)]
     panels = (
         ("steps per second", "{:.0f}", lambda row: row["steps_per_second"]["median"]),
         ("seconds to the first update", "{:.1f}", lambda row: row["first_update_seconds"]),

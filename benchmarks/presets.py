@@ -56,6 +56,7 @@ def serve(preset: str, settings: Settings, pipe: Connection) -> None:
     """Serve a process: receive a number of updates, send the milliseconds of one; end at 0."""
     start = time.perf_counter()
     config = PRESETS[preset].config
+    config = replace(config, pipeline=replace(config.pipeline, precision="fp32"))  # the same for all
     if settings.small:
         config = replace(config, network=replace(config.network, width=1 / 16))
     size = config.learner.batch_size

@@ -138,7 +138,7 @@ def config_of(settings: Settings, capacity: int, games: int) -> Config:
         replay=replace(
             config.replay, capacity=capacity, warmup_steps=max(2_000, 16 * games), storage=settings.storage
         ),
-        pipeline=replace(config.pipeline, accelerate=settings.accelerate),
+        pipeline=replace(config.pipeline, accelerate=settings.accelerate, precision="fp32"),
     )
 
 

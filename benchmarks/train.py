@@ -27,7 +27,7 @@ from fastdqn.openmp import OtherPrograms
 from fastdqn.presets import PRESETS
 from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.metrics import PHASES, Snapshot
-from fastdqn.runs.threads import with_threads
+from fastdqn.runs.threads import with_precision, with_threads
 from fastdqn.runs.trainer import train
 
 
@@ -117,7 +117,7 @@ def main(settings: Settings) -> None:
     )
     window = Window(settings)
     with tempfile.TemporaryDirectory() as folder, busy(settings.busy_cores):
-        config, told = with_threads(config, OtherPrograms())
+        config, told = with_threads(with_precision(config), OtherPrograms())
         if told:
             print(told)
         run = RunFolder.create(Path(folder) / "run", config)
@@ -129,6 +129,7 @@ def main(settings: Settings) -> None:
         "frames_per_update": config.learner.steps_per_update * config.env.frame_skip,
         "width": config.network.width,
         "num_envs": config.env.num_envs,
+        "precision": config.pipeline.precision,
         "torch_threads": config.pipeline.threads or torch.get_num_threads(),
     }
     common.write("train", {**asdict(settings), "out": None}, results, settings.out)

@@ -73,7 +73,7 @@ def watch_optimizers(gate: Gate) -> None:
     register_optimizer_step_post_hook(gate.passed)
 
 
-def fastdqn(gate: Gate, settings: dict[str, Any]) -> None:
+def fastdqn(gate: Gate, settings: dict[str, Any], precision: str = "fp32") -> None:
     """Our command, with Nature's network and Adam as the others have it."""
     from fastdqn.openmp import shorten_waits
 
@@ -93,7 +93,7 @@ def fastdqn(gate: Gate, settings: dict[str, Any]) -> None:
         --env.num-envs {GAMES} --learner.steps-per-update {STEPS_PER_UPDATE}
         --replay.capacity {settings["capacity"]} --replay.warmup-steps {settings["warmup_steps"]}
         --exploration.max {settings["epsilon"]} --exploration.min {settings["epsilon"]}
-        --progress plain --run-dir {Path.cwd() / "run"}"""
+        --pipeline.precision {precision} --progress plain --run-dir {Path.cwd() / "run"}"""
     sys.argv = ["fastdqn", *words.split()]
     main()
 
@@ -205,6 +205,7 @@ def tianshou(gate: Gate, settings: dict[str, Any]) -> None:
 
 LOOPS: dict[str, Callable[[Gate, dict[str, Any]], None]] = {
     "fastdqn": fastdqn,
+    "fastdqn-bf16": partial(fastdqn, precision="bf16"),
     "sb3": partial(stable_baselines3, games=GAMES),
     "sb3-one-game": partial(stable_baselines3, games=1),
     "cleanrl": cleanrl,

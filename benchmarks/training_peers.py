@@ -40,7 +40,7 @@ DISTRIBUTIONS = ("stable-baselines3", "tianshou", "gymnasium", "ale-py", "envpoo
 class Settings:
     """Whole training loops in turns."""
 
-    only: tuple[str, ...] = ("fastdqn", "sb3", "sb3-one-game", "cleanrl", "tianshou")
+    only: tuple[str, ...] = ("fastdqn", "fastdqn-bf16", "sb3", "sb3-one-game", "cleanrl", "tianshou")
     """Who takes part; the first is what the others are compared with."""
     cleanrl: Path | None = None
     """A checkout of CleanRL; without one its script does not take part."""
@@ -119,10 +119,11 @@ def compare(settings: Settings) -> dict[str, Any]:
     words = {**asdict(settings), "out": None, "cleanrl": str((settings.cleanrl or Path()).resolve())}
     with tempfile.TemporaryDirectory() as cache:
         results: dict[str, dict[str, Any]] = {name: {} for name in names}
-        if "fastdqn" in names:
-            first = Loop("fastdqn", words, cache)
-            results["fastdqn"]["first_update_seconds_of_first_run"] = first.first_update_seconds
-            first.stop()
+        for name in names:
+            if name.startswith("fastdqn"):
+                first = Loop(name, words, cache)
+                results[name]["first_update_seconds_of_first_run"] = first.first_update_seconds
+                first.stop()
         loops: dict[str, Loop] = {}
         for name in names:  # one after another: those before stand still
             loops[name] = Loop(name, words, cache)

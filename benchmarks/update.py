@@ -7,7 +7,11 @@ the target network, `smooth_l1_loss`, `backward()` and `torch.optim.Adam` with i
 `--rules quick` both sides are dueling and double, as in the preset `quick`.
 
 With `--bfloat16` there is one contestant more, compiled with `--pipeline.precision bf16`: what that is worth
-depends on the CPU's instructions, which the file names.
+depends on the CPU's instructions, which the file names. `--instructions all avx512 avx2` measures besides what
+comes out where oneDNN and PyTorch may use no others, for a CPU that has no others:
+
+    python benchmarks/update.py --bfloat16 --rules nature quick --batch-sizes 32 \
+        --instructions all avx512 avx2 --out benchmarks/results/bfloat16.json
 
 Every contestant is a process of its own, so that none profits from another's settings, and they take turns:
 a ratio is that of two neighbours in time, the figure is the median of the ratios.
@@ -17,12 +21,15 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, cast
+from unittest.mock import patch
 
 import common
 import torch
@@ -34,6 +41,9 @@ from fastdqn.algorithm.update import Transitions
 from fastdqn.config import Config, LearnerConfig, NetworkConfig, OptimizerConfig, PipelineConfig
 from fastdqn.engine.learner import LaunchInputs, Learner
 
+Rules = Literal["nature", "quick"]
+Instructions = Literal["all", "avx512", "avx2"]
+
 ACTIONS = 6
 CONTESTANTS = ("plain", "eager", "compile")
 
@@ -42,7 +52,7 @@ CONTESTANTS = ("plain", "eager", "compile")
 class Settings:
     """Our update against a plain one."""
 
-    rules: Literal["nature", "quick"] = "nature"
+    rules: tuple[Rules, ...] = ("nature",)
     """nature: one stream, max; quick: dueling, double."""
     batch_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
     """Transitions per update."""
@@ -56,6 +66,8 @@ class Settings:
     """Threads of PyTorch; 0 leaves PyTorch's choice."""
     bfloat16: bool = False
     """Ours in bfloat16, too."""
+    instructions: tuple[Instructions, ...] = ("all",)
+    """The CPU's instructions that oneDNN and PyTorch may use."""
     small: bool = False
     """Seconds instead of minutes: one narrow batch, no compiler. The figures mean nothing."""
     out: Path | None = None
@@ -70,6 +82,19 @@ class Case:
     batch_size: int
     width: float
     threads: int
+    instructions: Instructions = "all"
+
+
+_LIMITS: dict[Instructions, dict[str, str]] = {
+    "all": {},
+    "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
+    # The compiler's cache does not know by which vectors its code counts: this has one of its own.
+    "avx2": {
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "TORCHINDUCTOR_CACHE_DIR": str(Path(tempfile.gettempdir()) / "fastdqn-update-avx2"),
+    },
+}
 
 
 class PlainNetwork(nn.Module):
@@ -184,7 +209,8 @@ def measure(case: Case, names: tuple[str, ...], rounds: int, updates: int) -> di
     for name in names:
         pipes[name], far = spawn.Pipe()
         worker = spawn.Process(target=contestant, args=(name, case, far), daemon=True)
-        worker.start()
+        with patch.dict(os.environ, _LIMITS[case.instructions]):
+            worker.start()
         workers.append(worker)
         started[name] = pipes[name].recv()
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -222,7 +248,12 @@ def ratio(mine: list[float], theirs: list[float]) -> float:
 
 def show(result: dict[str, Any]) -> None:
     """Print a row."""
-    columns = [f"batch {result['batch_size']:4d}", f"width {result['width']:4g}"]
+    columns = [
+        result["instructions"],
+        result["rules"],
+        f"batch {result['batch_size']:4d}",
+        f"width {result['width']:4g}",
+    ]
     for name in ("plain", "eager", "compiled", "bfloat16"):
         if f"{name}_milliseconds" in result:
             over = result.get(f"{name}_over_plain")
@@ -239,11 +270,12 @@ def main(settings: Settings) -> None:
     if settings.small:
         names, rounds, samples, batch_sizes, widths = ("plain", "eager"), 2, 8, (8,), (0.125,)
     results = []
-    for width in widths:
-        for size in batch_sizes:
-            case = Case(settings.rules, size, width, settings.threads)
-            results.append(measure(case, names, rounds, max(1, samples // size)))
-            show(results[-1])
+    for instructions, rules, width, size in itertools.product(
+        settings.instructions, settings.rules, widths, batch_sizes
+    ):
+        case = Case(rules, size, width, settings.threads, instructions)
+        results.append(measure(case, names, rounds, max(1, samples // size)))
+        show(results[-1])
     common.write("update", {**asdict(settings), "out": None}, results, settings.out)
 
 

@@ -418,7 +418,7 @@ def test_minutes_to_the_goal_of_a_record(monkeypatch, tmp_path):
     rows = ["seed,minutes,return_mean_20", "1,0.1,", "1,2.5,17.9", "1,3.0,18.0", "1,4.0,19.0", "2,9.0,17.0"]
     path = tmp_path / "record.csv"
     path.write_text("\n".join(rows))
-    assert performance_page.minutes_to_goal(path) == {1: 3.0, 2: None}
+    assert performance_page.at_goal(path, "minutes") == {1: 3.0, 2: None}
 
 
 @pytest.mark.long

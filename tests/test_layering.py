@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastdqn"
 BELOW = {
     f"fastdqn.{name}"
-    for name in ("config", "errors", "json_files", "limits", "openmp", "outputs", "torchrun")
+    for name in ("config", "cpu", "errors", "json_files", "limits", "openmp", "outputs", "torchrun")
 }
 ALLOWED = {
     "algorithm": {"fastdqn.algorithm", "fastdqn._core", *BELOW},

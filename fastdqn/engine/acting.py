@@ -15,7 +15,7 @@ from fastdqn.algorithm.layers import NO_DRAWS, Draw, Draws, draws_of
 from fastdqn.algorithm.networks import FRAME_SIZE, STACK, QNetwork
 from fastdqn.algorithm.policies import GREEDY, Policy
 from fastdqn.algorithm.update import Weights, copy_weights
-from fastdqn.engine.compiling import kept_across_processes, without_guards
+from fastdqn.engine.compiling import kept_across_processes
 from fastdqn.engine.device import Event, Work
 from fastdqn.engine.draws import DrawBuffer
 from fastdqn.engine.learner import Learner
@@ -149,7 +149,8 @@ class ActingNetwork:
                 self._run = self._backend.capture(self._choose, [self._best], self._backend.act)
             else:
                 self._backend.act.submit(self._choose)
-                self._run = without_guards(self._choose)
+                if not self._learner.captured:
+                    self._run = self._learner.settled(self._choose)
         if self._lag:
             copy_weights(self._learner.weights, self._weights)
         self._updates, self._queued, self._taken = self._count(), None, None

@@ -48,8 +48,8 @@ def resolve_precision(
 ) -> Literal["fp32", "tf32", "bf16"]:
     """Return what a run's products are computed in.
 
-    `auto` is a rule of the device: bfloat16 where measurements found it faster and learning the same
-    (docs/performance.md), which is on x86 with instructions for it.
+    `auto` is a rule of the device: bfloat16 on x86 with instructions for it. Those of AVX-512 were measured
+    (docs/performance.md); a CPU with AMX has them, too.
 
     Args:
         setting: As configured.

@@ -253,11 +253,15 @@ class Learner:
                 self._launch = self.backend.capture(self._launch, self._results.tensors, self.backend.learn)
             else:
                 self.backend.learn.submit(self._launch)
-                self._launch = without_guards(self._launch)
+                self._launch = self.settled(self._launch)
         self.backend.synchronize()
         for value, before in zip(changed, saved, strict=True):
             value.copy_(before)
         self.backend.synchronize()
+
+    def settled(self, work: Work) -> Work:
+        """Return work that has run, and calls what `wrap` returned with the same tensors each time."""
+        return without_guards(work) if self.accelerate == "compile" else work
 
     def launch(self, index: int, learning_rate: float | None = None) -> LaunchResults:
         """Queue one update on each batch of the inputs, then the target's copy where its period has passed.

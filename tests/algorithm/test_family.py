@@ -392,6 +392,7 @@ def small(preset: str) -> Config:
         network=replace(config.network, width=1 / 16, quantiles=min(config.network.quantiles, 7)),
         learner=replace(config.learner, batch_size=ROWS, target_period_updates=3),
         optimizer=replace(config.optimizer, learning_rate=1e-3, epsilon=1e-3),
+        pipeline=replace(config.pipeline, precision="fp32"),
     )
 
 

@@ -54,6 +54,7 @@ def small(preset: str) -> Config:
         ),
         optimizer=replace(config.optimizer, name="adam", learning_rate=1e-3, epsilon=1e-4),
         exploration=replace(config.exploration, decay_frames=12_000, off_frames=None),
+        pipeline=replace(config.pipeline, precision="fp32"),
     )
 
 

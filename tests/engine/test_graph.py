@@ -415,9 +415,11 @@ def test_a_resumed_learner_acts_on_its_restored_weights():
     best = ActingNetwork(first, 5, lambda: 0, lag_updates=50)
     first.prepare(blank(1))
     best.prepare()
+    captured = best._run
     with torch.no_grad():
         first.weights.parameters[-ACTIONS:] = torch.tensor([0.0, 0.0, 1000.0, 0.0])
     best.prepare()
+    assert best._run is captured
     assert (best(batch(1, rows=5).obs.numpy(), 0) == 2).all()
 
 

@@ -84,7 +84,10 @@ def shortened(config: Config) -> Config:
     if (network.head, network.torso) != ("scalar", "nature"):
         network = replace(network, width=1 / 8, quantiles=min(network.quantiles, 8))
         rules = replace(rules, batch_size=8)
-    return replace(config, network=network, learner=rules)
+    # On every CPU the same: `auto` is a rule of its instructions.
+    return replace(
+        config, network=network, learner=rules, pipeline=replace(config.pipeline, precision="fp32")
+    )
 
 
 def updates(config: Config, count: int = UPDATES) -> dict[str, str]:
@@ -148,7 +151,7 @@ def run(config: Config, folder: Path) -> dict[str, str]:
         log_every_frames=2_000,
         env=replace(config.env, threads=1, restart_steps=1_000),
         replay=replace(config.replay, capacity=2_000, warmup_steps=1_200),
-        pipeline=replace(config.pipeline, accelerate="eager"),
+        pipeline=replace(config.pipeline, accelerate="eager", precision="fp32"),
         exploration=replace(config.exploration, decay_frames=4_000),
         checkpoint=replace(config.checkpoint, every_frames=100_000),
     )
