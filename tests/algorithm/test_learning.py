@@ -15,7 +15,7 @@ from fastdqn.algorithm.layers import Draws
 from fastdqn.algorithm.networks import QNetwork
 from fastdqn.algorithm.policies import POLICIES
 from fastdqn.algorithm.schedules import Schedule
-from fastdqn.config import Config
+from fastdqn.config import Config, Precision
 from fastdqn.engine import draws
 from fastdqn.engine.acting import ActingNetwork, PolicyNetwork
 from fastdqn.engine.device import CpuBackend
@@ -40,7 +40,7 @@ def updates_of(preset: str) -> int:
     return UPDATES_OF.get(preset, UPDATES)
 
 
-def small(preset: str) -> Config:
+def small(preset: str, precision: Precision = "fp32") -> Config:
     """A preset's algorithm on a narrow network, with Adam, and all that takes long made short."""
     config = PRESETS[preset].config
     network = replace(config.network, width=1 / 8)
@@ -54,13 +54,13 @@ def small(preset: str) -> Config:
         ),
         optimizer=replace(config.optimizer, name="adam", learning_rate=1e-3, epsilon=1e-4),
         exploration=replace(config.exploration, decay_frames=12_000, off_frames=None),
-        pipeline=replace(config.pipeline, precision="fp32"),
+        pipeline=replace(config.pipeline, precision=precision),
     )
 
 
-def learn(preset: str, seed: int) -> float:
+def learn(preset: str, seed: int, precision: Precision = "fp32") -> float:
     """Train on the game; return the share of 1,000 balls that the network catches by its means alone."""
-    config = small(preset)
+    config = small(preset, precision)
     rules, warmup = config.learner, config.replay.warmup_steps
     games, done = Catch(GAMES, seed), 0
     replay = ReplayBuffer(
@@ -113,6 +113,12 @@ def caught(learner: Learner) -> float:
 def test_a_preset_learns_to_catch(preset: str, seed: int) -> None:
     """Seeds 1 to 3 were named before any was run."""
     assert learn(preset, seed) >= LEARNED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_quick_learns_to_catch_in_bfloat16(seed: int) -> None:
+    assert learn("quick", seed, "bf16") >= LEARNED
 
 
 @pytest.mark.slow
