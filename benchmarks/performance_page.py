@@ -98,7 +98,7 @@ def precisions() -> Iterator[str]:
             )
         medians[name] = statistics.median(count or float("inf") for count in frames.values())
     told = ", ".join(f"{frames / 1e6:.2f}M in {name}" for name, frames in medians.items())
-    yield from ("", f"Medians: 18 after {told}.")
+    yield from ("", f"Medians: 18 after {told}.", "", "![The curves](pong-bf16.svg)")
 
 
 def records() -> Iterator[str]:
@@ -163,6 +163,7 @@ COMMANDS = {
     "pong-bf16": "learn.py --seeds 31 32 33 34 35 --episodes 20 --epsilons 0.01 --precision bf16",
 }
 PICTURES = ("training-peers", "scaling")
+"""Of docs/; that of the precisions lies beside its JSON files."""
 
 
 def where_measured(name: str, rows: Callable[[], Iterator[str]]) -> Callable[[], Iterator[str]]:
@@ -247,6 +248,28 @@ def draw_scaling(pyplot: Any) -> None:
     figure.savefig(DOCS / "scaling.svg", metadata={"Date": None})
 
 
+def draw_precisions(pyplot: Any) -> None:
+    """Draw the mean of the last 20 games over frames, a line for each seed."""
+    figure, axis = pyplot.subplots(figsize=(8, 3.6), layout="constrained")
+    for (name, files), color in zip(PRECISIONS.items(), ("tab:gray", "tab:orange"), strict=True):
+        curves: dict[str, list[tuple[float, float]]] = {}
+        for file in files:
+            with (RESULTS / f"{file}.csv").open() as lines:
+                for row in csv.DictReader(lines):
+                    if row["return_mean_20"]:
+                        point = (int(row["frames"]) / 1e6, float(row["return_mean_20"]))
+                        curves.setdefault(row["seed"], []).append(point)
+        for number, (seed, points) in enumerate(curves.items()):
+            axis.plot(*zip(*points, strict=True), color=color, label=None if number else name)
+            axis.annotate(seed, points[-1], xytext=(3, -2), textcoords="offset points", color=color)
+    axis.axhline(GOAL, color="black", linewidth=0.6, linestyle=":")
+    axis.set_xlabel("million frames")
+    axis.set_title("Pong, quick: mean return of the last 20 games, by seed")
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(RESULTS / "pong-bf16.svg", metadata={"Date": None})
+
+
 def main() -> None:
     """Write tables and pictures, or with --check compare the tables."""
     for page, tables in TABLES.items():
@@ -267,6 +290,8 @@ def main() -> None:
             for name, draw in zip(PICTURES, (draw_peers, draw_scaling), strict=True):
                 if (RESULTS / f"{name}.json").exists():
                     draw(pyplot)
+            if (RESULTS / "pong-bf16.json").exists():
+                draw_precisions(pyplot)
 
 
 if __name__ == "__main__":
