@@ -26,8 +26,8 @@ import tyro
 from fastdqn.openmp import OtherPrograms
 from fastdqn.presets import PRESETS
 from fastdqn.runs.folder import RunFolder
+from fastdqn.runs.machine import with_precision, with_threads
 from fastdqn.runs.metrics import PHASES, Snapshot
-from fastdqn.runs.threads import with_precision, with_threads
 from fastdqn.runs.trainer import train
 
 

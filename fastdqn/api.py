@@ -96,7 +96,7 @@ def train(
     from fastdqn.runs import trainer
     from fastdqn.runs.checks import check, check_compiler
     from fastdqn.runs.folder import RunFolder, default_run_path
-    from fastdqn.runs.threads import with_precision, with_threads
+    from fastdqn.runs.machine import with_precision, with_threads
     from fastdqn.runs.trackers import check as check_trackers
 
     config, told = with_threads(with_precision(config), others)

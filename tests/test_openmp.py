@@ -185,7 +185,7 @@ def test_what_the_user_has_set_counts(monkeypatch, two_threads, tmp_path):
         (count,) = seen
         return int(count)
 
-    from fastdqn.runs.threads import with_threads
+    from fastdqn.runs.machine import with_threads
 
     shared = tiny(data_parallel=True)  # whose ranks' configurations have to be one
     assert with_threads(shared, OtherPrograms()) == (shared, "")

@@ -16,9 +16,9 @@ from fastdqn.runs.checks import Checked, check
 from fastdqn.runs.experience import Pass
 from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.keeping import Keeping
+from fastdqn.runs.machine import threads
 from fastdqn.runs.metrics import RECENT_GAMES, Snapshot, takes_events, writes_events
 from fastdqn.runs.report import Report, Summary
-from fastdqn.runs.threads import threads
 
 
 def train(

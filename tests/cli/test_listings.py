@@ -14,7 +14,7 @@ import pytest
 from fastdqn.cli import main
 from fastdqn.config import Config
 from fastdqn.presets import PRESETS
-from fastdqn.runs.threads import with_precision
+from fastdqn.runs.machine import with_precision
 from tests.cli.fakes import FakeTrainer
 
 

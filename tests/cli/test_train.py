@@ -16,7 +16,7 @@ from fastdqn.cli.train import TrainArguments
 from fastdqn.config import Config
 from fastdqn.errors import UserError
 from fastdqn.presets import PRESETS
-from fastdqn.runs.threads import with_precision
+from fastdqn.runs.machine import with_precision
 from tests.cli.fakes import FakeTrainer, refused
 
 

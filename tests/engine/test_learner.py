@@ -22,7 +22,7 @@ from fastdqn.engine import learner as learners
 from fastdqn.engine.acting import ActingNetwork
 from fastdqn.engine.compiling import resolve_accelerate, resolve_precision
 from fastdqn.engine.learner import LaunchInputs, Learner
-from fastdqn.runs.threads import with_precision
+from fastdqn.runs.machine import with_precision
 from tests.reference import learning as reference
 
 ACTIONS = 4
@@ -548,6 +548,7 @@ def test_auto_is_a_rule_of_device_and_length() -> None:
 def test_auto_precision_is_a_rule_of_the_cpu(
     flags: str, on_cpu: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr("fastdqn.engine.device.has_cuda", lambda: False)
     monkeypatch.setattr("fastdqn.cpu.CPU_INFO", tmp_path / "cpuinfo")
     (tmp_path / "cpuinfo").write_text(flags)
     assert resolve_precision("auto", "cpu") == on_cpu
@@ -565,8 +566,7 @@ def test_auto_precision_is_a_rule_of_the_cpu(
 @pytest.mark.long
 def test_compiled_learners_of_one_process_stay_apart() -> None:
     """Fails when what runs without its check takes the code that was compiled for another."""
-    kinds = [FEW[0], FEW[1], FEW[2]]
-    eager, compiled = [learner(rules) for rules in kinds], [learner(rules, "compile") for rules in kinds]
+    eager, compiled = [learner(rules) for rules in FEW], [learner(rules, "compile") for rules in FEW]
     for seed in range(3):
         for one, other in zip(eager, compiled, strict=True):
             want, got = update(one, batch(seed), index=seed), update(other, batch(seed), index=seed)

@@ -144,14 +144,15 @@ def run(config: Config, folder: Path) -> dict[str, str]:
         config: A preset; its run is made short.
         folder: Where the run goes.
     """
+    config = shortened(config)
     short = replace(
-        shortened(config),
+        config,
         game="Breakout-v5",
         total_frames=8_000,
         log_every_frames=2_000,
         env=replace(config.env, threads=1, restart_steps=1_000),
         replay=replace(config.replay, capacity=2_000, warmup_steps=1_200),
-        pipeline=replace(config.pipeline, accelerate="eager", precision="fp32"),
+        pipeline=replace(config.pipeline, accelerate="eager"),
         exploration=replace(config.exploration, decay_frames=4_000),
         checkpoint=replace(config.checkpoint, every_frames=100_000),
     )

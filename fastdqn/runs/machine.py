@@ -1,4 +1,4 @@
-"""How a new run computes on the machine that it starts on: how many of PyTorch's threads, in which precision."""
+"""What a new run takes from the machine that it starts on: how many of PyTorch's threads, and the precision."""
 
 from __future__ import annotations
 
