@@ -1,12 +1,13 @@
-r"""Learning curves of the value-based family with `quick`'s width and budget, in one picture with `quick`'s own.
+r"""Learning curves of the value-based family, in one picture with `quick`'s as it was then.
 
     python benchmarks/family.py --seeds 1 --out benchmarks/results/pong-family \
         --quick benchmarks/results/pong-quick
 
 Each is `quick` with another algorithm's core (`VARIANTS`): its head, its rule, and how it explores; all else is
-`quick`'s, the priorities and n = 8 too. So the curves compare cores, not the papers' agents. Seeds are named
-beforehand, and every run is reported. A run ends where `quick` ends: when Pong is solved, or after its frames.
-benchmarks/learn.py evaluates each and writes OUT-NAME.json, .csv and .png; this adds OUT.png.
+`quick`'s as it was for the published curves, the priorities and n = 8 too: half of Nature's width, 100,000 frames
+of replay, 1.9M to play. So the curves compare cores, not the papers' agents. Seeds are named beforehand, and every
+run is reported. A run ends where `quick` ends: when Pong is solved, or after its frames. benchmarks/learn.py
+evaluates each and writes OUT-NAME.json, .csv and .png; this adds OUT.png.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from fastdqn.config import SOLVED_RETURNS
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+# Of `quick` when the published curves were made; `quick-rainbow` has them still.
+_WIDTH_AND_REPLAY = ("--network.width", "0.5", "--replay.capacity", "100k")
 _IMPLICIT = ("--network.head", "implicit", "--network.quantiles", "8")  # 64 would take hours on two cores
 VARIANTS: dict[str, tuple[str, ...]] = {
     "quick": (),
@@ -57,8 +60,8 @@ class Settings:
     """EnvPool's name of the game."""
     runs: Path = Path("runs")
     """Where the run folders go."""
-    total_frames: str = ""
-    """Frames of a run instead of quick's."""
+    total_frames: str = "1900k"
+    """Frames of a run."""
     whole: bool = False
     """Train for all of them, also where the game is solved before."""
     reuse: bool = False
@@ -70,9 +73,9 @@ def train(settings: Settings, name: str, seed: int) -> None:
     run = settings.runs / f"{settings.game}-{name}-learn-seed{seed}"
     preset = "quick-rainbow" if name == "quick-rainbow" else "quick"
     words = ["train", settings.game, "--preset", preset, *VARIANTS[name], "--seed", str(seed)]
-    words += ["--run-dir", str(run), "--progress", "plain"]
+    words += [] if preset == "quick-rainbow" else _WIDTH_AND_REPLAY
+    words += ["--total-frames", settings.total_frames, "--run-dir", str(run), "--progress", "plain"]
     words += ["--stop-at-return", "none"] if settings.whole else []
-    words += ["--total-frames", settings.total_frames] if settings.total_frames else []
     subprocess.run([str(Path(sys.executable).with_name("fastdqn")), *words], check=True)
 
 
