@@ -1,7 +1,7 @@
 """Does it learn, and how long does it take? Train some seeds, evaluate each, draw the curves.
 
     python benchmarks/learn.py --seeds 1 2 --whole --out benchmarks/results/pong-quick
-    python benchmarks/learn.py --seeds 31 32 33 34 35 --episodes 20 --out benchmarks/results/pong-record
+    python benchmarks/learn.py --seeds 51 52 53 54 55 --episodes 20 --out benchmarks/results/pong-record
     python benchmarks/performance_page.py    # the table of records in benchmarks/results/README.md
 
 Every seed that is named is trained and reported, whatever comes out. Writes OUT.json (evaluations, times, and

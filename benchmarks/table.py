@@ -94,7 +94,9 @@ def text() -> str:
     machine = load("train-quick")["machine"]
     lines = ["| measured | figure | command |", "|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows()]
-    machine_line = f"Two cores of an {machine['cpu']} in a virtual machine, no GPU."
+    machine_line = (
+        f"Two cores of an {machine['cpu']} in a virtual machine, not the same one for all rows, no GPU."
+    )
     how = "Pong is one run a seed (their median, the least, the most), training a window of a minute; the rest are"
     lines += ["", f"{machine_line} {how} medians, or means where it says so."]
     return "\n".join(lines)
