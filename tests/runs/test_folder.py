@@ -376,7 +376,11 @@ def test_what_is_written_anew_follows_no_link(run: RunFolder, tmp_path: Path) ->
     assert not list(run.path.glob("*.tmp"))
 
 
-def test_overwrite_leaves_the_root_and_the_home_alone() -> None:
+def test_overwrite_leaves_the_root_and_the_home_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".profile").touch()  # in an empty home there is nothing to lose
     for path in (Path("/"), Path.home(), Path("/tmp"), Path("/dev/null")):
         with pytest.raises(UserError, match="is not a run"):
             run_folder._what_goes(path, overwrite=True)  # which removes nothing, should it be wrong
