@@ -28,7 +28,7 @@ def main(words: list[str]) -> int:
     else:
         folder.mkdir(exist_ok=True)
         config = json.loads(Path(flags["--config"]).read_text())
-        (folder / "config.json").write_text(json.dumps(config))
+        write(folder / "config.json", config)
         (folder / "metrics.jsonl").unlink(missing_ok=True)
         state = {"frames": 0, "value": str(config["seed"])}
     if config["seed"] == 13:
@@ -42,7 +42,7 @@ def main(words: list[str]) -> int:
         "pid": os.getpid(),
         "resumed": resuming,
     }
-    (folder / "about.json").write_text(json.dumps(about))
+    write(folder / "about.json", about)
     print("going on" if resuming else "beginning", flush=True)
     while state["frames"] < config["total_frames"]:
         time.sleep(0.004)
@@ -52,12 +52,19 @@ def main(words: list[str]) -> int:
             save(folder, state)
         if select.select([0], [], [], 0)[0] and not os.read(0, 1):
             save(folder, state)
-            (folder / "summary.json").write_text(json.dumps({"interrupted": True}))
+            write(folder / "summary.json", {"interrupted": True})
             return 129
     save(folder, state)
-    (folder / "about.json").write_text(json.dumps(about | {"end": time.monotonic()}))
-    (folder / "summary.json").write_text(json.dumps({"interrupted": False}))
+    write(folder / "about.json", about | {"end": time.monotonic()})
+    write(folder / "summary.json", {"interrupted": False})
     return 0
+
+
+def write(path: Path, content: dict) -> None:
+    """Replace the file in one step: tests read it as soon as it is there."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(json.dumps(content))
+    new.replace(path)
 
 
 def save(folder: Path, state: dict) -> None:
