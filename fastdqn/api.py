@@ -25,7 +25,7 @@ from fastdqn.config import (
     TrackerName,
 )
 from fastdqn.errors import UserError
-from fastdqn.openmp import OtherPrograms, shorten_waits
+from fastdqn.openmp import looked_at, shorten_waits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,7 +91,7 @@ def train(
     source = None if weights is None else Path(weights)
     if source is not None and not source.exists():
         raise UserError(f"weights = {source}: there is no such run or file.")
-    others = OtherPrograms()
+    others = looked_at()
     from fastdqn.engine.data_parallel import joined, together
     from fastdqn.runs import trainer
     from fastdqn.runs.checks import check, check_compiler

@@ -108,3 +108,15 @@ def _seconds(usable: set[int]) -> tuple[float, float, float]:
     ticks = os.sysconf("SC_CLK_TCK")
     times = os.times()
     return time.perf_counter(), busy / ticks, times.user + times.system
+
+
+_AT_START = OtherPrograms()
+_STILL_TELLS_SECONDS = 10.0
+
+
+def looked_at() -> OtherPrograms:
+    """Return what has been looked at since the process began, or, if that is long ago, from now on.
+
+    A command looks while it imports PyTorch, and need not wait for what it will see.
+    """
+    return _AT_START if _AT_START.age < _STILL_TELLS_SECONDS else OtherPrograms()

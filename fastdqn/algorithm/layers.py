@@ -215,19 +215,20 @@ def linear_to_one(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return (rows * weight).sum(1, keepdim=True) + bias
 
 
-def convolve(pixels: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+def convolve(pixels: Tensor, weight: Tensor, bias: Tensor, stride: int, groups: int = 1) -> Tensor:
     """Return a convolution's output after its ReLU, channels last in memory, in the type of `pixels`.
 
     Args:
-        pixels: [B, in, height, width].
-        weight: float32 [out, in, kernel, kernel].
-        bias: float32 [out].
+        pixels: [B, in * groups, height, width].
+        weight: float32 [out * groups, in, kernel, kernel].
+        bias: float32 [out * groups].
         stride: In pixels.
+        groups: Convolutions side by side, each of which reads channels of its own.
     """
     weight, bias = weight.to(pixels.dtype, memory_format=MEMORY_FORMAT), bias.to(pixels.dtype)
     if on_cpu(pixels):
-        return functional.relu(functional.conv2d(pixels, weight, bias, stride=stride))
-    return functional.relu(biased(functional.conv2d(pixels, weight, stride=stride), bias))
+        return functional.relu(functional.conv2d(pixels, weight, bias, stride=stride, groups=groups))
+    return functional.relu(biased(functional.conv2d(pixels, weight, stride=stride, groups=groups), bias))
 
 
 def biased(maps: Tensor, bias: Tensor) -> Tensor:

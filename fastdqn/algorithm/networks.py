@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from fastdqn.algorithm import layers
 from fastdqn.algorithm.heads import HEADS
 from fastdqn.algorithm.layers import NO_DRAWS, Draws, part_of
-from fastdqn.algorithm.torsos import TORSOS
+from fastdqn.algorithm.torsos import TORSOS, NatureTorso
 from fastdqn.config import NetworkConfig
 
 FRAME_SIZE = 84
@@ -18,6 +20,9 @@ FRAME_SIZE = 84
 
 STACK = 4
 """Frames per observation."""
+
+_VECTOR = 16
+"""Numbers of float32 in a vector of AVX-512."""
 
 
 class QNetwork(nn.Module):
@@ -76,6 +81,36 @@ class QNetwork(nn.Module):
         Arguments and errors are those of `forward`.
         """
         return self.head.q(self(obs, draws))
+
+    @property
+    def is_faster_in_pairs(self) -> bool:
+        """Whether a CPU computes two networks' z of the same observations faster by `z_of_each`.
+
+        So it is where the first layer has fewer filters than a vector of AVX-512 has numbers
+        (docs/performance.md).
+        """
+        return type(self.torso) is NatureTorso and self.torso.conv1.out_channels < _VECTOR
+
+    def z_of_each(self, pixels: Tensor, passes: Sequence[tuple[Mapping[str, Tensor], Draws]]) -> list[Tensor]:
+        """Return z by the weights of several networks, whose filters are convolved side by side.
+
+        Args:
+            pixels: What `prepare` returned.
+            passes: The tensors of each network, by name, and the random numbers of its pass.
+
+        Returns:
+            float32 [B, A, N] of each.
+        """
+        torsos = [part_of(tensors, "torso") for tensors, _ in passes]
+        joined = {name: torch.cat([tensors[name] for tensors in torsos]) for name in torsos[0]}
+        features = cast(Tensor, functional_call(self.torso, joined, (pixels, NO_DRAWS, len(passes))))
+        return [
+            cast(
+                Tensor,
+                functional_call(self.head, dict(part_of(tensors, "head")), (own, part_of(draws, "head"))),
+            )
+            for own, (tensors, draws) in zip(features.chunk(len(passes)), passes, strict=True)
+        ]
 
     def prepare(self, obs: Tensor) -> Tensor:
         """Return the grey levels as the torso reads them.

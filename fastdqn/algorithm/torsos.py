@@ -57,8 +57,8 @@ class Torso(nn.Module, ABC):
             draw_weights(layer, 6.0, generator)
 
 
-class NatureTorso(Torso):
-    """Three convolutions (Mnih et al. 2015): 32 filters 8x8 stride 4, 64 of 4x4 stride 2, 64 of 3x3 stride 1.
+class _ThreeConvolutions(Torso):
+    """The layers of Mnih et al. 2015: 32 filters 8x8 stride 4, 64 of 4x4 stride 2, 64 of 3x3 stride 1.
 
     The features are in the order height, width, channel (the order in memory); weights from a network that
     flattens channel, height, width need that permutation.
@@ -72,19 +72,30 @@ class NatureTorso(Torso):
         self.conv3 = nn.Conv2d(wide, wide, 3)
         self.features = 7 * 7 * wide
 
-    def forward(self, pixels: Tensor, draws: Draws) -> Tensor:
-        """Return the features of observations."""
+
+class NatureTorso(_ThreeConvolutions):
+    """Three convolutions, each with its ReLU (Mnih et al. 2015)."""
+
+    def forward(self, pixels: Tensor, draws: Draws, networks: int = 1) -> Tensor:
+        """Return the features of observations.
+
+        Of several networks, whose weights lie one after the other in each parameter, those by the first come
+        first: [networks * B, features]. Filter by filter the arithmetic is that of each network alone.
+        """
         conv1, conv2, conv3 = self.conv1, self.conv2, self.conv3
         # Scaling the weight, in float32, is less work than scaling the pixels; 0 to 255 is exact in every float
         # type, and a 255th is not.
         maps = convolve(pixels, conv1.weight * (1 / GREY_LEVELS), cast(Tensor, conv1.bias), 4)
-        maps = convolve(maps, conv2.weight, cast(Tensor, conv2.bias), 2)
-        maps = convolve(maps, conv3.weight, cast(Tensor, conv3.bias), 1)
+        maps = convolve(maps, conv2.weight, cast(Tensor, conv2.bias), 2, networks)
+        maps = convolve(maps, conv3.weight, cast(Tensor, conv3.bias), 1, networks)
         # Channels-last memory makes this order a view; flattening channels first would copy.
-        return maps.permute(0, 2, 3, 1).flatten(1)
+        by_network = maps.permute(0, 2, 3, 1).chunk(networks, dim=3)
+        return (
+            by_network[0].flatten(1) if networks == 1 else torch.cat([own.flatten(1) for own in by_network])
+        )
 
 
-class LayerNormTorso(NatureTorso):
+class LayerNormTorso(_ThreeConvolutions):
     """Nature's with layer normalisation before each ReLU, over the channels of each pixel.
 
     So has purejaxql's `pqn_atari`; CleanRL's normalises over channels, height and width together.

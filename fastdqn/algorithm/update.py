@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value
 
-from fastdqn.algorithm.layers import Draws, advanced, part_of
+from fastdqn.algorithm.layers import Draws, advanced, on_cpu, part_of
 from fastdqn.algorithm.losses import LOSSES, weighted_mean
 from fastdqn.algorithm.networks import QNetwork
 from fastdqn.algorithm.optimizers import OPTIMIZERS, clip_by_norm, gradient_scale
@@ -216,9 +216,14 @@ def make_step(layout: WeightsLayout, config: LearnerConfig, optimizer: Optimizer
     return take_step
 
 
+_PAIR = ("target_next", "online_next")
+"""Passes of two networks over the same observations, without a gradient."""
+
+
 def make_gradient(network: QNetwork, layout: WeightsLayout, config: LearnerConfig) -> ComputeGradient:
     """Return the first half of an update: from a batch to a gradient. Arguments as for `make_update`."""
     head, rule, elementwise = network.head, RULES[config.rule](config), LOSSES[config.loss]
+    in_pairs = network.is_faster_in_pairs and set(_PAIR) <= set(passes_of(network, config))
 
     def forward(tensors: Mapping[str, Tensor], pixels: Tensor, draws: Draws) -> Tensor:
         return cast(Tensor, functional_call(network, dict(tensors), (pixels, draws), {"prepared": True}))
@@ -233,7 +238,14 @@ def make_gradient(network: QNetwork, layout: WeightsLayout, config: LearnerConfi
         tensors = {"online": {**parameters, **buffers}, "target": target_tensors}
         seen = {"now": pixels, "next": next_pixels, "choice": next_pixels}
 
+        together: dict[str, Tensor] = {}
+        if in_pairs and on_cpu(next_pixels):
+            passes = [(tensors[name.split("_")[0]], draws[name]) for name in _PAIR]
+            together = dict(zip(_PAIR, network.z_of_each(next_pixels, passes), strict=True))
+
         def z_of(name: str) -> Tensor:
+            if name in together:
+                return together[name]
             which, when = name.split("_")
             return forward(tensors[which], seen[when], draws[name])
 

@@ -134,7 +134,7 @@ class ActingNetwork:
         self._weights = self._coming = learner.weights
         if lag_updates:
             self._weights, self._coming = learner.weights.clone(), learner.weights.clone()
-        self._run: Work = self._choose
+        self._run: Work = self._choose if learner.captured else self._choose_first
         # A copy of the weights: how many updates it has seen, when it has arrived, when it may be replaced.
         self._updates = self._queued_updates = updates()
         self._queued: Event | None = None
@@ -142,15 +142,15 @@ class ActingNetwork:
         backend.synchronize()  # the memory was filled on another stream than those that will use it
 
     def prepare(self) -> None:
-        """Compile, capture, and take the learner's weights as they are now."""
+        """Capture, where launches are, and take the learner's weights as they are now.
+
+        What is compiled and not captured is so by the first act that the network chooses: a new run has learnt
+        by then, since it explores until then.
+        """
         self._backend.synchronize()
-        with kept_across_processes():
-            if self._learner.captured and self._run == self._choose:
+        if self._learner.captured and self._run == self._choose:
+            with kept_across_processes():
                 self._run = self._backend.capture(self._choose, [self._best], self._backend.act)
-            else:
-                self._backend.act.submit(self._choose)
-                if not self._learner.captured:
-                    self._run = self._learner.settled(self._choose)
         if self._lag:
             copy_weights(self._learner.weights, self._weights)
         self._updates, self._queued, self._taken = self._count(), None, None
@@ -167,6 +167,11 @@ class ActingNetwork:
         stream.submit(lambda: self._host_best.copy_(self._best, non_blocking=True))
         stream.record().wait()
         return self._host_best.numpy().copy()
+
+    def _choose_first(self) -> None:
+        with kept_across_processes():
+            self._choose()
+        self._run = self._learner.settled(self._choose)
 
     def _choose(self) -> None:
         self._chosen(self._weights, self._obs, self._draws.parts[0], self._best)

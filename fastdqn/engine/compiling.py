@@ -76,7 +76,12 @@ def keep_freed_memory() -> None:
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 COMPILER_OPTIONS: dict[str, dict[str, bool]] = {
-    "cpu": {},
+    "cpu": {
+        # All kernels and the calls between them become one C++ function: one file to compile instead of two dozen.
+        "cpp_wrapper": True,
+        # A header that two files include takes longer to compile before them than twice with them.
+        "cpp_cache_precompile_headers": False,
+    },
     "cuda": {
         # What a tuner times decides the order of sums, so bits would depend on the compiler's cache.
         "deterministic": True,

@@ -13,6 +13,7 @@ from fastdqn import _core
 from fastdqn.algorithm import layers
 from fastdqn.algorithm.networks import QNetwork
 from fastdqn.config import NetworkConfig
+from fastdqn.engine.draws import DrawBuffer
 from tests.reference import learning as reference
 
 
@@ -100,6 +101,34 @@ def test_the_extension_refuses_memory_that_it_would_overrun(
     given = np.zeros(*stacks) if isinstance(stacks, tuple) else stacks
     with pytest.raises(error, match=message):
         _core.grey_levels(given, True, np.zeros(*out))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("options", [{}, {"dueling": True, "noise": "normal"}, {"head": "implicit"}], ids=str)
+def test_networks_side_by_side_are_each_itself(options: dict[str, Any], dtype: torch.dtype) -> None:
+    config, passes, wanted = NetworkConfig(width=0.25, **options), [], []
+    for seed in (1, 2, 3):
+        one = QNetwork(
+            config, 5, compute_dtype=dtype, generator=torch.Generator().manual_seed(seed)
+        ).requires_grad_(False)
+        pixels = one.prepare(frames(4))
+        buffer = DrawBuffer({"pass": layers.draws_of(one, 4)}, seed=seed)
+        buffer.fill(0)
+        draws = buffer.parts[0]["pass"]
+        passes.append((dict(one.named_parameters()), draws))
+        wanted.append(one(pixels, draws, prepared=True))
+    assert one.is_faster_in_pairs
+    bound = {torch.float32: 2e-6, torch.bfloat16: 2e-2}[dtype]
+    for got, want in zip(one.z_of_each(pixels, passes), wanted, strict=True):
+        assert want.abs().max() > 1e-1
+        torch.testing.assert_close(got, want, rtol=0, atol=bound)
+    assert (wanted[0] - wanted[1]).abs().max() > 10 * bound
+
+
+def test_wide_and_other_torsos_have_a_pass_for_each_network() -> None:
+    assert not network(width=0.5).is_faster_in_pairs
+    for options in ({"torso": "impala"}, {"normalization": "layer"}):
+        assert not network(width=0.25, **options).is_faster_in_pairs  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dueling", [False, True])
