@@ -4,7 +4,7 @@
 
 Both checkouts are set up (`make setup`). Each contestant is a process of its own, of its checkout's Python, that
 runs what the checkout's own `benchmarks/update.py` and `benchmarks/env.py` time: a compiled update of the preset
-`quick` (width 0.5) and `nature` (width 1), 32 transitions; the loop with random actions and the store on, and raw
+`quick` (width 0.25) and `nature` (width 1), 32 transitions; the loop with random actions and the store on, and raw
 EnvPool. They take turns, and a ratio is that of two neighbours in time; the figure is the median of the ratios.
 """
 
@@ -20,7 +20,7 @@ import common
 import tyro
 
 ROOT = Path(__file__).resolve().parents[1]
-CASES = {"quick": ("quick", 32, 0.5), "nature": ("nature", 32, 1.0)}
+CASES = {"quick": ("quick", 32, 0.25), "nature": ("nature", 32, 1.0)}
 
 # Serves a process over its pipes: a number comes in, the milliseconds of one round of it go out.
 UPDATE = """
@@ -30,8 +30,8 @@ class Pipe:
     def send(self, what): print(json.dumps(what), flush=True)
     def recv(self): return int(sys.stdin.readline() or 0)
 if __name__ == "__main__":
-    rules, size, width = json.loads(sys.argv[1])
-    update.contestant("compile", update.Case(rules, size, width, 0), Pipe())
+    name, rules, size, width = json.loads(sys.argv[1])
+    update.contestant(name, update.Case(rules, size, width, 0), Pipe())
 """
 LOOP = """
 import json, sys, time
@@ -55,6 +55,8 @@ class Settings:
     """The other checkout."""
     only: tuple[Literal["quick", "nature", "loop"], ...] = ("quick", "nature", "loop")
     """What is timed."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the updates' products."""
     rounds: int = 40
     """Turns of each contestant; the first two do not count."""
     updates: int = 32
@@ -131,10 +133,12 @@ def main(settings: Settings) -> None:
     """Compare update and loop; print and write the ratios."""
     checkouts = {"before": settings.before.resolve(), "now": ROOT}
     results: dict[str, Any] = {}
+    kind = {"fp32": "compile", "bf16": "bfloat16"}[settings.precision]
     for name, case in CASES.items():
         if name not in settings.only:
             continue
-        pair = {when: Contestant(path, UPDATE, json.dumps(case)) for when, path in checkouts.items()}
+        words = json.dumps([kind, *case])
+        pair = {when: Contestant(path, UPDATE, words) for when, path in checkouts.items()}
         times = compare(pair, settings.rounds, settings.updates)
         results[f"update_{name}"] = {
             **{f"{when}_milliseconds": common.spread(values) for when, values in times.items()},
