@@ -315,6 +315,7 @@ def test_one_compilation_serves_a_whole_run() -> None:
     best = [ActingNetwork(one, ROWS, lambda: 0) for one in (first, eager)]
     for acting in best:
         acting.prepare()
+        acting(batch(8).obs.numpy(), 0)  # compiles
     with torch.compiler.set_stance("fail_on_recompile"):
         for seed in range(5):
             rate = 1e-3 / (1 + seed)
