@@ -60,8 +60,8 @@ def test_learn(tmp_path, tiny_run):
 
 @pytest.mark.slow
 def test_start(tmp_path):
-    flags = "--pipeline.accelerate eager --replay.warmup-steps 100 --network.width 0.25"
-    results = run("start.py", "--turns", "1", "--flags", flags, out=tmp_path / "start.json")
+    flags = "--flags=--pipeline.accelerate eager --replay.warmup-steps 100"
+    results = run("start.py", "--turns", "1", flags, out=tmp_path / "start.json")
     assert 0 < results["later_seconds"]["median"] < 600
     assert 0 < results["first_seconds"]["median"] < 600
 
