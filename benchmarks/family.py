@@ -5,9 +5,9 @@ r"""Learning curves of the value-based family, in one picture with `quick`'s as 
 
 Each is `quick` with another algorithm's core (`VARIANTS`): its head, its rule, and how it explores; all else is
 `quick`'s as it was for the published curves, the priorities and n = 8 too: half of Nature's width, 100,000 frames
-of replay, 1.9M to play. So the curves compare cores, not the papers' agents. Seeds are named beforehand, and every
-run is reported. A run ends where `quick` ends: when Pong is solved, or after its frames. benchmarks/learn.py
-evaluates each and writes OUT-NAME.json, .csv and .png; this adds OUT.png.
+of replay, 5,000 steps of warm-up, 1.9M frames to play. So the curves compare cores, not the papers' agents. Seeds
+are named beforehand, and every run is reported. A run ends where `quick` ends: when Pong is solved, or after its
+frames. benchmarks/learn.py evaluates each and writes OUT-NAME.json, .csv and .png; this adds OUT.png.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 # Of `quick` when the published curves were made; `quick-rainbow` has them still.
-_WIDTH_AND_REPLAY = ("--network.width", "0.5", "--replay.capacity", "100k")
+_AS_PUBLISHED = ("--network.width", "0.5", "--replay.capacity", "100k", "--replay.warmup-steps", "5k")
 _IMPLICIT = ("--network.head", "implicit", "--network.quantiles", "8")  # 64 would take hours on two cores
 VARIANTS: dict[str, tuple[str, ...]] = {
     "quick": (),
@@ -73,7 +73,7 @@ def train(settings: Settings, name: str, seed: int) -> None:
     run = settings.runs / f"{settings.game}-{name}-learn-seed{seed}"
     preset = "quick-rainbow" if name == "quick-rainbow" else "quick"
     words = ["train", settings.game, "--preset", preset, *VARIANTS[name], "--seed", str(seed)]
-    words += [] if preset == "quick-rainbow" else _WIDTH_AND_REPLAY
+    words += [] if preset == "quick-rainbow" else _AS_PUBLISHED
     words += ["--total-frames", settings.total_frames, "--run-dir", str(run), "--progress", "plain"]
     words += ["--stop-at-return", "none"] if settings.whole else []
     subprocess.run([str(Path(sys.executable).with_name("fastdqn")), *words], check=True)

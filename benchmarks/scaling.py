@@ -75,6 +75,7 @@ class Cell:
         self._fill(config)
         self._parts.learner.prepare(self._parts.experience.inputs)
         self._parts.acting.prepare()
+        self._parts.acting(self.observation, 0)  # compiles
         self._parts.clock.add_steps(config.replay.warmup_steps)
         self._parts.clock.add_updates(self._parts.clock.launches_due(1))
         self.storage_fill = self._parts.experience.stats().fill

@@ -110,13 +110,18 @@ def _seconds(usable: set[int]) -> tuple[float, float, float]:
     return time.perf_counter(), busy / ticks, times.user + times.system
 
 
-_AT_START = OtherPrograms()
+_AT_START = [OtherPrograms()]
 _STILL_TELLS_SECONDS = 10.0
 
 
 def looked_at() -> OtherPrograms:
-    """Return what has been looked at since the process began, or, if that is long ago, from now on.
+    """Return a look that began when this module was imported, the first time and soon after; else one from now on.
 
     A command looks while it imports PyTorch, and need not wait for what it will see.
     """
-    return _AT_START if _AT_START.age < _STILL_TELLS_SECONDS else OtherPrograms()
+    now = OtherPrograms()
+    if _AT_START:
+        first = _AT_START.pop()
+        if first.age < _STILL_TELLS_SECONDS and first.usable == now.usable:
+            return first
+    return now

@@ -74,6 +74,16 @@ def test_a_look_that_took_long_enough_waits_for_nothing(monkeypatch):
     assert cores.now == 3
 
 
+def test_a_look_begins_with_the_process_unless_that_is_long_ago(monkeypatch):
+    cores = Cores(monkeypatch, 0.0)
+    for slept, usable, age in ((2, 2, 2), (11, 2, 0), (2, 1, 0)):
+        monkeypatch.setattr(openmp, "_AT_START", [OtherPrograms()])
+        cores.sleep(slept)
+        monkeypatch.setattr(openmp.os, "sched_getaffinity", lambda process, usable=usable: set(range(usable)))
+        assert openmp.looked_at().age == pytest.approx(age)
+        assert openmp.looked_at().age == 0  # a second run's
+
+
 def test_people_are_told_of_a_busy_machine():
     assert busy_note(0.49) == ""
     assert busy_note(1.04) == "other programs take 1.0 cores"

@@ -84,11 +84,13 @@ class QNetwork(nn.Module):
 
     @property
     def is_faster_in_pairs(self) -> bool:
-        """Whether a CPU computes two networks' z of the same observations faster by `z_of_each`.
+        """Whether this CPU computes two networks' z of the same observations faster by `z_of_each`.
 
         So it is where the first layer has fewer filters than a vector of AVX-512 has numbers
         (docs/performance.md).
         """
+        if torch.backends.cpu.get_cpu_capability() != "AVX512":
+            return False
         return type(self.torso) is NatureTorso and self.torso.conv1.out_channels < _VECTOR
 
     def z_of_each(self, pixels: Tensor, passes: Sequence[tuple[Mapping[str, Tensor], Draws]]) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import numpy as np
@@ -15,7 +16,7 @@ from fastdqn.algorithm.layers import NO_DRAWS, Draw, Draws, draws_of
 from fastdqn.algorithm.networks import FRAME_SIZE, STACK, QNetwork
 from fastdqn.algorithm.policies import GREEDY, Policy
 from fastdqn.algorithm.update import Weights, copy_weights
-from fastdqn.engine.compiling import kept_across_processes
+from fastdqn.engine.compiling import compiling
 from fastdqn.engine.device import Event, Work
 from fastdqn.engine.draws import DrawBuffer
 from fastdqn.engine.learner import Learner
@@ -108,6 +109,9 @@ class ActingNetwork:
         lag_updates: Updates that the weights may be behind.
         seed: Of the random numbers that the network's layers, and the policy, take.
         policy: Chooses actions by the values.
+
+    Attributes:
+        first_choice: Makes what is entered while the first act compiles, should it.
     """
 
     def __init__(
@@ -134,6 +138,7 @@ class ActingNetwork:
         self._weights = self._coming = learner.weights
         if lag_updates:
             self._weights, self._coming = learner.weights.clone(), learner.weights.clone()
+        self.first_choice: Callable[[], AbstractContextManager[None]] = nullcontext
         self._run: Work = self._choose if learner.captured else self._choose_first
         # A copy of the weights: how many updates it has seen, when it has arrived, when it may be replaced.
         self._updates = self._queued_updates = updates()
@@ -144,12 +149,12 @@ class ActingNetwork:
     def prepare(self) -> None:
         """Capture, where launches are, and take the learner's weights as they are now.
 
-        What is compiled and not captured is so by the first act that the network chooses: a new run has learnt
-        by then, since it explores until then.
+        Without a capture the first act that the network chooses compiles: where a run explores at first, that is
+        after its first update.
         """
         self._backend.synchronize()
         if self._learner.captured and self._run == self._choose:
-            with kept_across_processes():
+            with compiling():
                 self._run = self._backend.capture(self._choose, [self._best], self._backend.act)
         if self._lag:
             copy_weights(self._learner.weights, self._weights)
@@ -169,7 +174,7 @@ class ActingNetwork:
         return self._host_best.numpy().copy()
 
     def _choose_first(self) -> None:
-        with kept_across_processes():
+        with self.first_choice(), compiling():
             self._choose()
         self._run = self._learner.settled(self._choose)
 

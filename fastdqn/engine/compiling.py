@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -79,7 +80,7 @@ COMPILER_OPTIONS: dict[str, dict[str, bool]] = {
     "cpu": {
         # All kernels and the calls between them become one C++ function: one file to compile instead of two dozen.
         "cpp_wrapper": True,
-        # A header that two files include takes longer to compile before them than twice with them.
+        # Compiling the headers beforehand takes longer than reading them in both files of a run.
         "cpp_cache_precompile_headers": False,
     },
     "cuda": {
@@ -130,8 +131,23 @@ def without_guards(work: Callable[[], object]) -> Callable[[], object]:
     return unguarded
 
 
-def kept_across_processes() -> AbstractContextManager[None]:
-    """Have what is compiled while the block runs kept by AOTAutograd's cache, too, for the next process.
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Have what is compiled while the block runs kept for the next process, and the C++ compiler left in peace.
+
+    A terminal sends Ctrl-C to the compiler, too. It would end, and the run with an error instead of a checkpoint.
+    It inherits this thread's signals; this process' own are seen by another thread, or when the block ends.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with _kept_across_processes():
+            yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _kept_across_processes() -> AbstractContextManager[None]:
+    """Have what is compiled while the block runs kept by AOTAutograd's cache, too.
 
     That cache leaves out what contains a `torch.autograd.Function`, which may compute with what its key lacks.
     `layers.linear`'s does not: all of it is in the graph that the key is made of. A quarter of a start is saved.

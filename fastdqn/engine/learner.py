@@ -33,8 +33,8 @@ from fastdqn.algorithm.update import (
 from fastdqn.config import Config
 from fastdqn.engine.compiling import (
     Acceleration,
+    compiling,
     keep_freed_memory,
-    kept_across_processes,
     resolve_precision,
     without_guards,
     wrapper,
@@ -247,7 +247,7 @@ class Learner:
             self._ranks.broadcast(value)
         saved = [value.clone() for value in changed]
         self.backend.synchronize()  # what was allocated and cloned so far was written on another stream
-        with kept_across_processes():
+        with compiling():
             if self.captured:
                 # The gather and the outputs' copies are inside: a launch is nothing but the graph.
                 self._launch = self.backend.capture(self._launch, self._results.tensors, self.backend.learn)

@@ -119,15 +119,21 @@ class Report:
                 "this CPU has no instructions for bfloat16 (amx_bf16, avx512_bf16, Arm's bf16): "
                 "`pipeline.precision = fp32` is faster here"
             )
-        compiles = learner.accelerate != "eager"
+        with self.compiling("the update"):
+            yield
+        self._speed = Speed(self._components.clock.frames)
+
+    @contextmanager
+    def compiling(self, what: str) -> Iterator[None]:
+        """Say what the block compiles, should the run be compiled, and how long that took."""
+        compiles = self._components.learner.accelerate != "eager"
         if compiles:
-            self.display("compiling the update, half a minute or so")
+            self.display(f"compiling {what}")
         start = time.perf_counter()
         yield
         if compiles:
-            self._say(f"compiled in {time.perf_counter() - start:.1f} s")
+            self._say(f"compiled {what} in {time.perf_counter() - start:.1f} s")
         self._others = OtherPrograms()  # the compiler was one
-        self._speed = Speed(self._components.clock.frames)
 
     def begin_row_if_due(self) -> None:
         """Take a row's figures; those of the learner are on their way until the next actions have arrived."""

@@ -120,6 +120,7 @@ class _Training:
         with report.preparing():
             learner.prepare(experience.inputs)
             self.components.acting.prepare()
+        self.components.acting.first_choice = lambda: report.compiling("acting")
         self.keeping.evaluate_if_due(stop_requested)  # where a run was stopped while it was evaluated
         while not self.keeping.complete and not any(ranks.sum(stop_requested())):
             with phase("act"):

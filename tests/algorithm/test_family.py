@@ -488,6 +488,26 @@ def test_compiled_is_eager_within_the_bound(preset: str) -> None:
         torch.testing.assert_close(state[name], value, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("preset", ["double", "quick", "noisy", "rainbow"])
+def test_networks_in_pairs_make_the_same_update(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, pairs = [], []
+    z_of_each = QNetwork.z_of_each
+
+    def noted(self: QNetwork, *given: Any) -> Any:
+        pairs.append(given)
+        return z_of_each(self, *given)
+
+    monkeypatch.setattr(QNetwork, "z_of_each", noted)
+    for in_pairs in (False, True):
+        monkeypatch.setattr(QNetwork, "is_faster_in_pairs", in_pairs)
+        one = learner_of(preset)
+        found.append([update(one, batch(seed)) for seed in range(4)])
+        found[-1].append(one.state_tensors())
+        assert bool(pairs) == in_pairs
+    for apart, together in zip(*found, strict=True):
+        torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("preset", ["noisy", "iqn", "rainbow", BTR])
 def test_replays_passes_and_layers_draw_anew(preset: str) -> None:
     """Fails where a graph freezes its noise (pytorch/rl#3002), or layers share theirs (dopamine#222)."""

@@ -117,7 +117,6 @@ def test_networks_side_by_side_are_each_itself(options: dict[str, Any], dtype: t
         draws = buffer.parts[0]["pass"]
         passes.append((dict(one.named_parameters()), draws))
         wanted.append(one(pixels, draws, prepared=True))
-    assert one.is_faster_in_pairs
     bound = {torch.float32: 2e-6, torch.bfloat16: 2e-2}[dtype]
     for got, want in zip(one.z_of_each(pixels, passes), wanted, strict=True):
         assert want.abs().max() > 1e-1
@@ -125,10 +124,15 @@ def test_networks_side_by_side_are_each_itself(options: dict[str, Any], dtype: t
     assert (wanted[0] - wanted[1]).abs().max() > 10 * bound
 
 
-def test_wide_and_other_torsos_have_a_pass_for_each_network() -> None:
-    assert not network(width=0.5).is_faster_in_pairs
-    for options in ({"torso": "impala"}, {"normalization": "layer"}):
-        assert not network(width=0.25, **options).is_faster_in_pairs  # type: ignore[arg-type]
+def test_networks_go_in_pairs_where_one_leaves_half_of_a_vector_unused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for capability in ("AVX512", "AVX2", "DEFAULT"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
+        assert network(width=0.25).is_faster_in_pairs == (capability == "AVX512")
+        assert not network(width=0.5).is_faster_in_pairs
+        for options in ({"torso": "impala"}, {"normalization": "layer"}):
+            assert not network(width=0.25, **options).is_faster_in_pairs  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dueling", [False, True])

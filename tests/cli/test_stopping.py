@@ -170,6 +170,35 @@ def test_an_interrupt_while_something_is_imported_ends_with_130_and_without_a_tr
     assert len(done.stderr.splitlines()) <= 2
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("file", [1, 2], ids=["update", "acting"])
+def test_ctrl_c_while_a_run_compiles_saves_it(file: int, tmp_path: Path) -> None:
+    """A terminal sends it to the compiler, too, which has to go on."""
+    compiler, seen = tmp_path / "cxx", tmp_path / "seen"
+    compiler.write_text(f"""#!/bin/sh
+case "$*" in *.main.cpp*)
+  echo >> {seen}
+  [ $(wc -l < {seen}) != {file} ] || kill -INT 0 ;;
+esac
+exec g++ "$@"
+""")
+    compiler.chmod(0o755)
+    flags = "--network.width 0.125 --replay.warmup-steps 500 --pipeline.accelerate compile --run-dir r"
+    done = subprocess.run(
+        [sys.executable, "-m", "fastdqn", "train", "Pong-v5", *flags.split(), "--progress", "plain"],
+        env={**os.environ, "CXX": str(compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=600,
+        start_new_session=True,
+    )
+    assert len(seen.read_text()) == file
+    assert done.returncode == 130, done.stderr
+    assert "stopped and saved" in done.stderr
+    assert list((tmp_path / "r" / "checkpoints").glob("frame-*"))
+
+
 def test_an_import_error_made_of_an_interrupt_is_one(
     trainer: FakeTrainer, capsys: pytest.CaptureFixture[str]
 ) -> None:
