@@ -183,6 +183,9 @@ class LearnerConfig:
     target_period_updates: Count = 10_000
     """Updates between copies of the online network to the target network. Papers and code often count steps:
     divide by steps_per_update."""
+    average_updates: Count | None = None
+    """Keep an average of the online network's weights over about so many updates, and evaluate, record and export
+    that one. Learning and its games use the newest weights all the same; none: so does everything else."""
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,12 @@ def copy_weights(source: Weights, target: Weights) -> None:
         target_part.copy_(source_part)
 
 
+def average_weights(source: Weights, average: Weights, share: float) -> None:
+    """Move `average` towards `source` by a share of the way, in place; the layers' state is copied."""
+    average.parameters.lerp_(source.parameters, share)
+    average.buffers.copy_(source.buffers)
+
+
 class WeightsLayout:
     """Where a network's parameters and buffers lie in `Weights`.
 

@@ -2,7 +2,7 @@
 
 Nothing else in the package touches `torch.cuda`. Work is submitted to one of three streams:
 
-- `learn`: updates, target copies, the device's frames; all state of the learner belongs to it;
+- `learn`: updates, target copies, averages, the device's frames; all state of the learner belongs to it;
 - `act`: observations in, the best actions out;
 - `copy`: batches on their way from pinned memory, where they hold pixels.
 

@@ -1,5 +1,7 @@
 """The learner: an online network, a target network, an optimizer, and the launches that change them.
 
+Where it is wanted, an average of the online network's weights beside them, for who plays without learning.
+
 One update is a pure function (`algorithm.update`) of tensors that are allocated once and changed in place.
 Acceleration is a wrapper round that function: none (eager, the reference), `torch.compile`, or the compiled
 function captured in a CUDA graph, several updates a launch.
@@ -24,6 +26,7 @@ from fastdqn.algorithm.update import (
     Weights,
     WeightsLayout,
     advance_buffers,
+    average_weights,
     copy_weights,
     make_gradient,
     make_step,
@@ -210,6 +213,8 @@ class Learner:
         self.layout = WeightsLayout(module, arranged=device.type == "cuda")
         self.weights = Weights(*(part.to(device) for part in self.layout.join(module)))
         self._target = self.weights.clone()
+        self._averaged_updates = config.learner.average_updates or 0
+        self._average = self.weights.clone() if self._averaged_updates else None
         optimizer = OPTIMIZERS[config.optimizer.name](config.optimizer, gradient_scale(config.learner))
         self._slots = optimizer.initial_state(self.weights.parameters)
         self._rate = config.optimizer.learning_rate
@@ -243,7 +248,7 @@ class Learner:
         self._results = LaunchResults.zeros(count, rows, self.backend.device)
         self._launch: Work = self._launch_of(inputs)
         changed = (*self.weights, *self._slots.values(), self.means.sums)
-        for value in (*changed, *self._target):
+        for value in (*changed, *self._target, *(self._average or ())):
             self._ranks.broadcast(value)
         saved = [value.clone() for value in changed]
         self.backend.synchronize()  # what was allocated and cloned so far was written on another stream
@@ -266,9 +271,12 @@ class Learner:
     def launch(self, index: int, learning_rate: float | None = None) -> LaunchResults:
         """Queue one update on each batch of the inputs, then the target's copy where its period has passed.
 
+        Where an average of the weights is wanted, they enter it after each launch: of the first `average_updates`
+        all alike, after that exponentially (Tarvainen and Valpola 2017).
+
         Args:
-            index: Number of the launch's first update in the run, counted from 0: the layers' random numbers and
-                the target's copies follow from it.
+            index: Number of the launch's first update in the run, counted from 0: the layers' random numbers, the
+                target's copies and the weights' shares of their average follow from it.
             learning_rate: From this launch on; `None` keeps the last one.
 
         Returns:
@@ -280,23 +288,32 @@ class Learner:
             learn.submit(lambda: self._learning_rate.fill_(learning_rate))
         learn.submit(lambda: self._draws.fill(index))
         learn.submit(self._launch)
-        self.means.count += self._count_per_launch
-        if (index + self._count_per_launch) // period > index // period:
+        count = self._count_per_launch
+        self.means.count += count
+        if (index + count) // period > index // period:
             learn.submit(lambda: copy_weights(self.weights, self._target))
+        if self._average is not None:
+            average, share = self._average, min(1.0, count / min(index + count, self._averaged_updates))
+            learn.submit(lambda: average_weights(self.weights, average, share))
         return self._results
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return the live tensors of the state in the shapes of the module's own.
 
         Returns:
-            `online.<name>` and `target.<name>` for the network's parameters and buffers,
-            `optimizer.<slot>.<parameter>`, and `optimizer.<slot>` for a slot without dimensions. Changing one
-            changes the learner, once queued updates are done.
+            `online.<name>` and `target.<name>` for the network's parameters and buffers, `average.<name>` where
+            one is kept, `optimizer.<slot>.<parameter>`, and `optimizer.<slot>` for a slot without
+            dimensions. Changing one changes the learner, once queued updates are done.
         """
         self.backend.synchronize()
         result: dict[str, Tensor] = {}
-        for prefix, weights in (("online", self.weights), ("target", self._target)):
-            result.update((f"{prefix}.{name}", part) for name, part in self.layout.split(weights).items())
+        for prefix, weights in (
+            ("online", self.weights),
+            ("target", self._target),
+            ("average", self._average),
+        ):
+            if weights is not None:
+                result.update((f"{prefix}.{name}", part) for name, part in self.layout.split(weights).items())
         for slot, value in self._slots.items():
             if value.dim() == 0:
                 result[f"optimizer.{slot}"] = value
@@ -304,6 +321,11 @@ class Learner:
                 parts = self.layout.parameters.split(value)
                 result.update((f"optimizer.{slot}.{name}", part) for name, part in parts.items())
         return result
+
+    def policy_tensors(self) -> dict[str, Tensor]:
+        """Return the live tensors that are to play, by the module's names: the average, or the online ones."""
+        self.backend.synchronize()
+        return self.layout.split(self.weights if self._average is None else self._average)
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy a saved state into this one; nothing changes unless all of it fits.
@@ -322,7 +344,7 @@ class Learner:
         self.backend.synchronize()
 
     def load_online(self, tensors: Mapping[str, Tensor]) -> None:
-        """Start from trained weights: copy the tensors `online.*` into both networks, leave the optimizer.
+        """Start from trained weights: copy the tensors `online.*` into online, target and average.
 
         Args:
             tensors: A saved state; what is not named `online.*` is not read.
@@ -335,6 +357,8 @@ class Learner:
         own = {name: value for name, value in self.state_tensors().items() if not name.startswith("online.")}
         self.load_state_tensors({**own, **given})
         copy_weights(self.weights, self._target)
+        if self._average is not None:
+            copy_weights(self.weights, self._average)
         self.backend.synchronize()
 
     def _launch_of(self, inputs: LaunchInputs) -> Work:

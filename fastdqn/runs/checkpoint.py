@@ -1,8 +1,9 @@
 """Checkpoints: tensors as safetensors, the rest as JSON.
 
 A checkpoint is a folder `frame-N`: online.safetensors (the policy, enough to play), target.safetensors,
-optimizer.safetensors, loop.safetensors, state.json and, in the newest one, replay.safetensors. The best policy
-by evaluation is a folder `best-N` with online.safetensors and evaluation.json. Either is a `checkpoint_folder`.
+optimizer.safetensors, loop.safetensors, state.json and, in the newest one, replay.safetensors. Where a run keeps
+an average of its weights, average.safetensors has that one and is the policy. The best policy by evaluation is a
+folder `best-N` with online.safetensors and evaluation.json. Either is a `checkpoint_folder`.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from fastdqn.config import Config, NetworkConfig
 from fastdqn.errors import UserError
 from fastdqn.json_files import checked, parse_object, read_object, shown
 from fastdqn.runs import checkpoint_folder
-from fastdqn.runs.checkpoint_folder import ANOTHER, BEST, CHECKPOINT, PARTS, REPLAY, SUMS
+from fastdqn.runs.checkpoint_folder import ANOTHER, AVERAGE, BEST, CHECKPOINT, PARTS, REPLAY, SUMS
 
 FORMAT = 4
 POLICY_FORMAT = "fastdqn-2"
+ONLINE_FILE, AVERAGE_FILE = "online.safetensors", f"{AVERAGE}.safetensors"
+"""The policy; where there is an average, that one."""
 LARGEST_HEADER_BYTES = 2**20
 """Of a safetensors file; ours are a few kilobytes."""
 _MOST_ACTIONS = 18  # the whole joystick
@@ -91,7 +94,7 @@ def save(
     Args:
         folder: Where a run's checkpoints lie.
         frames: Emulator frames played; names the checkpoint.
-        tensors: Named `online.*`, `target.*`, `optimizer.*` and `loop.*`.
+        tensors: Named `online.*`, `target.*`, `optimizer.*`, `loop.*` and, where it is kept, `average.*`.
         state: Everything else, as JSON values.
         network: Shape of the network, kept beside the weights.
         num_actions: Size of its output.
@@ -141,7 +144,7 @@ def save_best(
         OSError: As in `save`.
     """
     assert policy.frames is not None
-    files = {"online.safetensors": pack(policy), "evaluation.json": _json(evaluation)}
+    files = {ONLINE_FILE: pack(policy), "evaluation.json": _json(evaluation)}
     final = checkpoint_folder.write(folder, f"{BEST}{policy.frames:012d}", files)
     for old in find(folder, BEST):
         if old != final:
@@ -234,12 +237,14 @@ def load(path: Path, parts: Sequence[str] = PARTS) -> Checkpoint:
 
     Args:
         path: The folder.
-        parts: As it was saved.
+        parts: As it was saved; an average is found by itself.
 
     Raises:
         UserError: A file is missing, damaged, of another checkpoint, not ours, or newer than this version.
     """
     sums = checkpoint_folder.read_sums(path)
+    if AVERAGE_FILE in sums:
+        parts = (*parts, AVERAGE)
     if set(sums) - {REPLAY} != {"state.json", *(f"{part}.safetensors" for part in parts)}:
         raise UserError(f"{path / SUMS} is damaged: it does not list what a checkpoint has.\n{ANOTHER}")
     if REPLAY in sums:
@@ -292,7 +297,8 @@ def load_policy(path: Path) -> SavedPolicy:
     """Read the weights to play with.
 
     Args:
-        path: A run's folder (its newest checkpoint is taken), a checkpoint's folder, or an online.safetensors.
+        path: A run's folder (its newest checkpoint is taken), a checkpoint's folder, or a file of one:
+            online.safetensors, average.safetensors. Of a folder that has both the average is taken.
 
     Raises:
         UserError: There is nothing of the kind, or it is damaged.
@@ -300,11 +306,12 @@ def load_policy(path: Path) -> SavedPolicy:
     if (path / "checkpoints").is_dir():
         return choose_policy(path / "checkpoints", "last")
     in_folder = path.is_dir()
-    if in_folder:
-        path = path / "online.safetensors"
     # Another file that lies beside checksums is none of a checkpoint's.
-    has_sums = in_folder or (path.name == "online.safetensors" and (path.parent / SUMS).exists())
-    sums = checkpoint_folder.read_sums(path.parent) if has_sums else None
+    has_sums = in_folder or (path.name in (ONLINE_FILE, AVERAGE_FILE) and (path.parent / SUMS).exists())
+    sums = checkpoint_folder.read_sums(path if in_folder else path.parent) if has_sums else None
+    if in_folder:
+        averaged = sums is not None and (AVERAGE_FILE in sums or os.path.lexists(path / AVERAGE_FILE))
+        path = path / (AVERAGE_FILE if averaged else ONLINE_FILE)  # in doubt the one that is then refused
     weights, about = _read(path, sums)
     try:
         network = checked(parse_object(about["network"]), NetworkConfig, "network")
@@ -348,7 +355,7 @@ def _read(path: Path, sums: Mapping[str, str] | None) -> tuple[dict[str, torch.T
     """Read tensors and header of a file of ours; without checksums if it lies alone."""
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist. Name a run's folder, a checkpoint's, or an online.safetensors."
+            f"{path} does not exist. Name a run's folder, a checkpoint's, or the policy's file in it."
         )
     if sums is not None:
         checkpoint_folder.verify(path, sums)

@@ -20,6 +20,8 @@ from fastdqn.errors import UserError
 from fastdqn.outputs import write_atomic
 
 PARTS = ("online", "target", "optimizer", "loop")
+AVERAGE = "average"
+"""One more part, of a run that keeps an average of its weights: then it is the policy."""
 SUMS = "SHA256SUMS"
 REPLAY = "replay.safetensors"
 CHECKPOINT, BEST, _TEMPORARY = "frame-", "best-", "tmp-"
@@ -27,7 +29,7 @@ _OURS = re.compile(rf"{_TEMPORARY}(old-)?({CHECKPOINT}|{BEST})\d{{12}}(-[0-9a-f]
 """What `write` and `remove` name a folder that is on its way."""
 
 _PART = re.compile(
-    rf"({'|'.join(PARTS)})\.safetensors|{re.escape(REPLAY)}(\.[0-9a-f]{{16}})?(\.partial)?"
+    rf"({'|'.join((*PARTS, AVERAGE))})\.safetensors|{re.escape(REPLAY)}(\.[0-9a-f]{{16}})?(\.partial)?"
     rf"|(state|evaluation)\.json|{SUMS}(\.tmp)?"
 )
 """What such a folder may have in it."""

@@ -46,7 +46,7 @@ def check(config: Config, weights: Path | None = None, *, device: devices.Backen
 
     Args:
         config: What is to be trained.
-        weights: The weights that it is to start from: a run, a checkpoint, or an online.safetensors.
+        weights: The weights that it is to start from: a run, a checkpoint, or the policy's file in one.
         device: Where the learner is to live; the GPU if there is one and none is given.
 
     Returns:

@@ -164,14 +164,9 @@ def evaluate_learner(
     Returns:
         The policy, and its scores: `None` if it was asked to stop.
     """
-    frames, prefix = components.clock.frames, "online."
-    online = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in components.learner.state_tensors().items()
-        if name.startswith(prefix)
-    }
+    frames, weights = components.clock.frames, components.learner.policy_tensors()
     policy = checkpoint.SavedPolicy(
-        online, config.network, components.envs.num_actions, Path("the run"), frames
+        weights, config.network, components.envs.num_actions, Path("the run"), frames
     )
     seed = evaluation_seed(config.seed, frames)
     result = play(

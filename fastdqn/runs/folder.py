@@ -38,8 +38,8 @@ _MARKS = {"game", "preset", "env", "replay", "learner"}
 
 _OWN_FILES = re.compile(
     r"(rank-\d+/)?((config|meta|summary|trackers)\.json(\.tmp)?|(metrics|evaluations)\.(jsonl|tmp)|log\.txt"
-    r"|checkpoints/(frame|best)-\d+/((online|target|optimizer|loop|replay)\.safetensors|state\.json|evaluation\.json"
-    r"|SHA256SUMS(\.tmp)?)|checkpoints/tmp-[^/]+/[^/]+"
+    r"|checkpoints/(frame|best)-\d+/((online|target|average|optimizer|loop|replay)\.safetensors"
+    r"|(state|evaluation)\.json|SHA256SUMS(\.tmp)?)|checkpoints/tmp-[^/]+/[^/]+"
     r"|tensorboard/(metrics|evaluations)/events\.out\.tfevents\.[^/]+"
     r"|video/(tmp-)?(frame|best)-\d+-seed\d+\.(mp4|gif)|(tmp-)?curves\.(png|svg|pdf)"
     rf"|(tmp-)?policy\.(safetensors|pt2|pt)|(video/)?\.fastdqn-[0-9a-f]{{12}}|{LOCK})"

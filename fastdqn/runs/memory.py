@@ -170,13 +170,14 @@ def learning_needs(config: Config) -> list[Need]:
     """Return what the learner takes of the memory that it lives in."""
     width, batch = config.network.width, config.learner.batch_size
     each, weights = transition_bytes(config), count_parameters(config.network, _MOST_ACTIONS)
+    copies = _NETWORK_COPIES + (config.learner.average_updates is not None)
     return [
         Need("learner.batch_size", batch, f"{batch:,} transitions x {each:,} bytes", batch * each),
         Need(
             "network.width",
             float(width),
-            f"{weights:,} weights x 4 bytes x {_NETWORK_COPIES} copies while learning",
-            weights * 4 * _NETWORK_COPIES,
+            f"{weights:,} weights x 4 bytes x {copies} copies while learning",
+            weights * 4 * copies,
             power=2,
         ),
     ]

@@ -94,14 +94,16 @@ def save(
         run.config.checkpoint.keep,
         components.experience.save if components.keeps_replay else None,
         say,
-        parts=_parts(components.ranks),
+        parts=_parts(components.ranks, averages=run.config.learner.average_updates is not None),
         replaces_older=replaces_older,
     )
 
 
-def _parts(ranks: Ranks) -> Sequence[str]:
-    """Return which tensors a rank's checkpoints have."""
-    return ("loop",) if ranks.index else checkpoint_folder.PARTS
+def _parts(ranks: Ranks, *, averages: bool = False) -> Sequence[str]:
+    """Return which tensors a rank's checkpoints have, by whether an average is kept."""
+    if ranks.index:
+        return ("loop",)
+    return (*checkpoint_folder.PARTS, checkpoint_folder.AVERAGE) if averages else checkpoint_folder.PARTS
 
 
 def load(run: RunFolder, *, inexact: bool = False, ranks: Ranks = ALONE) -> Checkpoint:

@@ -53,12 +53,13 @@ def cost(run: PlannedRun, folder: Path, fps: float | None = None) -> Cost:
     if fps is None:
         fps = (row.get("timing") or {}).get("fps_run")
     weights = 4 * count_parameters(config.network, _MOST_ACTIONS)
+    networks = _NETWORKS + (config.learner.average_updates is not None)
     replay = replay_bytes(config) if keeps_replay(config) else 0
     return Cost(
         run.name,
         frames,
         updates,
         host_need(config, on_gpu=False),
-        config.checkpoint.keep * _NETWORKS * weights + replay,
+        config.checkpoint.keep * networks * weights + replay,
         frames / fps if fps else None,
     )

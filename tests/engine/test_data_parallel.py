@@ -23,7 +23,7 @@ from tests.engine.cuda_standin import installed
 from tests.engine.strict_twin import StrictTwin
 from tests.engine.test_learner import ACTIONS, batch
 
-BATCH, UPDATES, RANKS = 32, 6, 2
+BATCH, UPDATES, RANKS, AVERAGED = 32, 6, 2, 3
 ROOT = Path(__file__).parents[2]
 
 
@@ -33,7 +33,13 @@ def learned(
     """The learner's state after some updates on some rows of the batches, its metrics, and its priorities."""
     config = Config(
         network=NetworkConfig(width=0.125, dueling=True),
-        learner=LearnerConfig(rule="double", reduction="sum", batch_size=BATCH, target_period_updates=3),
+        learner=LearnerConfig(
+            rule="double",
+            reduction="sum",
+            batch_size=BATCH,
+            target_period_updates=3,
+            average_updates=AVERAGED,
+        ),
         # Below the norm of most gradients: what is clipped before it is summed is another step.
         optimizer=OptimizerConfig(name="adam", learning_rate=1e-3, epsilon=1e-2, max_grad_norm=0.5),
     )
@@ -53,7 +59,7 @@ def learned(
         for kept, value in zip(buffers, share(update), strict=True):
             kept.copy_(value)
         one.backend.synchronize()
-        reported = one.launch(update)
+        reported = one.launch(AVERAGED + update)  # the first weights of a run would be all of the average
         one.backend.synchronize()
         for name in METRICS:
             result[f"{name}.{update}"] = reported.metrics[name].clone()

@@ -37,6 +37,7 @@ from tests.engine.test_learner import (
     copy_of,
     fields,
     learner,
+    part,
     sizes,
     update,
     with_guards,  # noqa: F401  # a fixture
@@ -80,6 +81,33 @@ def test_a_replay_is_the_function(rules):
         one.load_state_tensors(middle)
         update(one, batch(7))
     assert_same_bits(captured.state_tensors(), plain.state_tensors())
+
+
+def test_an_average_of_captured_updates_is_that_of_plain_ones():
+    plain = learner(average=3)
+    captured = twin_of(plain)
+    for seed in range(5):
+        update(plain, batch(seed))
+        update(captured, batch(seed))
+    assert any(name.startswith("average.") for name in plain.state_tensors())
+    assert_same_bits(captured.state_tensors(), plain.state_tensors())
+
+
+@pytest.mark.parametrize("accelerate", ["eager", "graph"])
+@pytest.mark.parametrize(("updates", "shares"), [(8, [1, 2 / 4, 2 / 6, 2 / 8, 2 / 8]), (1, [1, 1])])
+def test_an_average_takes_the_weights_once_a_launch(accelerate, updates, shares):
+    """Of two updates a launch has two shares; one that is longer than the average is all of it."""
+    one = learner(average=updates, period=2)
+    one = one if accelerate == "eager" else twin_of(one)
+    inputs = blank(2)
+    one.prepare(inputs)
+    wanted = part(one, "average")
+    for launch, share in enumerate(shares):
+        put(inputs, [batch(2 * launch), batch(2 * launch + 1)])
+        one.launch(2 * launch)
+        for name, value in part(one, "online").items():
+            wanted[name] = torch.lerp(wanted[name], value, share)
+    assert_same_bits(part(one, "average"), wanted)
 
 
 @pytest.mark.parametrize("accelerate", ["eager", "graph"])

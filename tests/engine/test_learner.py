@@ -80,6 +80,7 @@ def learner(
     seed: int = 0,
     period: int = 3,
     reduction: str = "mean",
+    average: int | None = None,
 ) -> Learner:
     loss, rule, optimizer, dueling, limit = rules
     config = Config(
@@ -90,6 +91,7 @@ def learner(
             reduction=reduction,  # type: ignore[arg-type]
             batch_size=ROWS,
             target_period_updates=period,
+            average_updates=average,
         ),
         optimizer=OptimizerConfig(
             name=optimizer,  # type: ignore[arg-type]
@@ -381,6 +383,51 @@ def test_a_resumed_count_keeps_the_targets_rhythm() -> None:
     assert not differs(before, one.state_tensors(), "target.")
     update(one, batch(1), index=4)
     assert differs(before, one.state_tensors(), "target.")
+
+
+def part(one: Learner, name: str) -> dict[str, torch.Tensor]:
+    """Copies of the tensors of `online`, `average`, ... by the module's names."""
+    state = copy_of(one.state_tensors()).items()
+    return {key.removeprefix(f"{name}."): value for key, value in state if key.startswith(f"{name}.")}
+
+
+@pytest.mark.parametrize("first", [0, 3, 100])
+def test_the_average_is_the_mean_of_the_first_weights_then_exponential(first: int) -> None:
+    """Beside float64, also where a run goes on; learning is the same to the bit as without one."""
+    one, plain, wanted = learner(average=4), learner(), {}
+    for name, value in part(one, "average").items():
+        assert torch.equal(value, part(one, "online")[name])
+        wanted[name] = value.double()
+    for index in range(first, first + 9):
+        update(one, batch(index), index=index)
+        update(plain, batch(index), index=index)
+        for name, value in part(one, "online").items():
+            share = 1 / (index + 1) if index < 4 else 1 / 4
+            wanted[name] = (1 - share) * wanted[name] + share * value.double()
+    for name, value in part(one, "average").items():
+        torch.testing.assert_close(value.double(), wanted[name], rtol=1e-6, atol=1e-7)
+        assert torch.equal(one.policy_tensors()[name], value)
+    learned = {name: value for name, value in one.state_tensors().items() if not name.startswith("average.")}
+    assert_same_bits(plain.state_tensors(), learned)
+    assert_same_bits(plain.policy_tensors(), part(plain, "online"))
+
+
+def test_a_saved_average_continues_with_the_same_bits() -> None:
+    whole, half, resumed = learner(average=3), learner(average=3), learner(average=3, seed=77)
+    for seed in range(5):
+        update(whole, batch(seed))
+        if seed < 2:
+            update(half, batch(seed))
+    resumed.load_state_tensors(copy_of(half.state_tensors()))
+    for seed in (2, 3, 4):
+        update(resumed, batch(seed), index=seed)
+    assert_same_bits(whole.state_tensors(), resumed.state_tensors())
+
+
+def test_trained_weights_go_into_the_average_too() -> None:
+    one, trained = learner(seed=1, average=3), learner(seed=2)
+    one.load_online(trained.state_tensors())
+    assert_same_bits(one.policy_tensors(), part(trained, "online"))
 
 
 def test_a_saved_state_continues_with_the_same_bits(tmp_path: Path) -> None:

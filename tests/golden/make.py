@@ -81,6 +81,8 @@ def shortened(config: Config) -> Config:
     Presets beyond the scalar head on Nature's torso would take hours: they get narrow networks and small batches.
     """
     network, rules = config.network, replace(config.learner, target_period_updates=TARGET_PERIOD)
+    if rules.average_updates is not None:
+        rules = replace(rules, average_updates=TARGET_PERIOD)
     if (network.head, network.torso) != ("scalar", "nature"):
         network = replace(network, width=1 / 8, quantiles=min(network.quantiles, 8))
         rules = replace(rules, batch_size=8)

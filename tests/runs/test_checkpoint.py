@@ -50,6 +50,44 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert saved.replay.read_bytes() == b"frames"
 
 
+def averaged(folder, frames=400, parts=(*checkpoint_folder.PARTS, checkpoint_folder.AVERAGE)):
+    """A checkpoint of a run that keeps an average of its weights."""
+    own = {**tensors(), "average.w": torch.full((2, 3), 9.0)}
+    return checkpoint.save(folder, frames, own, {}, NETWORK, 6, 3, parts=parts)
+
+
+def test_an_average_is_saved_with_the_rest(tmp_path):
+    path = averaged(tmp_path)
+    assert torch.equal(checkpoint.load(path).tensors["average.w"], torch.full((2, 3), 9.0))
+    (path / "average.safetensors").unlink()
+    with pytest.raises(UserError, match=r"average\.safetensors does not exist"):
+        checkpoint.load(path)
+    loop = averaged(tmp_path / "loop", parts=("loop",))
+    assert not (loop / "average.safetensors").exists()
+    assert checkpoint.load(loop, ("loop",)).tensors.keys() == {"loop.observation"}
+
+
+def test_an_average_is_the_policy_where_there_is_one(tmp_path):
+    """By the run, the checkpoint and its own file; the newest weights are read where their file is named."""
+    path = averaged(tmp_path / "checkpoints")
+    for place in (tmp_path, path, path / "average.safetensors"):
+        policy = checkpoint.load_policy(place)
+        assert policy.weights["w"][0, 0] == 9
+        assert (policy.network, policy.source.name) == (NETWORK, "average.safetensors")
+    assert checkpoint.load_policy(path / "online.safetensors").weights["w"][0, 0] == 1
+    sums = (path / "SHA256SUMS").read_text()
+    for damaged in (sums.replace("average", "averagf"), sums.partition("\n")[2]):  # another policy would play
+        (path / "SHA256SUMS").write_text(damaged)
+        for place in (tmp_path, path, path / "average.safetensors"):
+            with pytest.raises(UserError, match=r"average\.safetensors is damaged"):
+                checkpoint.load_policy(place)
+    (path / "SHA256SUMS").write_text(sums)
+    (path / "average.safetensors").write_bytes(b"")
+    for place in (tmp_path, path, path / "average.safetensors"):
+        with pytest.raises(UserError, match=r"average\.safetensors is damaged"):
+            checkpoint.load_policy(place)
+
+
 def test_the_checksums_are_what_sha256sum_reads(tmp_path):
     path = save(tmp_path, 400, replay=b"frames")
     done = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=path, capture_output=True)

@@ -161,12 +161,19 @@ def test_evaluations_are_written_and_the_best_is_kept(evaluated):
 
 
 def test_a_runs_end_is_evaluated_too(tmp_path):
-    """Faults: the last evaluation is of an older network than the run's, or there is none at all."""
+    """Faults: the last evaluation is of another network than the checkpoint's policy, or there is none at all."""
     config = tiny(total_frames=800, evaluation=replace(QUICK, every_frames=10**6, episodes=1))
+    config = replace(config, learner=replace(config.learner, average_updates=50))
     run = RunFolder.create(tmp_path / "r", config)
     frames = train(run).frames
     (row,) = rows(run)
     assert row["frames"] == frames >= 800
+    evaluated, saved = (checkpoint.choose_policy(run.checkpoints, which) for which in ("best", "last"))
+    assert saved.source.name == "average.safetensors"
+    for name, value in saved.weights.items():
+        assert torch.equal(evaluated.weights[name], value)
+    newest = checkpoint.load_policy(saved.source.with_name("online.safetensors"))
+    assert not all(torch.equal(newest.weights[name], value) for name, value in saved.weights.items())
     assert is_done(run.path, config)
     with pytest.raises(UserError, match="is complete"):
         train(RunFolder.open(run.path), resume=True)

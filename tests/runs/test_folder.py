@@ -254,6 +254,7 @@ def test_overwrite_replaces_all_that_fastdqn_writes(run: RunFolder) -> None:
         "summary.json",
         "summary.json.tmp",
         "checkpoints/frame-000000001500/online.safetensors",
+        "checkpoints/frame-000000001500/average.safetensors",
         "checkpoints/frame-000000001500/SHA256SUMS.tmp",
         "checkpoints/best-000000001500/evaluation.json",
         "checkpoints/tmp-frame-000000003000/replay.safetensors.partial",
