@@ -108,6 +108,9 @@ TRAIN = (
     *("--pipeline.accelerate", "eager", "--env.num-envs", "2", "--replay.capacity", "1000"),
     *("--replay.warmup-steps", "50", "--network.width", "0.0625"),
 )
+_POLICY = "average.safetensors"
+"""The file of a checkpoint that the runs here are played by."""
+
 RESUME = ("train", "--resume", "RUN", "--total-frames", "800", "--progress", "none")
 EVALUATE = ("evaluate", "RUN", "--episodes", "1", "--max-episode-frames", "200")
 RECORD = ("record", "RUN", "--max-seconds", "1", "--scale", "2", "--gif-seconds", "0.1", "--out", "NEW")
@@ -203,7 +206,7 @@ def file_cases(run: Path) -> Iterator[Case]:
         for label, content in TEXTS.items():
             yield from (Case(f"{name}: {label}", words, written(name, content)) for words in commands)
         yield from (Case(f"{name}: a folder", words, made_a_folder(name)) for words in commands)
-    header = find(run, "online.safetensors")
+    header = find(run, _POLICY)
     with safe_open(header, framework="pt") as opened:
         about = dict(opened.metadata())
     for field in about:
@@ -212,7 +215,8 @@ def file_cases(run: Path) -> Iterator[Case]:
                 yield Case(f"header {field} = {value[:20]!r}", words, header_with(field, value))
     for label, content in {**TEXTS, "huge header": b"\xff" * 100}.items():
         for words in (EVALUATE, EXPORT, WEIGHTS, RESUME):
-            yield Case(f"online.safetensors: {label}", words, written("online.safetensors", content))
+            yield Case(f"{_POLICY}: {label}", words, written(_POLICY, content))
+        yield Case(f"online.safetensors: {label}", RESUME, written("online.safetensors", content))
 
 
 def places(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -273,7 +277,7 @@ def made_a_folder(name: str) -> Callable[[Path], None]:
 
 def header_with(field: str, value: str) -> Callable[[Path], None]:
     def spoil(run: Path) -> None:
-        file = find(run, "online.safetensors")
+        file = find(run, _POLICY)
         with safe_open(file, framework="pt") as opened:
             about = dict(opened.metadata()) | {field: value}
         tensors = safetensors.torch.load_file(file)

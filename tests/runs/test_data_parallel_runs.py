@@ -137,7 +137,9 @@ def test_two_ranks_train_one_run_and_go_on_exactly(tmp_path):
         sum(held) - 2 <= last["replay_transitions"] <= sum(held)
     )  # the last pass is stored for the checkpoint
     assert expected["rank-0 replay"] != expected["rank-1 replay"]  # games of their own
-    assert not list((tmp_path / "alone/rank-1").rglob("online.safetensors"))  # the policy once
+    for name in ("online", "average"):  # the policy once
+        assert list((tmp_path / "alone").rglob(f"{name}.safetensors"))
+        assert not list((tmp_path / "alone/rank-1").rglob(f"{name}.safetensors"))
 
     killed, words = tmp_path / "killed", new(tmp_path / "killed", config)
     for stop in (2, 4, 6):
