@@ -67,7 +67,7 @@ _DUELING = replace(
 
 _QUICK = Config(
     preset="quick",
-    total_frames=1_400_000,
+    total_frames=1_800_000,
     stop_at_return="auto",
     env=EnvConfig(num_envs=8),
     replay=ReplayConfig(capacity=30_000, warmup_steps=2_500, alpha=0.5, beta=0.4),
@@ -75,15 +75,15 @@ _QUICK = Config(
     learner=LearnerConfig(
         n_step=8, rule="double", loss="huber", target_period_updates=500, average_updates=5_000
     ),
-    optimizer=OptimizerConfig(name="adam", learning_rate=5e-4, learning_rate_final=5e-5, epsilon=5e-5),
+    optimizer=OptimizerConfig(name="adam", learning_rate=5e-4, learning_rate_final=0.0, epsilon=5e-5),
     exploration=ExplorationConfig(min=0.01, decay_frames=200_000),
     checkpoint=CheckpointConfig(every_frames=200_000),
     pipeline=PipelineConfig(precision="auto"),
 )
 
 # `quick` with what `rainbow` has beyond it: C51's distribution, and noise instead of epsilon. Adam's epsilon and
-# the gradient's limit are `rainbow`'s, too: both have a cross entropy. Length, replay and width are those that
-# `quick` had when this one's runs were made, and the newest weights play; other ones were not tried.
+# the gradient's limit are `rainbow`'s, too: both have a cross entropy. Length, replay, width and last step size are
+# those that `quick` had when this one's runs were made, and the newest weights play; other ones were not tried.
 _QUICK_RAINBOW = replace(
     _QUICK,
     preset="quick-rainbow",
@@ -91,7 +91,7 @@ _QUICK_RAINBOW = replace(
     replay=replace(_QUICK.replay, capacity=100_000, warmup_steps=5_000),
     network=replace(_QUICK.network, width=0.5, head="categorical", noise="truncated", noise_sigma=0.1),
     learner=replace(_QUICK.learner, average_updates=None),
-    optimizer=replace(_QUICK.optimizer, epsilon=0.005 / 32, max_grad_norm=10.0),
+    optimizer=replace(_QUICK.optimizer, learning_rate_final=5e-5, epsilon=0.005 / 32, max_grad_norm=10.0),
     exploration=ExplorationConfig(max=0.0, min=0.0),
     evaluation=EvaluationConfig(epsilon=0.0),
 )
