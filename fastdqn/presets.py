@@ -82,8 +82,8 @@ _QUICK = Config(
 )
 
 # `quick` with what `rainbow` has beyond it: C51's distribution, and noise instead of epsilon. Adam's epsilon and
-# the gradient's limit are `rainbow`'s, too: both have a cross entropy. Length, replay, width and last step size are
-# those that `quick` had when this one's runs were made, and the newest weights play; other ones were not tried.
+# the gradient's limit are `rainbow`'s, too: both have a cross entropy. Length, replay, width, last step size and
+# weights that play are those that `quick` had when this one's runs were made; others were not tried.
 _QUICK_RAINBOW = replace(
     _QUICK,
     preset="quick-rainbow",

@@ -214,7 +214,8 @@ class Learner:
         self.weights = Weights(*(part.to(device) for part in self.layout.join(module)))
         self._target = self.weights.clone()
         self._averaged_updates = config.learner.average_updates or 0
-        self._average = self.weights.clone() if self._averaged_updates else None
+        # What plays: the average, or the newest weights where none is kept.
+        self._played = self.weights.clone() if self._averaged_updates else self.weights
         optimizer = OPTIMIZERS[config.optimizer.name](config.optimizer, gradient_scale(config.learner))
         self._slots = optimizer.initial_state(self.weights.parameters)
         self._rate = config.optimizer.learning_rate
@@ -248,7 +249,7 @@ class Learner:
         self._results = LaunchResults.zeros(count, rows, self.backend.device)
         self._launch: Work = self._launch_of(inputs)
         changed = (*self.weights, *self._slots.values(), self.means.sums)
-        for value in (*changed, *self._target, *(self._average or ())):
+        for value in (*changed, *self._target, *(self._played if self._averaged_updates else ())):
             self._ranks.broadcast(value)
         saved = [value.clone() for value in changed]
         self.backend.synchronize()  # what was allocated and cloned so far was written on another stream
@@ -292,9 +293,9 @@ class Learner:
         self.means.count += count
         if (index + count) // period > index // period:
             learn.submit(lambda: copy_weights(self.weights, self._target))
-        if self._average is not None:
-            average, share = self._average, min(1.0, count / min(index + count, self._averaged_updates))
-            learn.submit(lambda: average_weights(self.weights, average, share))
+        if self._averaged_updates:
+            share = min(1.0, count / min(index + count, self._averaged_updates))
+            learn.submit(lambda: average_weights(self.weights, self._played, share))
         return self._results
 
     def state_tensors(self) -> dict[str, Tensor]:
@@ -307,13 +308,11 @@ class Learner:
         """
         self.backend.synchronize()
         result: dict[str, Tensor] = {}
-        for prefix, weights in (
-            ("online", self.weights),
-            ("target", self._target),
-            ("average", self._average),
-        ):
-            if weights is not None:
-                result.update((f"{prefix}.{name}", part) for name, part in self.layout.split(weights).items())
+        networks = {"online": self.weights, "target": self._target}
+        if self._averaged_updates:
+            networks["average"] = self._played
+        for prefix, weights in networks.items():
+            result.update((f"{prefix}.{name}", part) for name, part in self.layout.split(weights).items())
         for slot, value in self._slots.items():
             if value.dim() == 0:
                 result[f"optimizer.{slot}"] = value
@@ -323,9 +322,9 @@ class Learner:
         return result
 
     def policy_tensors(self) -> dict[str, Tensor]:
-        """Return the live tensors that are to play, by the module's names: the average, or the online ones."""
+        """Return the live tensors that are to play, by the module's names."""
         self.backend.synchronize()
-        return self.layout.split(self.weights if self._average is None else self._average)
+        return self.layout.split(self._played)
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy a saved state into this one; nothing changes unless all of it fits.
@@ -357,8 +356,8 @@ class Learner:
         own = {name: value for name, value in self.state_tensors().items() if not name.startswith("online.")}
         self.load_state_tensors({**own, **given})
         copy_weights(self.weights, self._target)
-        if self._average is not None:
-            copy_weights(self.weights, self._average)
+        if self._averaged_updates:
+            copy_weights(self.weights, self._played)
         self.backend.synchronize()
 
     def _launch_of(self, inputs: LaunchInputs) -> Work:
