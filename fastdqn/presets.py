@@ -67,7 +67,7 @@ _DUELING = replace(
 
 _QUICK = Config(
     preset="quick",
-    total_frames=1_800_000,
+    total_frames=1_600_000,
     stop_at_return="auto",
     env=EnvConfig(num_envs=8),
     replay=ReplayConfig(capacity=30_000, warmup_steps=2_500, alpha=0.5, beta=0.4),
