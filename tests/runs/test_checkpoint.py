@@ -50,10 +50,15 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert saved.replay.read_bytes() == b"frames"
 
 
-def averaged(folder, frames=400, parts=(*checkpoint_folder.PARTS, checkpoint_folder.AVERAGE)):
-    """A checkpoint of a run that keeps an average of its weights."""
+WITH_AVERAGE = (*checkpoint_folder.PARTS, checkpoint_folder.AVERAGE)
+
+
+def averaged(folder, parts=WITH_AVERAGE):
+    """A checkpoint of a run that keeps an average of its weights, and its replay."""
     own = {**tensors(), "average.w": torch.full((2, 3), 9.0)}
-    return checkpoint.save(folder, frames, own, {}, NETWORK, 6, 3, parts=parts)
+    return checkpoint.save(
+        folder, 400, own, {}, NETWORK, 6, 3, lambda path: path.write_bytes(b"frames"), parts=parts
+    )
 
 
 def test_an_average_is_saved_with_the_rest(tmp_path):
@@ -366,13 +371,13 @@ def test_no_best_is_said(tmp_path):
         checkpoint.choose(tmp_path, "best")
 
 
-FILES = [f"{part}.safetensors" for part in (*checkpoint.PARTS, "replay")] + ["state.json", "SHA256SUMS"]
+FILES = [f"{part}.safetensors" for part in (*WITH_AVERAGE, "replay")] + ["state.json", "SHA256SUMS"]
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "empty"])
 def test_a_damaged_file_is_refused(tmp_path, name, damage):
-    path = save(tmp_path, 4, replay=b"frames")
+    path = averaged(tmp_path)
     file = path / name
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
