@@ -103,8 +103,11 @@ def precisions() -> Iterator[str]:
 
 def records() -> Iterator[str]:
     """Rows of runs to the goal, by every seed that was named."""
-    yield "| file | date | commit | machine | precision | seeds | minutes to 18, by seed | median | evaluations |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield (
+        "| file | date | commit | machine | precision | seeds | minutes to 18, by seed | median "
+        "| minutes in all | evaluations |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for path in sorted(RESULTS.glob("*.json")):
         data = json.loads(path.read_text())
         settings = data.get("settings", {})
@@ -121,12 +124,13 @@ def records() -> Iterator[str]:
         middle = statistics.median([minutes[seed] or float("inf") for seed in seeds])
         evaluations = ", ".join(f"{result['evaluations'][0]['mean']:.1f}" for result in data["results"])
         shown = ", ".join("never" if minutes[seed] is None else f"{minutes[seed]:.1f}" for seed in seeds)
+        ends = ", ".join(f"{result['minutes']:.1f}" for result in data["results"])
         first = data["results"][0]["evaluations"][0]
         yield (
             f"| `{path.name}` | {data['started'][:10]} | {data['results'][0]['git_commit'][:7]} | "
             f"{data['machine']['cpu']}, {data['settings']['cores_used']} cores | "
             f"{data['results'][0].get('precision', 'fp32')} | "
-            f"{', '.join(map(str, seeds))} | {shown} | {middle:.1f} ({len(reached)} of {len(seeds)}) | "
+            f"{', '.join(map(str, seeds))} | {shown} | {middle:.1f} ({len(reached)} of {len(seeds)}) | {ends} | "
             f"{evaluations} ({first['episodes']} games, epsilon {first['epsilon']:g}) |"
         )
 

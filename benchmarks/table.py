@@ -41,7 +41,12 @@ def pong() -> tuple[str, str, str]:
     there = "" if len(known) == len(minutes) else f", {len(known)} of {len(minutes)} seeds"
     seeds = " ".join(str(result["seed"]) for result in results)
     whole = " --whole" if settings["whole"] else ""
-    then = f"after {results[0]['frames'] / 1e6:.1f}M frames" if whole else "then"
+    ends = sorted(result["minutes"] for result in results)
+    then = (
+        f"after {results[0]['frames'] / 1e6:.1f}M frames"
+        if whole
+        else f"at the end ({ends[0]:.1f} to {ends[-1]:.1f})"
+    )
     return (
         f"Pong from nothing, `quick`, seeds {seeds}: minutes until the last 20 games have a mean of 18",
         f"{middle:.1f} ({known[0]:.1f} to {known[-1]:.1f}{there}) on {settings['cores_used']} cores; {then} "

@@ -297,7 +297,7 @@ class EvaluationConfig(EvaluationSettings):
     """Whole games while a run trains, scores unclipped, on environments of their own."""
 
     every_frames: Count | None = None
-    """Frames of training between evaluations, the last at the end; none evaluates never."""
+    """Frames of training between evaluations, the last at the end; none: only where confirm_stop wants one."""
     protocol: ProtocolName = "nature"
     """nature: Mnih et al. 2015; machado: Machado et al. 2018; training: the run's own settings."""
 
@@ -315,6 +315,9 @@ class Config:
     stop_at_return: Return | Literal["auto"] | None = None
     """End the run before that once the last 20 games of training have this mean return, unclipped. auto: 18 in
     Pong, never in other games."""
+    confirm_stop: bool = False
+    """End it so only where an evaluation then has that mean, too, less two standard errors; else train on, and
+    evaluate again after 10 games or more."""
     seed: Seed = 1
     """Decides network weights, games, exploration and sampling."""
     log_every_frames: Count = 20_000

@@ -222,7 +222,7 @@ def choose(folder: Path, which: str | int) -> Path:
         if path is None:
             raise UserError(
                 f"{folder} has no best checkpoint: the run was not evaluated while it trained "
-                "(`evaluation.every_frames`). Name last, or the frames of a checkpoint."
+                "(`evaluation.every_frames`, `confirm_stop`). Name last, or the frames of a checkpoint."
             )
         return path
     frames = {int(path.name.rpartition("-")[2]): path for path in (*find(folder, BEST), *find(folder))}

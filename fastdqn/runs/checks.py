@@ -21,7 +21,7 @@ from fastdqn.games.envs import game_names, num_actions
 from fastdqn.json_files import read_object, shown
 from fastdqn.runs import checkpoint, memory
 from fastdqn.runs.clock import Clock
-from fastdqn.runs.metrics import Games
+from fastdqn.runs.ending import Progress
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def check(config: Config, weights: Path | None = None, *, device: devices.Backen
         problems += _share_problems(
             config, devices.free_gpu_bytes() if device is None else device.free_bytes()
         )
-        if config.evaluation.every_frames is not None:
+        confirms = config.confirm_stop and config.solved_return is not None
+        if confirms or config.evaluation.every_frames is not None:
             problems += _protocol_problems(config)
     if problems:
         raise UserError("\n".join(problems))
@@ -217,7 +218,7 @@ def refuse_complete(path: Path, state: Mapping[str, Any], config: Config) -> Non
     """Raise where a run has played all that its configuration wants.
 
     Args:
-        path: Its folder, for the message.
+        path: Its folder.
         state: Of its newest checkpoint.
         config: Its configuration, as it is to go on.
 
@@ -229,11 +230,10 @@ def refuse_complete(path: Path, state: Mapping[str, Any], config: Config) -> Non
             f"{path} is complete: it has played its {config.total_frames:,} frames.\n"
             "Play on with a larger `total_frames`, or start anew from its weights with `weights`."
         )
-    games, wanted = Games(), config.solved_return
-    games.set_state(state["games"])
-    if games.solved(wanted):
+    progress, wanted = Progress.of_state(state, config), config.solved_return
+    if progress.complete:
         raise UserError(
-            f"{path} is complete: the mean return of its last games is {games.mean:.1f}, and "
+            f"{path} is complete: the mean return of its last games is {progress.games.mean:.1f}, and "
             f"`stop_at_return = {wanted:g}`.\nPlay on with `stop_at_return = None`, or a larger one."
         )
 

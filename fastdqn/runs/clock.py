@@ -10,11 +10,6 @@ def passed(frames: int, every_frames: int | None, since: int) -> bool:
     return every_frames is not None and frames // every_frames > since // every_frames
 
 
-def evaluation_is_due(frames: int, every_frames: int | None, since: int, *, complete: bool) -> bool:
-    """Return whether a multiple of `every_frames`, or the end of a run, was reached after frame `since`."""
-    return passed(frames, every_frames, since) or (every_frames is not None and complete and frames > since)
-
-
 @dataclass
 class Clock:
     """Counts what has happened and says how many updates are due.
@@ -85,14 +80,18 @@ class Clock:
 
 @dataclass
 class Marks:
-    """Frames at which what is done every so many frames was done last.
+    """Frames at which what is done every so many frames was done last, and how the last evaluation came out.
 
     Attributes:
         logged: A row of metrics was begun.
         evaluated: An evaluation was complete.
         saved: A checkpoint was saved, or could not be.
+        evaluated_games: Games of training that had ended when one was.
+        evaluated_bound: What that one's mean return is but for chance (`Evaluation.bound`).
     """
 
     logged: int = 0
     evaluated: int = 0
     saved: int = 0
+    evaluated_games: int = 0
+    evaluated_bound: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -86,6 +87,14 @@ class Evaluation:
     seed: int
     returns: list[float]
     lengths_frames: list[int]
+
+    @property
+    def bound(self) -> float:
+        """What the mean return is at least, but for chance: it less two standard errors, of one game it alone."""
+        if len(self.returns) < 2:
+            return self.returns[0]
+        error = statistics.stdev(self.returns) / math.sqrt(len(self.returns))
+        return statistics.fmean(self.returns) - 2.0 * error
 
     def scores(self) -> dict[str, Any]:
         """Return what evaluations.jsonl keeps of an evaluation."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from fastdqn.errors import RunFailedError, UserError
 from fastdqn.runs import checkpoint, resume
 from fastdqn.runs.build import Components
-from fastdqn.runs.clock import evaluation_is_due
+from fastdqn.runs.ending import Progress
 from fastdqn.runs.evaluation import Evaluation, evaluate_learner
 from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.report import Report
@@ -28,6 +28,7 @@ class Keeping:
         self, run: RunFolder, components: Components, report: Report, say: Callable[[str], None]
     ) -> None:
         self._run, self._components, self._report, self._say = run, components, report, say
+        self._saved = self._written
 
     def evaluate_if_due(self, stop_requested: Callable[[], bool]) -> None:
         """Evaluate, and save the policy if none did better.
@@ -36,41 +37,33 @@ class Keeping:
             stop_requested: Called once per step of the games; an evaluation that is cut short is played again by
                 whoever resumes.
         """
-        clock, marks, config = self._components.clock, self._components.marks, self._run.config
-        if not self.evaluation_is_due:
+        if not self.progress.evaluation_is_due:
             return
-        if self._components.ranks.index > 0:  # all have the same weights, and rank 0 plays with them
-            marks.evaluated = clock.frames
+        ranks, marks = self._components.ranks, self._components.marks
+        policy = result = None
+        if ranks.index == 0:  # all have the same weights
+            policy, result = evaluate_learner(
+                self._components,
+                self._run.config,
+                lambda game: self._report.display(f"evaluating: {game} games have ended"),
+                stop_requested,
+            )
+        done, bound = ranks.gather((result is not None, result.bound if result else None))[0]
+        if not done:
             return
-        policy, result = evaluate_learner(
-            self._components,
-            config,
-            lambda game: self._report.display(f"evaluating: {game} games have ended"),
-            stop_requested,
-        )
-        if result is None:
-            return
-        marks.evaluated = clock.frames
-        self._report.write_evaluation(result.scores())
-        self._say(f"evaluated at frame {clock.frames:,}: {result}")
-        self._keep_best(policy, result)
+        marks.evaluated, marks.evaluated_bound = self._components.clock.frames, bound
+        marks.evaluated_games = self._components.games.count
+        if policy is not None and result is not None:
+            self._report.write_evaluation(result.scores())
+            self._say(f"evaluated at frame {marks.evaluated:,}: {result}")
+            self._keep_best(policy, result)
+            self._say_if_not_confirmed()
 
     @property
-    def evaluation_is_due(self) -> bool:
-        """Whether one is, or was cut short."""
-        return evaluation_is_due(
-            self._components.clock.frames,
-            self._run.config.evaluation.every_frames,
-            self._components.marks.evaluated,
-            complete=self.complete,
-        )
-
-    @property
-    def complete(self) -> bool:
-        """Whether the run has played its last frame, or well enough to end before it."""
-        config = self._run.config
-        done = self._components.clock.frames >= config.total_frames
-        return done or self._components.games.solved(config.solved_return)
+    def progress(self) -> Progress:
+        """How far the run is."""
+        parts = self._components
+        return Progress(parts.clock.frames, parts.games, parts.marks, self._run.config)
 
     def save_if_due(self) -> None:
         """Save a checkpoint; that of the last frame is left to `save_last`."""
@@ -80,13 +73,13 @@ class Keeping:
             self._save()
 
     def save_last(self) -> None:
-        """Save a checkpoint of this frame, unless there is one.
+        """Save a checkpoint of this frame, unless there is one, and no row or evaluation was written since.
 
         Raises:
             OSError: The disk does not take it.
         """
         there = checkpoint.exists(self._run.checkpoints, self._components.clock.frames)
-        if any(self._components.ranks.sum(not there)):
+        if any(self._components.ranks.sum(not there or self._saved != self._written)):
             self._save(final=True)
 
     def follow_folder(self) -> None:
@@ -137,7 +130,14 @@ class Keeping:
                 f"NOT SAVED: {error.strerror or error}. Training goes on; the last checkpoint is {left[-1]}"
             )
             return
+        self._saved = self._written
         self._say(f"saved {path}")
+
+    @property
+    def _written(self) -> tuple[int, int]:
+        """The frames of the last row and of the last evaluation, which a checkpoint has to know of."""
+        marks = self._components.marks
+        return marks.logged, marks.evaluated
 
     def _has_moved(self) -> bool:
         """Whether the folder of a run without other ranks has another name than it had a moment ago."""
@@ -145,6 +145,15 @@ class Keeping:
         if self._components.ranks.count == 1:
             self.follow_folder()
         return self._run.path != before
+
+    def _say_if_not_confirmed(self) -> None:
+        bound, wanted = self._components.marks.evaluated_bound, self._run.config.solved_return
+        if wanted is None or self.progress.complete:
+            return
+        if self._components.games.solved(wanted):
+            self._say(
+                f"not done: that mean less two standard errors is {bound:.1f}, and `stop_at_return = {wanted:g}`"
+            )
 
     def _keep_best(self, policy: checkpoint.SavedPolicy, result: Evaluation) -> None:
         """Save the policy if none did better."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastdqn.config import Config
 from fastdqn.errors import UserError
 from fastdqn.json_files import checked, parse_object
 from fastdqn.outputs import write_atomic
@@ -54,6 +53,7 @@ class Snapshot:
         phase_share: Share of wall time for each of `PHASES`, 0 to 1, over the last 10 s.
         note: What is going on outside the plain loop ("compiling", "warming up"), or empty.
         solved_return: Mean of the last 20 games at which the run ends before its last frame, `None` for never.
+        confirm_stop: Whether it ends so only after an evaluation.
     """
 
     frames: int
@@ -80,11 +80,12 @@ class Snapshot:
     phase_share: Mapping[str, float]
     note: str = ""
     solved_return: float | None = None
+    confirm_stop: bool = False
 
     def row(self) -> dict[str, Any]:
         """Return what a log keeps: `timing` holds all that differs between two runs of one seed."""
         timing = ("seconds", "fps_recent", "fps_run", "eta_seconds", "phase_share")
-        left_out = (*timing, "note", "solved_return")
+        left_out = (*timing, "note", "solved_return", "confirm_stop")
         values = {name: value for name, value in vars(self).items() if name not in left_out}
         values["returns"] = list(self.returns)
         values["timing"] = {name: getattr(self, name) for name in timing if name != "phase_share"}
@@ -140,18 +141,6 @@ class Games:
         """Go on from what `state` returned."""
         self.count, self.best, self.since_logged = state["count"], state["best"], list(state["since_logged"])
         self.recent.extend(state["recent"])
-
-
-def is_complete(state: Mapping[str, Any], config: Config) -> bool:
-    """Whether a run has ended as its configuration says.
-
-    Args:
-        state: Of its newest checkpoint.
-        config: Its configuration.
-    """
-    games = Games()
-    games.set_state(state["games"])
-    return bool(state["frames"] >= config.total_frames) or games.solved(config.solved_return)
 
 
 class PhaseTimer:

@@ -292,6 +292,7 @@ class Report:
             phase_share=self._speed.phase_share,
             note=note,
             solved_return=self._run.config.solved_return,
+            confirm_stop=self._run.config.confirm_stop,
         )
 
 

@@ -21,9 +21,10 @@ from fastdqn.runs import checkpoint, checkpoint_folder
 from fastdqn.runs.build import Components
 from fastdqn.runs.checkpoint import Checkpoint
 from fastdqn.runs.checks import refuse_complete
-from fastdqn.runs.clock import Clock, Marks, evaluation_is_due
+from fastdqn.runs.clock import Clock, Marks
+from fastdqn.runs.ending import Progress
 from fastdqn.runs.folder import RunFolder, versions
-from fastdqn.runs.metrics import Games, is_complete
+from fastdqn.runs.metrics import Games
 
 _STATE: dict[str, Any] = {
     "config": Config,
@@ -124,6 +125,7 @@ def load(run: RunFolder, *, inexact: bool = False, ranks: Ranks = ALONE) -> Chec
         of = _check_state(saved.state)
     except ValueError as error:
         raise UserError(f"{saved.path / 'state.json'} cannot be read: {error}") from None
+    saved.state["marks"] = ranks.gather(saved.state["marks"])[0]  # what is due is due for all
     differing = differences(_essence(of), _essence(run.config))
     if differing:
         raise UserError(
@@ -132,7 +134,7 @@ def load(run: RunFolder, *, inexact: bool = False, ranks: Ranks = ALONE) -> Chec
             f"Start a new run from its weights: `train(..., weights={str(saved.path)!r})`"
         )
     if not any(ranks.gather(evaluation_is_owed(run.whole, saved.state, run.config))):
-        refuse_complete(run.path, saved.state, run.config)
+        refuse_complete(run.whole, saved.state, run.config)
     if saved.replay and not inexact:  # without the replay other games follow anyway
         _check_versions(run, saved)
     _forget_other_division(run, saved, ranks)
@@ -160,8 +162,7 @@ def evaluation_is_owed(path: Path, state: Mapping[str, Any], config: Config) -> 
     with suppress(OSError, ValueError):
         if read_object(path / "summary.json").get("interrupted") is False:
             return False
-    every, since = config.evaluation.every_frames, state["marks"]["evaluated"]
-    return evaluation_is_due(state["frames"], every, since, complete=is_complete(state, config))
+    return Progress.of_state(state, config).evaluation_is_due
 
 
 def _load_newest(run: RunFolder, ranks: Ranks, inexact: bool) -> Checkpoint:
@@ -222,7 +223,11 @@ def _check_state(state: dict[str, Any]) -> Config:
     counts = {
         **{f"clock.{name}": value for name, value in asdict(clock).items()},
         **{f"actor.{name}": value for name, value in values["actor"].items()},
-        **{f"marks.{name}": value for name, value in asdict(values["marks"]).items()},
+        **{
+            f"marks.{name}": value
+            for name, value in asdict(values["marks"]).items()
+            if name != "evaluated_bound"
+        },
         **{name: values[name] for name in ("generation", "updates_in_means")},
         "games.count": values["games"].count,
     }
@@ -278,6 +283,7 @@ def _essence(config: Config) -> Config:
         preset="",
         total_frames=1,
         stop_at_return=None,
+        confirm_stop=False,
         log_every_frames=1,
         checkpoint=CheckpointConfig(),
         evaluation=EvaluationConfig(),

@@ -26,10 +26,9 @@ from typing import Any, Literal
 from fastdqn.config import Config, differences, in_words
 from fastdqn.errors import UserError
 from fastdqn.json_files import checked, parse_object, read_object, read_text
-from fastdqn.runs.clock import evaluation_is_due
+from fastdqn.runs.ending import Progress
 from fastdqn.runs.folder import machine_and_versions, write_text
 from fastdqn.runs.lock import LOCK, RunLock
-from fastdqn.runs.metrics import is_complete
 
 MANIFEST = "sweep.json"
 _BEGUN = {LOCK, "configs", "logs", f"{MANIFEST}.tmp"}
@@ -245,12 +244,8 @@ def is_done(folder: Path, config: Config) -> bool:
     saved = sorted((folder / "checkpoints").glob("frame-*"))
     with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
         state = read_object(saved[-1] / "state.json")
-        complete = is_complete(state, config)
-        every = config.evaluation.every_frames
-        return complete and not (
-            every is not None
-            and evaluation_is_due(state["frames"], every, state["marks"]["evaluated"], complete=complete)
-        )  # which was cut short
+        progress = Progress.of_state(state, config)
+        return progress.complete and not progress.evaluation_is_due  # which was cut short
     return False
 
 

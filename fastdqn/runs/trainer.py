@@ -122,7 +122,7 @@ class _Training:
             self.components.acting.prepare()
         self.components.acting.first_choice = lambda: report.compiling("acting")
         self.keeping.evaluate_if_due(stop_requested)  # where a run was stopped while it was evaluated
-        while not self.keeping.complete and not any(ranks.sum(stop_requested())):
+        while not self.keeping.progress.complete and not any(ranks.sum(stop_requested())):
             with phase("act"):
                 action = actor.act(observation, schedule.epsilon(clock.frames))
                 envs.send(action)  # the emulator's threads work from here on
@@ -190,16 +190,17 @@ class _Training:
     def _finish(self) -> Summary:
         clock, games, config = self.components.clock, self.components.games, self.run.config
         # An evaluation that was cut short is owed, also at the last frame.
-        complete = self.keeping.complete and not any(
-            self.components.ranks.sum(self.keeping.evaluation_is_due)
-        )
+        progress = self.keeping.progress
+        complete = progress.complete and not any(self.components.ranks.sum(progress.evaluation_is_due))
         if complete and clock.frames < config.total_frames:
             self.say(
-                f"the last {RECENT_GAMES} games have a mean return of {games.mean:.1f}: done "
+                f"the last {RECENT_GAMES} games of training have a mean return of {games.mean:.1f}: done "
                 f"(`stop_at_return = {config.solved_return:g}`)"
             )
         self.report.display_last()
         self.keeping.follow_folder()
+        if self.components.marks.evaluated == clock.frames:
+            self.components.experience.flush()  # as it is where the run was saved before it was evaluated
         self.report.write_last_row(complete=complete)
         self.keeping.save_last()
         return self.report.summarize(complete=complete)

@@ -333,7 +333,8 @@ def _progress(snapshot: Snapshot, title: str, width: int) -> list[Text]:
 
 def _returns(snapshot: Snapshot, history: History, width: int, rows: int) -> list[Text]:
     """The returns: figures, and a chart of every game (dots) and the mean (line) over the frames."""
-    goal = f", ends at {snapshot.solved_return:g}" if snapshot.solved_return is not None else ""
+    reached = "evaluated" if snapshot.confirm_stop else "ends"
+    goal = f", {reached} at {snapshot.solved_return:g}" if snapshot.solved_return is not None else ""
     head = Text.assemble(
         *(" ", ("return", _HEAD)),
         *("   ", (_score(snapshot.return_mean), "bold bright_cyan"), " ", (f"mean of 20{goal}", _LABEL)),

@@ -304,7 +304,9 @@ def _scored(sweep: Sweep, run: PlannedRun) -> ScoredRun | None:
     if not is_done(folder, config):
         return None
     trained = f"{config.total_frames:,} frames"
-    evaluations = _rows(folder / "evaluations.jsonl", _EVALUATION)
+    # Those that only confirm that a run is done tell nothing of one that is not.
+    every = config.evaluation.every_frames
+    evaluations = [] if every is None else _rows(folder / "evaluations.jsonl", _EVALUATION)
     if evaluations:
         last = evaluations[-1]
         protocol = f"evaluations while training, {last['protocol']}, {last['episodes']} games; {trained}"

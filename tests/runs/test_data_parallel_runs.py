@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("envpool")
 
 from fastdqn.cli import main
-from fastdqn.config import Config
+from fastdqn.config import Config, EvaluationConfig
 from fastdqn.engine.data_parallel import ALONE, Alone
 from fastdqn.errors import UserError
 from fastdqn.replay import ReplayBuffer
@@ -155,6 +155,32 @@ def test_two_ranks_train_one_run_and_go_on_exactly(tmp_path):
     ends = ended(start(words))
     assert [code for code, *_ in ends] == [0, 0], ends
     assert differences(outcome(killed), expected) == []
+
+
+@pytest.mark.slow
+def test_two_ranks_end_together_once_rank_0_has_confirmed_it(tmp_path):
+    """Fails when a rank does not hear of the evaluation: it would play on, and wait for the other."""
+    config = divided(game="Pong-v5", stop_at_return=-100.0)
+    config = replace(
+        config,
+        env=replace(config.env, max_episode_frames=200),
+        evaluation=EvaluationConfig(episodes=3, epsilon=0.5, max_episode_frames=200),
+    )
+    assert config.confirm_stop
+    run = tmp_path / "r"
+    ends = ended(start(new(run, config)))
+    assert [code for code, *_ in ends] == [0, 0], ends
+    summary = json.loads(ends[0][1])
+    assert not summary["interrupted"]
+    assert summary["frames"] < config.total_frames
+    found = outcome(run)
+    (one, other) = (found[f"rank-{rank} state"]["marks"] for rank in (0, 1))
+    assert one == other
+    assert one["evaluated"] == summary["frames"]
+    assert one["evaluated_bound"] >= -100.0
+    refused = ended(start(["--resume", str(run)]))
+    assert [code for code, *_ in refused] == [2, 2]
+    assert "is complete" in refused[0][2]
 
 
 @pytest.mark.slow

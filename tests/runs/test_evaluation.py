@@ -19,6 +19,7 @@ from fastdqn.errors import UserError
 from fastdqn.games import scores
 from fastdqn.games.envs import Outcome, game_names
 from fastdqn.runs import checkpoint, evaluation, keeping
+from fastdqn.runs.clock import Marks
 from fastdqn.runs.evaluation import PROTOCOLS, resolve
 from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.sweep import is_done
@@ -225,8 +226,11 @@ def test_an_evaluation_that_was_stopped_at_the_end_is_owed(evaluated, tmp_path, 
     assert is_done(run.path, config)
     with pytest.raises(UserError, match="is complete"):
         train(RunFolder.open(run.path), resume=True)
-    (run.path / "summary.json").unlink()  # killed before it: no checkpoint knows of the evaluation
-    assert not train(RunFolder.open(run.path), resume=True).interrupted
+    assert differences(outcome(run), outcome(evaluated)) == []  # the checkpoint knows of the evaluation
+    (run.path / "summary.json").unlink()  # killed before it
+    assert is_done(run.path, config)
+    with pytest.raises(UserError, match="is complete"):
+        train(RunFolder.open(run.path), resume=True)
     assert rows(run) == rows(evaluated)
 
 
@@ -274,7 +278,7 @@ def test_networks_draw_where_the_evaluation_says_so():
 def test_a_best_policy_that_cannot_be_kept_ends_no_run(tmp_path, monkeypatch):
     """Its evaluation is damaged, and is replaced; then the disk is full."""
     run, said = RunFolder.create(tmp_path / "r", tiny()), []
-    components = SimpleNamespace(ranks=SimpleNamespace(count=1))
+    components = SimpleNamespace(ranks=SimpleNamespace(count=1), marks=Marks())
     kept = keeping.Keeping(run, components, None, said.append)
     policy = checkpoint.SavedPolicy({"w": torch.zeros(2)}, NetworkConfig(), 6, tmp_path, 40)
 

@@ -420,7 +420,7 @@ def short_games(**changes) -> Config:
 @pytest.mark.long
 def test_a_run_ends_when_twenty_games_are_good_enough(tmp_path):
     """Fails where it plays on, ends after fewer games, counts as interrupted, or begins again when resumed."""
-    run = RunFolder.create(tmp_path / "a", short_games(stop_at_return=-100.0))
+    run = RunFolder.create(tmp_path / "a", short_games(stop_at_return=-100.0, confirm_stop=False))
     said: list[str] = []
     summary = train(run, say=said.append)
     assert (summary.interrupted, summary.episodes) == (False, 20)

@@ -401,5 +401,7 @@ def test_the_return_that_ends_the_run_is_shown(width):
     wanted = replace(LATE, solved_return=18.0)
     assert "mean of 20, ends at 18 " in "\n".join(shown(wanted, history(), width))
     assert "ends at" not in "\n".join(shown(LATE, history(), width))
+    confirmed = replace(wanted, confirm_stop=True)
+    assert "mean of 20, evaluated at 18 " in "\n".join(shown(confirmed, history(), width))
     assert re.search(r"mean \S+ of 18 ", plain_line(wanted))
     assert " of 18 " not in plain_line(LATE)

@@ -152,7 +152,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_no_band(tmp_path):
         )
         runs.append(Curves(config, [LATE.row()], []))
     # What a run took beside other programs makes no other curve of it.
-    runs[2] = replace(runs[2], config=replace(runs[2].config, pipeline=replace(quick.pipeline, threads=1)))
+    runs[2] = replace(runs[2], config=replace(runs[2].config, pipeline=replace(quick.pipeline, threads=2)))
     other = replace(PRESETS["nature"].config, seed=9)
     groups = group_by_configuration([*runs, Curves(other, [LATE.row()], [])])
     assert {name: [curves.config.seed for curves in group] for name, group in groups.items()} == {

@@ -44,6 +44,8 @@ def make_sweep(
 ) -> Sweep:
     """A sweep whose runs have ended: three evaluations each, the second one the best, more by a point a seed."""
     bases = [replace(PRESETS[name].config, total_frames=3_000) for name in presets]
+    every = 1_000 if evaluated else None
+    bases = [replace(base, evaluation=replace(base.evaluation, every_frames=every)) for base in bases]
     with opened(path, grid(bases, games, range(1, seeds + 1), {}), threads=1) as sweep:
         for run in sweep.runs:
             low, high = SCORES[run.config.game]
@@ -87,6 +89,15 @@ def test_runs_that_were_never_evaluated_are_scored_by_their_training(tmp_path):
     assert result.data["methods"]["quick"]["games"]["Pong-v5"]["last"]["runs"] == [-5.0, -4.0, -3.0]
     rules = "max_episode_frames 108000, noop_max 30, sticky_actions 0"
     assert f"mean return of the last 20 games of training, {rules}; 3,000 frames" in result.about[0]
+
+
+def test_evaluations_that_only_confirm_an_end_are_no_scores(tmp_path):
+    """Fault: one sweep with two kinds of scores, since a run that is never done has no evaluation."""
+    sweep = make_sweep(tmp_path / "s", evaluated=False)
+    row = {"frames": 2_000, "mean": 19.0, "protocol": "nature", "episodes": 30}
+    (sweep.folder(sweep.runs[0]) / "evaluations.jsonl").write_text(json.dumps(row) + "\n")
+    result = report([tmp_path / "s"])
+    assert result.data["methods"]["quick"]["games"]["Pong-v5"]["last"]["runs"] == [-5.0, -4.0, -3.0]
 
 
 def test_runs_of_other_games_are_not_compared(tmp_path):

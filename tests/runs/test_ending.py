@@ -1,0 +1,198 @@
+"""When a run ends, and when it is evaluated: by known cases, and in real runs that are stopped and go on."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("envpool")
+
+import fastdqn
+from fastdqn.config import Config, EvaluationConfig
+from fastdqn.errors import UserError
+from fastdqn.runs import checkpoint, keeping
+from fastdqn.runs.clock import Marks
+from fastdqn.runs.ending import Progress
+from fastdqn.runs.evaluation import Evaluation
+from fastdqn.runs.folder import RunFolder
+from fastdqn.runs.metrics import Games
+from fastdqn.runs.sweep import is_done
+from fastdqn.runs.trainer import train
+from tests.runs.test_resume import differences, outcome
+from tests.runs.test_trainer import short_games
+
+WANTED = 18.0
+
+
+def progress(frames: int = 1_000, mean: float = 18.0, count: int = 20, **marks) -> Progress:
+    games = Games()
+    games.add([mean] * count)
+    config = Config(game="Pong-v5", total_frames=2_000, stop_at_return=WANTED, confirm_stop=True)
+    return Progress(frames, games, Marks(**marks), config)
+
+
+def unsure(of: Progress) -> Progress:
+    return replace(of, config=replace(of.config, confirm_stop=False))
+
+
+def evaluated(returns: Sequence[float]) -> Evaluation:
+    return Evaluation(
+        "Pong-v5", "the run", 1, "nature", len(returns), 0.01, 1, list(returns), [1] * len(returns)
+    )
+
+
+@pytest.mark.parametrize(
+    ("at", "complete", "due"),
+    [
+        (progress(mean=17.9), False, False),
+        (progress(count=19), False, False),
+        (progress(), False, True),
+        (progress(evaluated=1_000, evaluated_bound=18.0, evaluated_games=20), True, False),
+        (progress(evaluated=1_000, evaluated_bound=17.9, evaluated_games=20), False, False),
+        (progress(evaluated=996, evaluated_bound=20.0, evaluated_games=20), False, False),  # of other weights
+        (progress(count=29, evaluated=500, evaluated_bound=17.0, evaluated_games=20), False, False),
+        (progress(count=30, evaluated=500, evaluated_bound=17.0, evaluated_games=20), False, True),
+        (progress(count=30, evaluated=500, evaluated_bound=20.0, evaluated_games=20), False, True),
+        (progress(frames=2_000), True, False),
+        (unsure(progress()), True, False),
+        (unsure(progress(mean=17.9)), False, False),
+    ],
+)
+def test_a_run_ends_once_an_evaluation_has_confirmed_it(at, complete, due):
+    assert (at.complete, at.evaluation_is_due) == (complete, due)
+    state = {"frames": at.frames, "games": at.games.state(), "marks": asdict(at.marks)}
+    again = Progress.of_state(json.loads(json.dumps(state)), at.config)
+    assert (again.complete, again.evaluation_is_due) == (complete, due)
+
+
+def test_evaluations_that_are_due_anyway_confirm_too():
+    at = progress(evaluated=400, evaluated_bound=17.0, evaluated_games=15)
+    assert not at.evaluation_is_due
+    every = replace(at, config=replace(at.config, evaluation=EvaluationConfig(every_frames=500)))
+    assert every.evaluation_is_due
+    assert not every.complete
+    # The end of a run that is not confirmed is evaluated all the same, once.
+    end = replace(every, frames=2_000)
+    assert end.complete
+    assert end.evaluation_is_due
+    assert not replace(end, marks=Marks(evaluated=2_000, evaluated_bound=3.0)).evaluation_is_due
+
+
+def test_the_bound_is_the_mean_less_two_standard_errors():
+    returns = [21.0, 20.0, 18.0, 21.0, 9.0]
+    error = statistics.stdev(returns) / math.sqrt(5)
+    assert evaluated(returns).bound == pytest.approx(17.8 - 2 * error)
+    assert evaluated([20.0] * 7).bound == 20.0
+    assert evaluated([20.0]).bound == 20.0
+
+
+def playing(results: list[Sequence[float]], cut: Callable[[], bool] = lambda: False):
+    """The real evaluation, with these returns in place of those that it had."""
+    real = keeping.evaluate_learner
+
+    def play(components, config, on_episode, stop_requested):
+        policy, result = real(components, config, on_episode, lambda: cut() or stop_requested())
+        return policy, result and replace(result, returns=list(results.pop(0)))
+
+    return play
+
+
+UNSURE, SURE = [-90.0, -90.0, 100.0], [-90.0, -91.0, -90.0]
+"""The first has the higher mean, and says little of it."""
+
+
+def confirmed() -> Config:
+    config = short_games(
+        stop_at_return=-100.0,
+        evaluation=EvaluationConfig(episodes=3, epsilon=0.5, max_episode_frames=200),
+    )
+    return replace(config, total_frames=20_000, log_every_frames=1_900)  # no row where an evaluation is due
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[RunFolder, list[str]]:
+    """A run whose second evaluation confirms."""
+    run, said = RunFolder.create(tmp_path_factory.mktemp("whole") / "r", confirmed()), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keeping, "evaluate_learner", playing([UNSURE, SURE]))
+        train(run, say=said.append)
+    return run, said
+
+
+def evaluations(run: RunFolder) -> list[dict]:
+    return [json.loads(line) for line in run.evaluations.read_text().splitlines()]
+
+
+@pytest.mark.long
+def test_a_run_goes_on_until_an_evaluation_is_sure(whole):
+    run, said = whole
+    first, second = evaluations(run)
+    last = checkpoint.load(checkpoint.newest(run.checkpoints)).state
+    assert last["frames"] == second["frames"] < run.config.total_frames
+    assert 8 * 200 < second["frames"] - first["frames"] <= 12 * 200  # ten games more, of four at once
+    assert last["games"]["count"] >= last["marks"]["evaluated_games"] >= 30
+    assert any(line.startswith("not done: that mean less two standard errors is -1") for line in said)
+    assert any(line.endswith("done (`stop_at_return = -100`)") for line in said)
+    assert is_done(run.path, run.config)
+    with pytest.raises(UserError, match="is complete"):
+        fastdqn.resume_training(run.path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_confirmation_that_was_cut_short_is_owed(whole, which, tmp_path, monkeypatch):
+    """Fails when the run counts as done without it, when it is skipped, or another run comes out."""
+    run, calls = RunFolder.create(tmp_path / "r", confirmed()), []
+
+    def cut() -> bool:
+        return len(calls) == which
+
+    play = playing([UNSURE, SURE], cut)
+
+    def counting(*arguments):
+        calls.append(1)
+        return play(*arguments)
+
+    monkeypatch.setattr(keeping, "evaluate_learner", counting)
+    assert train(run, stop_requested=cut).interrupted
+    assert len(evaluations(run) if run.evaluations.exists() else []) == which - 1
+    assert not is_done(run.path, run.config)
+    assert not train(RunFolder.open(run.path), resume=True).interrupted
+    assert evaluations(run) == evaluations(whole[0])
+    assert differences(outcome(run), outcome(whole[0])) == []
+    (run.path / "summary.json").unlink()  # killed before it
+    assert is_done(run.path, run.config)
+    with pytest.raises(UserError, match="is complete"):
+        fastdqn.resume_training(run.path)
+    # Both go on alike, with another end.
+    frames, ends = outcome(run)["state"]["frames"] + 3_000, []
+    for name, ended in (("one", run), ("other", whole[0])):
+        shutil.copytree(ended.path, tmp_path / name)
+        fastdqn.resume_training(tmp_path / name, stop_at_return=None, total_frames=frames)
+        ends.append(RunFolder.open(tmp_path / name))
+    assert differences(*map(outcome, ends)) == []
+    assert evaluations(ends[0]) == evaluations(ends[1])
+
+
+@pytest.mark.long
+def test_a_run_that_is_told_of_no_confirmation_is_the_same_up_to_there(whole, tmp_path):
+    """Fails when evaluating changes what is learned."""
+    plain = RunFolder.create(tmp_path / "r", replace(confirmed(), stop_at_return=None))
+    train(plain)
+    end = checkpoint.load(checkpoint.newest(whole[0].checkpoints)).state["frames"]
+    kept = [[row for row in rows(run) if row["frames"] < end] for run in (whole[0], plain)]
+    assert kept[0] == kept[1]
+    assert kept[0]
+
+
+def rows(run: RunFolder) -> list[dict]:
+    lines = [json.loads(line) for line in Path(run.metrics).read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "timing"} for line in lines]
