@@ -316,7 +316,7 @@ class Config:
     """End the run before that once the last 20 games of training have this mean return, unclipped. auto: 18 in
     Pong, never in other games."""
     confirm_stop: bool = False
-    """End it so only where an evaluation then has that mean, too, less two standard errors; else train on, and
+    """End it so only where an evaluation then has that mean, too, less three standard errors; else train on, and
     evaluate again after 10 games or more."""
     seed: Seed = 1
     """Decides network weights, games, exploration and sampling."""

@@ -67,7 +67,7 @@ _DUELING = replace(
 
 _QUICK = Config(
     preset="quick",
-    total_frames=2_000_000,
+    total_frames=2_200_000,
     stop_at_return="auto",
     confirm_stop=True,
     env=EnvConfig(num_envs=8),

@@ -90,11 +90,15 @@ class Evaluation:
 
     @property
     def bound(self) -> float:
-        """What the mean return is at least, but for chance: it less two standard errors, of one game it alone."""
+        """What another evaluation's mean is at least, but for chance: this one's less three standard errors.
+
+        The difference of two evaluations has a standard error that is the root of two as large, so that three are
+        about two of those. Of one game it is its return.
+        """
         if len(self.returns) < 2:
             return self.returns[0]
         error = statistics.stdev(self.returns) / math.sqrt(len(self.returns))
-        return statistics.fmean(self.returns) - 2.0 * error
+        return statistics.fmean(self.returns) - 3.0 * error
 
     def scores(self) -> dict[str, Any]:
         """Return what evaluations.jsonl keeps of an evaluation."""

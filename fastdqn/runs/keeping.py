@@ -42,12 +42,13 @@ class Keeping:
         ranks, marks = self._components.ranks, self._components.marks
         policy = result = None
         if ranks.index == 0:  # all have the same weights
-            policy, result = evaluate_learner(
-                self._components,
-                self._run.config,
-                lambda game: self._report.display(f"evaluating: {game} games have ended"),
-                stop_requested,
-            )
+            with self._report.evaluating():
+                policy, result = evaluate_learner(
+                    self._components,
+                    self._run.config,
+                    lambda game: self._report.display(f"evaluating: {game} games have ended"),
+                    stop_requested,
+                )
         done, bound = ranks.gather((result is not None, result.bound if result else None))[0]
         if not done:
             return
@@ -152,7 +153,7 @@ class Keeping:
             return
         if self._components.games.solved(wanted):
             self._say(
-                f"not done: that mean less two standard errors is {bound:.1f}, and `stop_at_return = {wanted:g}`"
+                f"not done: that mean less three standard errors is {bound:.1f}, and `stop_at_return = {wanted:g}`"
             )
 
     def _keep_best(self, policy: checkpoint.SavedPolicy, result: Evaluation) -> None:

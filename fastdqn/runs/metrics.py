@@ -347,12 +347,27 @@ def open_rows(
 
 
 class Speed:
-    """Frames per second over 10 s, over 60 s and over all, from marks made a few times a second."""
+    """Frames per second over 10 s, over 60 s and over all, from marks made a few times a second.
+
+    The first two are of training alone: evaluations are pauses.
+    """
 
     def __init__(self, frames: int) -> None:
         self._start, self._first_frame = time.perf_counter(), frames
         self._recent, self._minute = RateWindow(10.0), RateWindow(60.0)
         self._frames = frames
+        self._paused_seconds = 0.0
+        self._pause_began: float | None = None
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leave the time of the block out of recent speeds."""
+        self._pause_began = began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._pause_began = None
+            self._paused_seconds += time.perf_counter() - began
 
     @property
     def seconds(self) -> float:
@@ -361,7 +376,8 @@ class Speed:
 
     def mark(self, frames: int, phases: Mapping[str, float], learning: bool) -> None:
         """Note the counters now. The 60 s window opens when learning has started."""
-        now, self._frames = time.perf_counter(), frames
+        now, self._frames = self._pause_began or time.perf_counter(), frames
+        now -= self._paused_seconds
         self._recent.mark(now, frames, phases)
         if learning:
             self._minute.mark(now, frames)

@@ -124,6 +124,12 @@ class Report:
         self._speed = Speed(self._components.clock.frames)
 
     @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Leave the block's time out of the speed of training."""
+        with self._speed.pause():
+            yield
+
+    @contextmanager
     def compiling(self, what: str) -> Iterator[None]:
         """Say what the block compiles, should the run be compiled, and how long that took."""
         compiles = self._components.learner.accelerate != "eager"

@@ -86,10 +86,10 @@ def test_evaluations_that_are_due_anyway_confirm_too():
     assert not replace(end, marks=Marks(evaluated=2_000, evaluated_bound=3.0)).evaluation_is_due
 
 
-def test_the_bound_is_the_mean_less_two_standard_errors():
+def test_the_bound_is_the_mean_less_three_standard_errors():
     returns = [21.0, 20.0, 18.0, 21.0, 9.0]
     error = statistics.stdev(returns) / math.sqrt(5)
-    assert evaluated(returns).bound == pytest.approx(17.8 - 2 * error)
+    assert evaluated(returns).bound == pytest.approx(17.8 - 3 * error)
     assert evaluated([20.0] * 7).bound == 20.0
     assert evaluated([20.0]).bound == 20.0
 
@@ -139,7 +139,7 @@ def test_a_run_goes_on_until_an_evaluation_is_sure(whole):
     assert last["frames"] == second["frames"] < run.config.total_frames
     assert 8 * 200 < second["frames"] - first["frames"] <= 12 * 200  # ten games more, of four at once
     assert last["games"]["count"] >= last["marks"]["evaluated_games"] >= 30
-    assert any(line.startswith("not done: that mean less two standard errors is -1") for line in said)
+    assert any(line.startswith("not done: that mean less three standard errors is -2") for line in said)
     assert any(line.endswith("done (`stop_at_return = -100`)") for line in said)
     assert is_done(run.path, run.config)
     with pytest.raises(UserError, match="is complete"):

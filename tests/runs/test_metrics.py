@@ -1,9 +1,10 @@
-"""TensorBoard events: the rows of the log, and after a resume no row twice."""
+"""TensorBoard events: the rows of the log, and after a resume no row twice. Speeds."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,3 +86,29 @@ def test_a_full_disk_costs_the_events_and_not_the_run(tmp_path, monkeypatch):
     rows.write(row(100, 0.5))
     rows.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["frames"] == 100
+
+
+def test_an_evaluation_takes_nothing_from_the_speed_of_training(monkeypatch):
+    """A hundred frames a second, and 40 s of evaluation in the middle; fails when speeds fall by them."""
+    clock = SimpleNamespace(now=1_000.0)
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    speed, frames = metrics.Speed(0), 0
+
+    def train(seconds: int) -> None:
+        nonlocal frames
+        for _ in range(seconds):
+            clock.now, frames = clock.now + 1.0, frames + 100
+            speed.mark(frames, {"learn": float(frames) / 100}, learning=True)
+
+    train(20)
+    with speed.pause():
+        for _ in range(40):
+            clock.now += 1.0
+            speed.mark(frames, {"learn": float(frames) / 100}, learning=True)
+            assert speed.recent == pytest.approx(100.0)
+    train(3)
+    assert speed.recent == pytest.approx(100.0)
+    assert speed.final == pytest.approx(100.0)
+    assert speed.phase_share == {"learn": pytest.approx(1.0)}
+    assert speed.seconds == pytest.approx(63.0)
+    assert speed.run == pytest.approx(2_300 / 63)
