@@ -133,9 +133,8 @@ def test_two_ranks_train_one_run_and_go_on_exactly(tmp_path):
     assert last["frames"] == summary["frames"]
     assert last["episodes"] == summary["episodes"] > 0
     held = [transitions(tmp_path / "alone" / part, rank) for rank, part in enumerate(("", "rank-1"))]
-    assert (
-        sum(held) - 2 <= last["replay_transitions"] <= sum(held)
-    )  # the last pass is stored for the checkpoint
+    # The last pass is stored for the checkpoint; in rings that are full it takes a transition of each rank, too.
+    assert abs(sum(held) - last["replay_transitions"]) <= 2
     assert expected["rank-0 replay"] != expected["rank-1 replay"]  # games of their own
     for name in ("online", "average"):  # the policy once
         assert list((tmp_path / "alone").rglob(f"{name}.safetensors"))
