@@ -8,7 +8,6 @@ import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 
@@ -27,7 +26,7 @@ from fastdqn.runs.metrics import Games
 from fastdqn.runs.sweep import is_done
 from fastdqn.runs.trainer import train
 from tests.runs.test_resume import differences, outcome
-from tests.runs.test_trainer import short_games
+from tests.runs.test_trainer import rows, short_games
 
 WANTED = 18.0
 
@@ -39,7 +38,7 @@ def progress(frames: int = 1_000, mean: float = 18.0, count: int = 20, **marks) 
     return Progress(frames, games, Marks(**marks), config)
 
 
-def unsure(of: Progress) -> Progress:
+def unconfirmed(of: Progress) -> Progress:
     return replace(of, config=replace(of.config, confirm_stop=False))
 
 
@@ -62,8 +61,8 @@ def evaluated(returns: Sequence[float]) -> Evaluation:
         (progress(count=30, evaluated=500, evaluated_bound=17.0, evaluated_games=20), False, True),
         (progress(count=30, evaluated=500, evaluated_bound=20.0, evaluated_games=20), False, True),
         (progress(frames=2_000), True, False),
-        (unsure(progress()), True, False),
-        (unsure(progress(mean=17.9)), False, False),
+        (unconfirmed(progress()), True, False),
+        (unconfirmed(progress(mean=17.9)), False, False),
     ],
 )
 def test_a_run_ends_once_an_evaluation_has_confirmed_it(at, complete, due):
@@ -191,8 +190,3 @@ def test_a_run_that_is_told_of_no_confirmation_is_the_same_up_to_there(whole, tm
     kept = [[row for row in rows(run) if row["frames"] < end] for run in (whole[0], plain)]
     assert kept[0] == kept[1]
     assert kept[0]
-
-
-def rows(run: RunFolder) -> list[dict]:
-    lines = [json.loads(line) for line in Path(run.metrics).read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "timing"} for line in lines]
