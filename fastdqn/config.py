@@ -199,6 +199,8 @@ class OptimizerConfig:
     learning_rate_final: NotNegative | None = None
     """Step size at the end of the run, reached linearly from frame 0, so that it has fallen a little when learning
     starts; none keeps it constant."""
+    decay_frames: Count | None = None
+    """Frames over which the step size falls, and stays then; none: over the whole run."""
     epsilon: Positive = 0.01 / 32**2
     """The optimizer's epsilon (not the exploration's), in units of the gradient, rmsprop's of its square. The
     default is what Mnih et al. 2015's 0.01, which is for a sum, becomes for a mean over 32."""

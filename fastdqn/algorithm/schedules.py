@@ -101,9 +101,10 @@ class Schedule:
         """
         exploration, optimizer, last = config.exploration, config.optimizer, config.total_frames
         first, final = optimizer.learning_rate, optimizer.learning_rate_final
+        fallen = last if optimizer.decay_frames is None else optimizer.decay_frames
         off = math.inf if exploration.off_frames is None else exploration.off_frames
         return cls(
             epsilon=Until(_EPSILONS[exploration.schedule](exploration, warmup_frames), off),
-            learning_rate=Line(first, first if final is None else final, 0, last),
+            learning_rate=Line(first, first if final is None else final, 0, fallen),
             beta=Line(config.replay.beta, config.replay.beta_final, warmup_frames, last),
         )
