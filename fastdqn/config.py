@@ -197,10 +197,10 @@ class OptimizerConfig:
     learning_rate: Positive = 2.5e-4
     """Step size at frame 0."""
     learning_rate_final: NotNegative | None = None
-    """Step size at the end of the run, reached linearly from frame 0, so that it has fallen a little when learning
-    starts; none keeps it constant."""
-    decay_frames: Count | None = None
-    """Frames over which the step size falls, and stays then; none: over the whole run."""
+    """Step size to which it falls linearly from frame 0, so that it has fallen a little when learning starts; none
+    keeps it constant."""
+    learning_rate_fraction: Annotated[float, Range(0.0, 1.0)] = 1.0
+    """Part of the run over which it falls, to stay there. Without effect where learning_rate_final is none."""
     epsilon: Positive = 0.01 / 32**2
     """The optimizer's epsilon (not the exploration's), in units of the gradient, rmsprop's of its square. The
     default is what Mnih et al. 2015's 0.01, which is for a sum, becomes for a mean over 32."""

@@ -81,7 +81,9 @@ _QUICK = Config(
         target_period_updates=500,
         average_updates=5_000,
     ),
-    optimizer=OptimizerConfig(name="adam", learning_rate=5e-4, learning_rate_final=0.0, epsilon=5e-5),
+    optimizer=OptimizerConfig(
+        name="adam", learning_rate=5e-4, learning_rate_final=5e-5, learning_rate_fraction=0.64, epsilon=5e-5
+    ),
     exploration=ExplorationConfig(min=0.01, decay_frames=200_000),
     checkpoint=CheckpointConfig(every_frames=200_000),
     evaluation=EvaluationConfig(epsilon=0.01),
@@ -91,8 +93,8 @@ _QUICK = Config(
 
 # `quick` with what `rainbow` has beyond it: C51's distribution, and noise instead of epsilon. Adam's epsilon and
 # the gradient's limit are `rainbow`'s, too: both have a cross entropy. Length and end, replay, batch, threads,
-# width, last step size and weights that play are those that `quick` had when this one's runs were made; others
-# were not tried.
+# width, the step size's fall and weights that play are those that `quick` had when this one's runs were made;
+# others were not tried.
 _QUICK_RAINBOW = replace(
     _QUICK,
     preset="quick-rainbow",
@@ -101,7 +103,7 @@ _QUICK_RAINBOW = replace(
     replay=replace(_QUICK.replay, capacity=100_000, warmup_steps=5_000),
     network=replace(_QUICK.network, width=0.5, head="categorical", noise="truncated", noise_sigma=0.1),
     learner=replace(_QUICK.learner, batch_size=32, average_updates=None),
-    optimizer=replace(_QUICK.optimizer, learning_rate_final=5e-5, epsilon=0.005 / 32, max_grad_norm=10.0),
+    optimizer=replace(_QUICK.optimizer, learning_rate_fraction=1.0, epsilon=0.005 / 32, max_grad_norm=10.0),
     exploration=ExplorationConfig(max=0.0, min=0.0),
     evaluation=EvaluationConfig(epsilon=0.0),
     pipeline=replace(_QUICK.pipeline, threads=0),

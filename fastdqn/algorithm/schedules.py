@@ -101,7 +101,7 @@ class Schedule:
         """
         exploration, optimizer, last = config.exploration, config.optimizer, config.total_frames
         first, final = optimizer.learning_rate, optimizer.learning_rate_final
-        fallen = last if optimizer.decay_frames is None else optimizer.decay_frames
+        fallen = round(last * optimizer.learning_rate_fraction)
         off = math.inf if exploration.off_frames is None else exploration.off_frames
         return cls(
             epsilon=Until(_EPSILONS[exploration.schedule](exploration, warmup_frames), off),

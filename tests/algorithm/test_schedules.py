@@ -64,7 +64,14 @@ def test_beta_waits_for_warmup_and_reaches_one_at_the_end():
 def test_the_learning_rate_falls_from_frame_0_or_is_one_number():
     falling = schedule(learning_rate=1e-3, learning_rate_final=0.0).learning_rate
     assert [falling(frame) for frame in (0, 150_000, 300_000)] == [1e-3, pytest.approx(5e-4), 0.0]
-    sooner = schedule(learning_rate=1e-3, learning_rate_final=1e-4, decay_frames=100_000).learning_rate
-    assert [sooner(frame) for frame in (0, 50_000, 100_000, 300_000)] == [1e-3, pytest.approx(5.5e-4), 1e-4, 1e-4]
+    sooner = schedule(
+        learning_rate=1e-3, learning_rate_final=1e-4, learning_rate_fraction=1 / 3
+    ).learning_rate
+    assert [sooner(frame) for frame in (0, 50_000, 100_000, 300_000)] == [
+        1e-3,
+        pytest.approx(5.5e-4),
+        1e-4,
+        1e-4,
+    ]
     constant = schedule(learning_rate=1e-3, learning_rate_final=None).learning_rate
     assert {constant(frame) for frame in range(0, 400_000, 777)} == {1e-3}
