@@ -67,14 +67,13 @@ _DUELING = replace(
 
 _QUICK = Config(
     preset="quick",
-    total_frames=2_200_000,
+    total_frames=2_000_000,
     stop_at_return="auto",
     confirm_stop=True,
     env=EnvConfig(num_envs=8),
     replay=ReplayConfig(capacity=30_000, warmup_steps=2_500, alpha=0.5, beta=0.4),
     network=NetworkConfig(width=0.25, dueling=True, centered=True),
     learner=LearnerConfig(
-        batch_size=16,
         n_step=8,
         rule="double",
         loss="huber",
@@ -82,19 +81,18 @@ _QUICK = Config(
         average_updates=5_000,
     ),
     optimizer=OptimizerConfig(
-        name="adam", learning_rate=5e-4, learning_rate_final=5e-5, learning_rate_fraction=0.64, epsilon=5e-5
+        name="adam", learning_rate=5e-4, learning_rate_final=5e-5, learning_rate_fraction=0.7, epsilon=5e-5
     ),
     exploration=ExplorationConfig(min=0.01, decay_frames=200_000),
     checkpoint=CheckpointConfig(every_frames=200_000),
     evaluation=EvaluationConfig(epsilon=0.01),
-    # So small an update takes longer with two threads, which wait for each other: benchmarks/results/README.md.
-    pipeline=PipelineConfig(threads=1, precision="auto"),
+    pipeline=PipelineConfig(precision="auto"),
 )
 
 # `quick` with what `rainbow` has beyond it: C51's distribution, and noise instead of epsilon. Adam's epsilon and
-# the gradient's limit are `rainbow`'s, too: both have a cross entropy. Length and end, replay, batch, threads,
-# width, the step size's fall and weights that play are those that `quick` had when this one's runs were made;
-# others were not tried.
+# the gradient's limit are `rainbow`'s, too: both have a cross entropy. Length and end, replay, width,
+# the step size's fall and weights that play are those that `quick` had when this one's runs were made; others were
+# not tried.
 _QUICK_RAINBOW = replace(
     _QUICK,
     preset="quick-rainbow",
@@ -102,11 +100,10 @@ _QUICK_RAINBOW = replace(
     confirm_stop=False,
     replay=replace(_QUICK.replay, capacity=100_000, warmup_steps=5_000),
     network=replace(_QUICK.network, width=0.5, head="categorical", noise="truncated", noise_sigma=0.1),
-    learner=replace(_QUICK.learner, batch_size=32, average_updates=None),
+    learner=replace(_QUICK.learner, average_updates=None),
     optimizer=replace(_QUICK.optimizer, learning_rate_fraction=1.0, epsilon=0.005 / 32, max_grad_norm=10.0),
     exploration=ExplorationConfig(max=0.0, min=0.0),
     evaluation=EvaluationConfig(epsilon=0.0),
-    pipeline=replace(_QUICK.pipeline, threads=0),
 )
 
 # No zoo has it: `double` with NoisyNet-DQN's layers, whose paper (3.1, 3.2) has factorised noise of sigma 0.5 and
