@@ -595,9 +595,8 @@ def learn(settings: Settings, record: Record) -> None:
             env=replace(config.env, num_envs=64),
             replay=replace(config.replay, capacity=400_000, warmup_steps=10_000),
             network=replace(config.network, width=1.0),
-            learner=replace(config.learner, batch_size=32),
             optimizer=replace(config.optimizer, learning_rate_final=None),
-            pipeline=replace(config.pipeline, threads=0, updates_per_launch=4, accelerate="graph"),
+            pipeline=replace(config.pipeline, updates_per_launch=4, accelerate="graph"),
             confirm_stop=False,
         )
         if settings.rehearse:

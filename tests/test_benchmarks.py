@@ -41,7 +41,7 @@ def test_train(tmp_path):
     results = run("train.py", *words, out=tmp_path / "train.json")
     assert results["frames_per_second"] > 0
     assert results["updates_per_second"] > 0
-    assert (results["batch_size"], results["frames_per_update"]) == (16, 16)
+    assert (results["batch_size"], results["frames_per_update"]) == (32, 16)
     assert sum(results["phase_share"].values()) > 0.5
 
 

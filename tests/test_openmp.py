@@ -117,9 +117,7 @@ def tiny(**pipeline: Any) -> Any:
         env=replace(config.env, num_envs=2, threads=1),
         network=replace(config.network, width=1 / 16),
         replay=replace(config.replay, capacity=1_000, warmup_steps=32),
-        pipeline=replace(
-            config.pipeline, **{"threads": 0, "accelerate": "eager", "precision": "fp32", **pipeline}
-        ),
+        pipeline=replace(config.pipeline, **{"accelerate": "eager", "precision": "fp32", **pipeline}),
     )
 
 
