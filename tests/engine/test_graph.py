@@ -199,6 +199,8 @@ def loop(path, config, machine, alpha=0.0, ranks=ALONE, **changes):
         total_frames=3_200,
         log_every_frames=600,
         replay=replace(config.replay, alpha=alpha),
+        # Steps large enough to turn best actions from update to update, which a lag of acting shows in.
+        optimizer=replace(config.optimizer, learning_rate=5e-3, learning_rate_final=None),
         pipeline=replace(config.pipeline, **changes),
     )
     run = go(path, config, device=machine, ranks=ranks)
