@@ -16,6 +16,7 @@
 
 #include "fastdqn/detail/columns.hpp"
 #include "fastdqn/detail/grey_levels.hpp"
+#include "fastdqn/detail/narrow_torso.hpp"
 #include "fastdqn/replay.hpp"
 #include "fastdqn/version.hpp"
 
@@ -150,6 +151,79 @@ void write_grey_levels(const py::object& stacks, bool centered, const py::object
     write_to(output_of<fastdqn::Bfloat16Bits>(out, "out", wanted));
   else
     write_to(output_of<float>(out, "out", wanted));
+}
+
+// The narrow torso's arrays. bfloat16 is uint16 here; only the sizes are checked, since all lie in memory as the core
+// has them.
+template <class T>
+T* narrow_of(const py::object& object, const char* name, std::size_t count) {
+  py::array array = as_array(object, name);
+  if (!holds<T>(array)) refuse_dtype(name, dtype_of<T>(), array);
+  if (static_cast<std::size_t>(array.size()) != count || !is_contiguous(array))
+    throw py::value_error(std::string(name) + ": must be " + std::to_string(count) + " contiguous numbers");
+  return static_cast<T*>(array.mutable_data());
+}
+
+template <class Number>
+fastdqn::NarrowLayers<Number> narrow_layers_of(const py::sequence& arrays, const char* name,
+                                               std::size_t networks = 1, std::size_t network = 0) {
+  if (arrays.size() != 6) throw py::value_error(std::string(name) + ": must be 6 arrays");
+  fastdqn::NarrowLayers<Number> layers{};
+  for (std::size_t i = 0; i < 3; ++i) {
+    const std::size_t weights = fastdqn::kNarrowWeights[i], filters = fastdqn::kNarrowFilters[i];
+    layers.weights[i] = narrow_of<float>(arrays[2 * i], name, networks * weights) + network * weights;
+    layers.biases[i] = narrow_of<float>(arrays[2 * i + 1], name, networks * filters) + network * filters;
+  }
+  return layers;
+}
+
+using Bits = fastdqn::Bfloat16Bits;
+
+std::size_t narrow_rows_of(const py::object& pixels) {
+  const std::size_t rows =
+      static_cast<std::size_t>(as_array(pixels, "pixels").size()) / fastdqn::kNarrowPixels;
+  if (!fastdqn::has_narrow_torso()) throw std::runtime_error("this CPU has no AVX-512 with bfloat16");
+  return rows;
+}
+
+struct NarrowMaps {
+  Bits* maps[3];
+  NarrowMaps(const py::sequence& arrays, std::size_t rows) {
+    if (arrays.size() != 3) throw py::value_error("maps: must be 3 arrays");
+    for (std::size_t i = 0; i < 3; ++i)
+      maps[i] = narrow_of<Bits>(arrays[i], "maps", rows * fastdqn::kNarrowMaps[i]);
+  }
+};
+
+void write_narrow_torso(const py::object& pixels, const py::sequence& layers, const py::sequence& maps) {
+  const std::size_t rows = narrow_rows_of(pixels);
+  const Bits* read = narrow_of<Bits>(pixels, "pixels", rows * fastdqn::kNarrowPixels);
+  const auto own = narrow_layers_of<const float>(layers, "layers");
+  const NarrowMaps made(maps, rows);
+  run([&] { fastdqn::narrow_torso(read, rows, own, made.maps); });
+}
+
+// `layers`: both networks', one after the other in each array; `features`: those of the first, then the second's.
+void write_narrow_torsos(const py::object& pixels, const py::sequence& layers, const py::object& features) {
+  const std::size_t rows = narrow_rows_of(pixels), size = rows * fastdqn::kNarrowMaps[2];
+  const Bits* read = narrow_of<Bits>(pixels, "pixels", rows * fastdqn::kNarrowPixels);
+  const fastdqn::NarrowLayers<const float> own[2] = {narrow_layers_of<const float>(layers, "layers", 2, 0),
+                                                     narrow_layers_of<const float>(layers, "layers", 2, 1)};
+  Bits* made = narrow_of<Bits>(features, "features", 2 * size);
+  Bits* const halves[2] = {made, made + size};
+  run([&] { fastdqn::narrow_torsos(read, rows, own, halves); });
+}
+
+void write_narrow_torso_backward(const py::object& gradient, const py::object& pixels,
+                                 const py::sequence& layers, const py::sequence& maps,
+                                 const py::sequence& gradients) {
+  const std::size_t rows = narrow_rows_of(pixels);
+  const Bits* above = narrow_of<Bits>(gradient, "gradient", rows * fastdqn::kNarrowMaps[2]);
+  const Bits* read = narrow_of<Bits>(pixels, "pixels", rows * fastdqn::kNarrowPixels);
+  const auto own = narrow_layers_of<const float>(layers, "layers");
+  const NarrowMaps made(maps, rows);
+  const auto out = narrow_layers_of<float>(gradients, "gradients");
+  run([&] { fastdqn::narrow_torso_backward(above, read, rows, own, made.maps, out); });
 }
 
 // The core, and the shape of a frame, which the core does not need.
@@ -442,6 +516,12 @@ PYBIND11_MODULE(_core, module) {
   module.def("saved_options", &saved_options, py::arg("path"));
   module.def("available_memory_bytes", [] { return fastdqn::available_memory_bytes(); });
   module.def("grey_levels", &write_grey_levels, py::arg("stacks"), py::arg("centered"), py::arg("out"));
+  module.def("has_narrow_torso", &fastdqn::has_narrow_torso);
+  module.def("narrow_torso", &write_narrow_torso, py::arg("pixels"), py::arg("layers"), py::arg("maps"));
+  module.def("narrow_torsos", &write_narrow_torsos, py::arg("pixels"), py::arg("layers"),
+             py::arg("features"));
+  module.def("narrow_torso_backward", &write_narrow_torso_backward, py::arg("gradient"), py::arg("pixels"),
+             py::arg("layers"), py::arg("maps"), py::arg("gradients"));
   // Python's own metaclass: there are no static properties, and type checkers know it.
   py::class_<PyReplay>(module, "Replay", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)))
       .def(py::init([](std::uint64_t capacity, std::uint64_t num_envs,

@@ -158,6 +158,11 @@ def plain_operators() -> Iterator[None]:
         _plainly = False
 
 
+def is_plain() -> bool:
+    """Return whether a block of `plain_operators` runs."""
+    return _plainly
+
+
 def on_cpu(tensor: Tensor) -> bool:
     """Return whether a CPU computes with a tensor: it and a GPU want other forms of the same arithmetic."""
     return tensor.device.type == "cpu"

@@ -19,6 +19,7 @@ from fastdqn.algorithm.layers import (
     convolve,
     draw_weights,
 )
+from fastdqn.algorithm.narrow import is_narrow, narrow_torso
 from fastdqn.config import NetworkConfig
 
 GREY_LEVELS = 255
@@ -85,7 +86,11 @@ class NatureTorso(_ThreeConvolutions):
         conv1, conv2, conv3 = self.conv1, self.conv2, self.conv3
         # Scaling the weight, in float32, is less work than scaling the pixels; 0 to 255 is exact in every float
         # type, and a 255th is not.
-        maps = convolve(pixels, conv1.weight * (1 / GREY_LEVELS), cast(Tensor, conv1.bias), 4)
+        weight = conv1.weight * (1 / GREY_LEVELS)
+        if is_narrow(pixels, tuple(len(conv.weight) // networks for conv in (conv1, conv2, conv3))):
+            parameters = (weight, conv1.bias, conv2.weight, conv2.bias, conv3.weight, conv3.bias)
+            return narrow_torso(pixels, cast("tuple[Tensor, ...]", parameters), networks)
+        maps = convolve(pixels, weight, cast(Tensor, conv1.bias), 4)
         maps = convolve(maps, conv2.weight, cast(Tensor, conv2.bias), 2, networks)
         maps = convolve(maps, conv3.weight, cast(Tensor, conv3.bias), 1, networks)
         # Channels-last memory makes this order a view; flattening channels first would copy.
