@@ -3,7 +3,8 @@
 Three choices make the plain layers fast on a CPU without changing what they compute: convolutions run
 channels-last (their weight gradients are up to five times faster so); wide fully connected layers go through
 oneDNN, where PyTorch would take MKL, which on processors of other makers leaves half of the speed unused; and
-bytes become numbers in our extension, in a fifth of the time that a compiler's loops take.
+bytes become numbers in our extension, in a fifth of the time that a compiler's loops take. A narrow torso in
+bfloat16 is the extension's altogether (`narrow.py`).
 
 A layer with a method `draws(rows) -> dict[str, Draw]` takes random numbers: the module that contains it passes
 them to its `forward`, under the same names (`part_of`). An exported policy passes an empty mapping, and the layer

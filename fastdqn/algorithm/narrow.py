@@ -31,15 +31,16 @@ _OPERATORS.define(  # type: ignore[no-untyped-call]
 )
 
 
-def is_narrow(pixels: Tensor, filters: tuple[int, ...]) -> bool:
+def is_narrow(pixels: Tensor, filters: tuple[int, ...], networks: int = 1) -> bool:
     """Return whether `narrow_torso` computes the features of some pixels.
 
     Args:
         pixels: [B, 4, 84, 84], what the network's `prepare` returned.
         filters: Of each of the three layers of one network.
+        networks: Whose weights there are.
     """
     here = pixels.dtype == torch.bfloat16 and layers.on_cpu(pixels) and not layers.is_plain()
-    return here and filters == _FILTERS and _HERE
+    return here and filters == _FILTERS and networks <= 2 and _HERE
 
 
 def narrow_torso(pixels: Tensor, parameters: tuple[Tensor, ...], networks: int) -> Tensor:

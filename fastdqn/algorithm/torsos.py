@@ -87,7 +87,8 @@ class NatureTorso(_ThreeConvolutions):
         # Scaling the weight, in float32, is less work than scaling the pixels; 0 to 255 is exact in every float
         # type, and a 255th is not.
         weight = conv1.weight * (1 / GREY_LEVELS)
-        if is_narrow(pixels, tuple(len(conv.weight) // networks for conv in (conv1, conv2, conv3))):
+        filters = tuple(len(conv.weight) // networks for conv in (conv1, conv2, conv3))
+        if is_narrow(pixels, filters, networks):
             parameters = (weight, conv1.bias, conv2.weight, conv2.bias, conv3.weight, conv3.bias)
             return narrow_torso(pixels, cast("tuple[Tensor, ...]", parameters), networks)
         maps = convolve(pixels, weight, cast(Tensor, conv1.bias), 4)

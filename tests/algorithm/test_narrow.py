@@ -126,6 +126,8 @@ def test_a_torso_of_a_quarter_of_the_width_takes_it_and_no_other_does(monkeypatc
 @needs_cpu
 def test_what_is_narrow():
     assert is_narrow(pixels(1), (8, 16, 16))
+    assert is_narrow(pixels(1), (8, 16, 16), networks=2)
+    assert not is_narrow(pixels(1), (8, 16, 16), networks=3)
     assert not is_narrow(pixels(1), (16, 32, 32))
     assert not is_narrow(pixels(1).float(), (8, 16, 16))
 

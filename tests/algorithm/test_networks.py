@@ -105,9 +105,12 @@ def test_the_extension_refuses_memory_that_it_would_overrun(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("options", [{}, {"dueling": True, "noise": "normal"}, {"head": "implicit"}], ids=str)
-def test_networks_side_by_side_are_each_itself(options: dict[str, Any], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("seeds", [(1, 2), (1, 2, 3)], ids=len)
+def test_networks_side_by_side_are_each_itself(
+    seeds: tuple[int, ...], options: dict[str, Any], dtype: torch.dtype
+) -> None:
     config, passes, wanted = NetworkConfig(width=0.25, **options), [], []
-    for seed in (1, 2, 3):
+    for seed in seeds:
         one = QNetwork(
             config, 5, compute_dtype=dtype, generator=torch.Generator().manual_seed(seed)
         ).requires_grad_(False)
