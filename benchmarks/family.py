@@ -33,7 +33,7 @@ import matplotlib.pyplot as plt
 _AS_PUBLISHED = (
     *("--network.width", "0.5", "--replay.capacity", "100k", "--replay.warmup-steps", "5k"),
     *("--learner.average-updates", "none", "--optimizer.learning-rate-fraction", "1"),
-    *("--no-confirm-stop"),
+    "--no-confirm-stop",
 )
 _IMPLICIT = ("--network.head", "implicit", "--network.quantiles", "8")  # 64 would take hours on two cores
 VARIANTS: dict[str, tuple[str, ...]] = {

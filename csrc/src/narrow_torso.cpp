@@ -292,12 +292,6 @@ struct Upper {
 
 }  // namespace
 
-bool has_narrow_torso() noexcept {
-  static const bool has = __builtin_cpu_supports("avx512bf16") != 0 &&
-                          __builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512vl") != 0;
-  return has;
-}
-
 void narrow_torso(const Bits* pixels, std::size_t rows, const NarrowLayers<const float>& layers,
                   Bits* const maps[3]) {
   Forward<0, 8> first;
@@ -360,6 +354,13 @@ void narrow_torso_backward(const Bits* features_gradient, const Bits* pixels, st
 #pragma GCC diagnostic pop
 #pragma GCC pop_options
 #endif
+
+// Outside: this one runs on every CPU.
+bool has_narrow_torso() noexcept {
+  static const bool has = __builtin_cpu_supports("avx512bf16") != 0 &&
+                          __builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512vl") != 0;
+  return has;
+}
 
 #else  // never called: has_narrow_torso says so
 
