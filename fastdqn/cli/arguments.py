@@ -15,12 +15,13 @@ import shutil
 import textwrap
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fastdqn.cli import mistakes
 from fastdqn.cli.counts import format_count, parse_count
+from fastdqn.config import Config
 from fastdqn.errors import UserError
 from fastdqn.limits import Names, limit_of
 
@@ -65,11 +66,16 @@ def flags_of(cls: type[Any], prefix: str = "") -> dict[str, Any]:
             flags |= flags_of(typing.cast("type[Any]", hint), f"{flag}.")
             continue
         flags[f"--{flag}"] = _choice(limited[name], hint)
-        if (
-            hint is bool and prefix
-        ):  # switches of a command itself (--overwrite) are off, and only switched on
+        # Switches of a command itself (--overwrite) are off, and only switched on; a run's may be on in a preset.
+        if hint is bool and (prefix or name in Config.__dataclass_fields__):
             flags[f"--{prefix}no-{name.replace('_', '-')}"] = hint
     return flags
+
+
+def switched_on(flag: str) -> str:
+    """Return the flag that switches on what a flag switches on or off."""
+    head, dot, leaf = flag.removeprefix("--").rpartition(".")
+    return f"--{head}{dot}{leaf.removeprefix('no-')}"
 
 
 def _choice(hint: Any, otherwise: Any) -> Any:
@@ -172,9 +178,8 @@ def _scan(cls: type[Any], words: Sequence[str], positional: str, given: Given) -
         if flag not in flags:
             raise UserError(mistakes.unknown_flag(typed, following, flags))
         if flags[flag] is bool:
-            _check_switch(
-                flag, following if following in ("True", "False", "true", "false") or equals else None
-            )
+            said = equals or following in ("True", "False", "true", "false")
+            _check_switch(flag, following if said else None, flags)
             given.values[flag] = None
             continue
         if typing.get_origin(flags[flag]) is tuple and not equals:  # as many words as follow
@@ -193,11 +198,10 @@ def _is_flag(word: str) -> bool:
     return len(word) > 1 and word[0] == "-" and not (word[1].isdigit() or word[1] == ".")
 
 
-def _check_switch(flag: str, value: str | None) -> None:
+def _check_switch(flag: str, value: str | None, flags: Iterable[str]) -> None:
     if value is not None:
-        head, _, leaf = flag.rpartition(".")
-        off = f" or {head}.no-{leaf.removeprefix('no-')}" if head else ""
-        raise UserError(f"{flag} takes no value, not {value!r}.\n  Type: {flag.replace('.no-', '.')}{off}")
+        both = [one for one in flags if switched_on(one) == switched_on(flag)]
+        raise UserError(f"{flag} takes no value, not {value!r}.\n  Type: {' or '.join(both)}")
 
 
 def _check_value(flag: str, value: str | None, hint: Any) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import FlagCreatePairsOff, arg
 
 from fastdqn.cli import extras, mistakes
-from fastdqn.cli.arguments import convert, flags_of
+from fastdqn.cli.arguments import convert, flags_of, switched_on
 from fastdqn.cli.command import Command, answer, load
 from fastdqn.cli.config_file import DEFAULT_PRESET, base_config
 from fastdqn.cli.counts import format_count
@@ -159,11 +159,7 @@ def _refuse_flags_of_train(words: Sequence[str]) -> None:
         if flag in theirs and flag not in own and flag.removeprefix("--") not in _OWN:
             value = value or (words[number + 1] if number + 1 < len(words) else "VALUE")
             if theirs[flag] is bool:
-                head, dot, leaf = flag.rpartition(".")
-                flag, value = (
-                    f"{head}{dot}{leaf.removeprefix('no-')}",
-                    "false" if leaf.startswith("no-") else "true",
-                )
+                flag, value = switched_on(flag), "true" if flag == switched_on(flag) else "false"
             raise UserError(
                 f"{typed} is a flag of `fastdqn train`; in a sweep its field stands behind --set.\n"
                 f"  Type: --set {flag.removeprefix('--')}={value}"
@@ -234,7 +230,7 @@ def _values(words: Sequence[str]) -> dict[str, list[Any]]:
     known = {
         flag.removeprefix("--").replace("-", "_"): hint
         for flag, hint in flags_of(Config).items()
-        if "no-" not in flag.rpartition(".")[2][:3]
+        if flag == switched_on(flag)
     }
     values: dict[str, list[Any]] = {}
     for word in words:

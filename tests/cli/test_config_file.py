@@ -47,6 +47,14 @@ def test_a_runs_own_configuration_is_such_a_file(trainer: FakeTrainer) -> None:
     assert trainer.config == first
 
 
+def test_what_a_preset_switches_on_a_flag_switches_off(trainer: FakeTrainer) -> None:
+    assert PRESETS["quick"].config.confirm_stop
+    assert main(["train", "Pong-v5", "--run-dir", "off", "--no-confirm-stop"]) == 0
+    assert not trainer.config.confirm_stop
+    assert main(["train", "Pong-v5", "--run-dir", "on", "--preset", "nature", "--confirm-stop"]) == 0
+    assert trainer.config.confirm_stop
+
+
 def test_a_file_without_a_preset_changes_the_flags_one(trainer: FakeTrainer) -> None:
     Path("c.toml").write_text('game = "Breakout-v5"\n[optimizer]\nmax_grad_norm = "none"\n')
     assert main(["train", "--config", "c.toml", "--preset", "dueling"]) == 0

@@ -61,6 +61,7 @@ from tests.cli.fakes import FakeTrainer, refused
         ("train Pong-v5 --stop-at-return nan", ["--stop-at-return nan: must be a number from -1e9 to 1e9"]),
         ("train Pong-v5 --network.dueling True", ["takes no value", "--network.no-dueling"]),
         ("train Pong-v5 --env.no-clip-rewards=yes", ["takes no value", "--env.clip-rewards"]),
+        ("train Pong-v5 --confirm-stop False", ["takes no value", "--confirm-stop or --no-confirm-stop"]),
         ("train Pong-v5 --overwrite=yes", ["--overwrite takes no value"]),
         ("train Pong-v5 --run-dir=", ["--run-dir", "a value is wanted"]),
         ("train Pong-v5 --weights nowhere", ["--weights nowhere", "no such run or file"]),

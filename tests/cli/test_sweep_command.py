@@ -125,6 +125,7 @@ def test_a_dry_run_makes_nothing_and_tells_the_cost(capsys: pytest.CaptureFixtur
         (["--games", "Pong-v5", "--seeds", "x"], "numbers and ranges"),
         (["--games", "Pong-v5", "--learner.n-step", "3"], "Type: --set learner.n-step=3"),
         (["--games", "Pong-v5", "--network.dueling"], "Type: --set network.dueling=true"),
+        (["--games", "Pong-v5", "--no-confirm-stop"], "Type: --set confirm-stop=false"),
         (["--games", "Pong-v5", "--set", "learner.n-steps=3"], "Did you mean learner.n-step?"),
         (["--games", "Pong-v5", "--set", "learner.n-step"], "FIELD=VALUE is wanted"),
         (["--games", "Pong-v5", "--set", "learner.n-step=x"], "whole number"),
