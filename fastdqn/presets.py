@@ -67,7 +67,7 @@ _DUELING = replace(
 
 _QUICK = Config(
     preset="quick",
-    total_frames=2_000_000,
+    total_frames=2_400_000,
     stop_at_return="auto",
     confirm_stop=True,
     env=EnvConfig(num_envs=8),
@@ -81,7 +81,7 @@ _QUICK = Config(
         average_updates=5_000,
     ),
     optimizer=OptimizerConfig(
-        name="adam", learning_rate=5e-4, learning_rate_final=5e-5, learning_rate_fraction=0.7, epsilon=5e-5
+        name="adam", learning_rate=5e-4, learning_rate_final=5e-5, learning_rate_fraction=0.6, epsilon=5e-5
     ),
     exploration=ExplorationConfig(min=0.01, decay_frames=200_000),
     checkpoint=CheckpointConfig(every_frames=200_000),

@@ -162,6 +162,28 @@ def test_a_new_run_chooses_its_threads_and_keeps_them(monkeypatch, two_threads, 
     assert seen == {threads}
 
 
+@pytest.mark.parametrize(
+    ("width", "precision", "others", "threads"),
+    [(0.25, "bf16", 0.0, 1), (0.25, "bf16", 1.0, 1), (0.25, "fp32", 0.0, 2), (0.5, "bf16", 0.0, 2)],
+)
+@pytest.mark.usefixtures("two_threads")
+def test_one_thread_where_the_extension_convolves(monkeypatch, width, precision, others, threads):
+    """Two are slower there, busy neighbour or not, and nobody is told of one as if it were taken away."""
+    from fastdqn.algorithm import narrow
+    from fastdqn.runs.machine import with_threads
+
+    monkeypatch.setattr(narrow, "_HERE", True)
+    Cores(monkeypatch, others)
+    config = tiny(precision=precision)
+    config = replace(config, network=replace(config.network, width=width))
+    chosen, told = with_threads(config, OtherPrograms())
+    assert (chosen.pipeline.threads, told) == (threads, "")
+
+    monkeypatch.setattr(narrow, "_HERE", False)
+    Cores(monkeypatch, 0.0)
+    assert with_threads(config, OtherPrograms())[0].pipeline.threads == 2
+
+
 @pytest.mark.usefixtures("two_threads")
 def test_a_new_run_chooses_its_precision_and_keeps_it_on_another_cpu(monkeypatch, tmp_path):
     import fastdqn

@@ -39,8 +39,13 @@ def is_narrow(pixels: Tensor, filters: tuple[int, ...], networks: int = 1) -> bo
         filters: Of each of the three layers of one network.
         networks: Whose weights there are.
     """
-    here = pixels.dtype == torch.bfloat16 and layers.on_cpu(pixels) and not layers.is_plain()
-    return here and filters == _FILTERS and networks <= 2 and _HERE
+    fits = pixels.dtype == torch.bfloat16 and layers.on_cpu(pixels) and not layers.is_plain()
+    return fits and networks <= 2 and is_narrow_here(filters)
+
+
+def is_narrow_here(filters: tuple[int, ...]) -> bool:
+    """Return whether it computes them for one network with so many filters, in bfloat16 on this machine's CPU."""
+    return filters == _FILTERS and _HERE
 
 
 def narrow_torso(pixels: Tensor, parameters: tuple[Tensor, ...], networks: int) -> Tensor:

@@ -19,7 +19,7 @@ from fastdqn.algorithm.layers import (
     convolve,
     draw_weights,
 )
-from fastdqn.algorithm.narrow import is_narrow, narrow_torso
+from fastdqn.algorithm.narrow import is_narrow, is_narrow_here, narrow_torso
 from fastdqn.config import NetworkConfig
 
 GREY_LEVELS = 255
@@ -99,6 +99,11 @@ class NatureTorso(_ThreeConvolutions):
         return (
             by_network[0].flatten(1) if networks == 1 else torch.cat([own.flatten(1) for own in by_network])
         )
+
+
+def is_single_threaded(config: NetworkConfig, precision: str) -> bool:
+    """Return whether the extension convolves most of a network on this CPU, in one thread."""
+    return config.torso == "nature" and precision == "bf16" and is_narrow_here(_filters(config))
 
 
 class LayerNormTorso(_ThreeConvolutions):
@@ -186,6 +191,11 @@ class ImpalaTorso(Torso):
 def halved(maps: Tensor) -> Tensor:
     """Return the maximum over 3x3 pixels in steps of 2, nothing beyond the edge: 84, 42, 21, 11, 6."""
     return functional.max_pool2d(maps, 3, stride=2, padding=1)
+
+
+def _filters(config: NetworkConfig) -> tuple[int, int, int]:
+    narrow, wide = _channels(config)
+    return narrow, wide, wide
 
 
 def _channels(config: NetworkConfig) -> tuple[int, int]:

@@ -45,7 +45,7 @@ class Progress:
         wanted = self.config.solved_return
         if wanted is None or not self.games.solved(wanted):
             return False
-        return not self.config.confirm_stop or self._is_confirmed(wanted)
+        return not self.config.confirm_stop or self._is_confirmed
 
     @property
     def evaluation_is_due(self) -> bool:
@@ -60,6 +60,12 @@ class Progress:
             and not self.complete
         )
 
-    def _is_confirmed(self, wanted: float) -> bool:
+    def is_confirmed_by(self, bound: float) -> bool:
+        """Return whether an evaluation with this `bound` would end the run here."""
+        wanted = self.config.solved_return if self.config.confirm_stop else None
+        return wanted is not None and self.games.solved(wanted) and bound >= wanted
+
+    @property
+    def _is_confirmed(self) -> bool:
         bound = self.marks.evaluated_bound
-        return self.marks.evaluated == self.frames and bound is not None and bound >= wanted
+        return self.marks.evaluated == self.frames and bound is not None and self.is_confirmed_by(bound)

@@ -165,6 +165,7 @@ def evaluate_learner(
     config: Config,
     on_episode: Callable[[int], None],
     stop_requested: Callable[[], bool],
+    turn: int = 0,
 ) -> tuple[checkpoint.SavedPolicy, Evaluation | None]:
     """Evaluate what a run has learned so far. Nothing of the run changes: no random stream, no game, no weight.
 
@@ -173,6 +174,7 @@ def evaluate_learner(
         config: The run's.
         on_episode: Called with the number of games that have ended.
         stop_requested: Called once per step.
+        turn: Of evaluations at this frame: each plays games of its own.
 
     Returns:
         The policy, and its scores: `None` if it was asked to stop.
@@ -181,7 +183,7 @@ def evaluate_learner(
     policy = checkpoint.SavedPolicy(
         weights, config.network, components.envs.num_actions, Path("the run"), frames
     )
-    seed = evaluation_seed(config.seed, frames)
+    seed = evaluation_seed(config.seed, frames, turn)
     result = play(
         policy,
         config,

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 
+from fastdqn.algorithm.torsos import is_single_threaded
 from fastdqn.config import Config
 from fastdqn.engine.compiling import resolve_precision
 from fastdqn.engine.device import gpu_name
@@ -22,7 +23,7 @@ def with_threads(config: Config, others: OtherPrograms) -> tuple[Config, str]:
     """Return a new run's configuration with the number of PyTorch's threads, where it is to be chosen here.
 
     Args:
-        config: As it was given.
+        config: As it was given, with the precision of `with_precision`.
         others: What was seen of other programs so far.
 
     Returns:
@@ -33,6 +34,10 @@ def with_threads(config: Config, others: OtherPrograms) -> tuple[Config, str]:
     if config.pipeline.data_parallel:  # ranks on several machines would choose each for itself
         return config, ""
     most = min(torch.get_num_threads(), _MOST)
+    if is_single_threaded(config.network, config.pipeline.precision):
+        most = (
+            1  # what is left for several is so little that they wait for each other longer than they compute
+        )
     count, busy = threads_beside(others, most)
     told = (
         f"{busy_note(busy)}: computing with {count} of {most} threads, which is faster beside them "

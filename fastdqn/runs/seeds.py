@@ -27,12 +27,15 @@ def run_seeds(seed: int, rank: int = 0) -> Seeds:
     return Seeds(*(int(word >> 1) for word in words))
 
 
-def evaluation_seed(seed: int, frames: int = 0) -> int:
+def evaluation_seed(seed: int, frames: int = 0, turn: int = 0) -> int:
     """Return the seed of an evaluation's games, apart from the seeds of training.
 
     Args:
         seed: The run's, or the user's.
         frames: Frame of training: each evaluation of a run plays games of its own.
+        turn: Of several evaluations at that frame.
     """
     words = [seed, 1_000_003, frames] if frames else [seed, 1_000_003]
+    if turn:
+        words = [seed, 1_000_003, frames, turn]
     return int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)

@@ -107,7 +107,7 @@ def test_a_dry_run_makes_nothing_and_tells_the_cost(capsys: pytest.CaptureFixtur
     assert data["hours"] is None
     assert data["frames_left"] == 25 * data["runs"][0]["frames_left"]
     # One update for every 4 steps of 4 frames after 2,500 steps of warm-up.
-    assert data["runs"][0]["updates_left"] == (2_000_000 // 4 - 2_500) // 4
+    assert data["runs"][0]["updates_left"] == (2_400_000 // 4 - 2_500) // 4
 
 
 @pytest.mark.parametrize(

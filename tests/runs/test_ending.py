@@ -23,6 +23,7 @@ from fastdqn.runs.ending import Progress
 from fastdqn.runs.evaluation import Evaluation
 from fastdqn.runs.folder import RunFolder
 from fastdqn.runs.metrics import Games
+from fastdqn.runs.seeds import evaluation_seed
 from fastdqn.runs.sweep import is_done
 from fastdqn.runs.trainer import train
 from tests.runs.test_resume import differences, outcome
@@ -93,12 +94,18 @@ def test_the_bound_is_the_mean_less_three_standard_errors():
     assert evaluated([20.0]).bound == 20.0
 
 
+def test_each_evaluation_plays_games_of_its_own():
+    seeds = {evaluation_seed(3, frames, turn) for frames in (0, 400, 800) for turn in (0, 1)}
+    assert len(seeds) == 6
+    assert evaluation_seed(3, 400) == evaluation_seed(3, 400, 0) == 1_314_453_815
+
+
 def playing(results: list[Sequence[float]], cut: Callable[[], bool] = lambda: False):
     """The real evaluation, with these returns in place of those that it had."""
     real = keeping.evaluate_learner
 
-    def play(components, config, on_episode, stop_requested):
-        policy, result = real(components, config, on_episode, lambda: cut() or stop_requested())
+    def play(components, config, on_episode, stop_requested, turn):
+        policy, result = real(components, config, on_episode, lambda: cut() or stop_requested(), turn)
         return policy, result and replace(result, returns=list(results.pop(0)))
 
     return play
@@ -118,10 +125,10 @@ def confirmed() -> Config:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> tuple[RunFolder, list[str]]:
-    """A run whose second evaluation confirms."""
+    """A run whose second evaluation confirms, and its second set of games does not; those of the third do."""
     run, said = RunFolder.create(tmp_path_factory.mktemp("whole") / "r", confirmed()), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keeping, "evaluate_learner", playing([UNSURE, SURE]))
+        patch.setattr(keeping, "evaluate_learner", playing([UNSURE, SURE, UNSURE, SURE, SURE]))
         train(run, say=said.append)
     return run, said
 
@@ -133,12 +140,14 @@ def evaluations(run: RunFolder) -> list[dict]:
 @pytest.mark.long
 def test_a_run_goes_on_until_an_evaluation_is_sure(whole):
     run, said = whole
-    first, second = evaluations(run)
+    first, second, third = evaluations(run)
     last = checkpoint.load(checkpoint.newest(run.checkpoints)).state
-    assert last["frames"] == second["frames"] < run.config.total_frames
-    assert 8 * 200 < second["frames"] - first["frames"] <= 12 * 200  # ten games more, of four at once
-    assert last["games"]["count"] >= last["marks"]["evaluated_games"] >= 30
-    assert any(line.startswith("not done: that mean less three standard errors is -2") for line in said)
+    assert last["frames"] == third["frames"] < run.config.total_frames
+    for before, after in ((first, second), (second, third)):
+        assert 8 * 200 < after["frames"] - before["frames"] <= 12 * 200  # ten games more, of four at once
+    assert last["games"]["count"] >= last["marks"]["evaluated_games"] >= 40
+    assert sum(line.startswith("not done: that mean less three standard errors is -2") for line in said) == 2
+    assert sum(line.startswith("evaluated again, in other games: mean -") for line in said) == 2
     assert any(line.endswith("done (`stop_at_return = -100`)") for line in said)
     assert is_done(run.path, run.config)
     with pytest.raises(UserError, match="is complete"):
@@ -146,7 +155,7 @@ def test_a_run_goes_on_until_an_evaluation_is_sure(whole):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("which", [1, 2])
+@pytest.mark.parametrize("which", [1, 2, 3, 4, 5])
 def test_a_confirmation_that_was_cut_short_is_owed(whole, which, tmp_path, monkeypatch):
     """Fails when the run counts as done without it, when it is skipped, or another run comes out."""
     run, calls = RunFolder.create(tmp_path / "r", confirmed()), []
@@ -154,15 +163,20 @@ def test_a_confirmation_that_was_cut_short_is_owed(whole, which, tmp_path, monke
     def cut() -> bool:
         return len(calls) == which
 
-    play = playing([UNSURE, SURE], cut)
+    results = [UNSURE, SURE, UNSURE, SURE, SURE]
+    play = playing(results, cut)
 
     def counting(*arguments):
         calls.append(1)
-        return play(*arguments)
+        before = list(results)
+        policy, result = play(*arguments)
+        if result is None and arguments[-1]:  # both are played again
+            results[:] = [SURE, *before]
+        return policy, result
 
     monkeypatch.setattr(keeping, "evaluate_learner", counting)
     assert train(run, stop_requested=cut).interrupted
-    assert len(evaluations(run) if run.evaluations.exists() else []) == which - 1
+    assert len(evaluations(run) if run.evaluations.exists() else []) == which // 2
     assert not is_done(run.path, run.config)
     assert not train(RunFolder.open(run.path), resume=True).interrupted
     assert evaluations(run) == evaluations(whole[0])

@@ -187,7 +187,7 @@ def test_an_evaluation_that_was_stopped_is_played_again(evaluated, tmp_path, mon
     run = RunFolder.create(tmp_path / "r", tiny(evaluation=QUICK))
     real, calls = keeping.evaluate_learner, []
 
-    def stop_in_the_second(components, config, on_episode, stop_requested):
+    def stop_in_the_second(components, config, on_episode, stop_requested, turn):
         calls.append(components.clock.frames)
         return real(components, config, on_episode, lambda: len(calls) == 2)
 
@@ -210,7 +210,7 @@ def test_an_evaluation_that_was_stopped_at_the_end_is_owed(evaluated, tmp_path, 
     run = RunFolder.create(tmp_path / "r", config)
     real, ends = keeping.evaluate_learner, []
 
-    def stopping(components, config, on_episode, stop_requested):
+    def stopping(components, config, on_episode, stop_requested, turn):
         ends.append(components.clock.frames == last)
         return real(components, config, on_episode, lambda: ends[-1])
 
