@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import envpool
+import envpool.atari.registration
 import numpy as np
 from envpool.registration import registry
 from numpy.typing import NDArray

@@ -15,7 +15,7 @@ from fastdqn.cli import main
 from fastdqn.config import Config
 from fastdqn.presets import PRESETS
 from fastdqn.runs.machine import with_precision
-from tests.cli.fakes import FakeTrainer
+from tests.cli.fakes import FakeTrainer, python
 
 
 def test_presets_stand_in_one_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,3 +129,18 @@ def test_info_tells_what_the_cpu_has_for_bfloat16(
         )
     assert main(["info", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bfloat16"] == f"{told} (instructions of the CPU)"
+
+
+def test_games_are_listed_without_those_of_other_libraries() -> None:
+    """By a process of the command's own; `import fastdqn` leaves EnvPool as it is."""
+    code = (
+        "import sys; sys.argv = ['fastdqn', 'games']\n"
+        "from fastdqn.cli import main\n"
+        "code = main(); other = [name for name in sys.modules if name.startswith('envpool.jumanji')]\n"
+        "print(code, other)\n"
+    )
+    done = python(code)
+    assert "Pong-v5" in done.stdout
+    assert done.stdout.endswith("0 []\n")
+    code = "import fastdqn.games.envs, envpool; print('CartPole-v1' in envpool.list_all_envs())"
+    assert python(code).stdout == "True\n"
