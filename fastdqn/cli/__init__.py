@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Importing and tracing make millions of objects that stay. To look for garbage among them after every 700,
         # as Python does, took a tenth of the time until a run learns.
         gc.set_threshold(50_000, 20, 100)
-        # By this module EnvPool imports a dozen families of games and what they draw with, for as long again. Atari's
+        # By this module EnvPool imports a dozen families of games and what they draw with, as long again. Atari's
         # is named where it is used (`games/envs.py`).
         sys.modules["envpool.entry"] = ModuleType("envpool.entry")
     _open_missing_streams()
