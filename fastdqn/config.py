@@ -222,8 +222,8 @@ class PipelineConfig:
     """eager, compile (torch.compile), graph (compiled and captured in a CUDA graph), or auto: eager for a run too
     short to repay the compiler, else graph on a GPU and compile on a CPU."""
     threads: Annotated[int, Range(0, 512)] = 0
-    """PyTorch's CPU threads, by whose number sums round. 0: OMP_NUM_THREADS, or without it, on a CPU, one where
-    the extension convolves, else one per core that no other program is using at the start. config.json has it."""
+    """PyTorch's CPU threads, by whose number sums round. 0: OMP_NUM_THREADS, or without it, on a CPU, one per core
+    that no other program is using at the start (one for quick's network in bf16), which config.json then has."""
     precision: Precision = "fp32"
     """Of the network's products: fp32, tf32 (a GPU's tensor cores, factors rounded to 10 bits), bf16, or auto:
     bf16 on a CPU with avx512_bf16 (`fastdqn info` tells), else fp32; config.json then has which."""
@@ -318,8 +318,8 @@ class Config:
     """End the run before that once the last 20 games of training have this mean return, unclipped. auto: 18 in
     Pong, never in other games."""
     confirm_stop: bool = False
-    """End it so only where an evaluation then has that mean, too, less three standard errors, twice; else train
-    on, and evaluate again after 10 games or more."""
+    """End it so only where two evaluations, in other games each, then have that mean less three standard errors;
+    else train on, and evaluate again after 10 games or more."""
     seed: Seed = 1
     """Decides network weights, games, exploration and sampling."""
     log_every_frames: Count = 20_000

@@ -163,19 +163,38 @@ def test_a_new_run_chooses_its_threads_and_keeps_them(monkeypatch, two_threads, 
 
 
 @pytest.mark.parametrize(
-    ("width", "precision", "others", "threads"),
-    [(0.25, "bf16", 0.0, 1), (0.25, "bf16", 1.0, 1), (0.25, "fp32", 0.0, 2), (0.5, "bf16", 0.0, 2)],
+    ("change", "others", "threads"),
+    [
+        ({}, 0.0, 1),
+        ({}, 1.0, 1),
+        ({"precision": "fp32"}, 0.0, 2),
+        ({"width": 0.5}, 0.0, 2),
+        ({"normalization": "layer"}, 0.0, 2),
+        ({"torso": "impala"}, 0.0, 2),
+        ({"head": "quantile"}, 0.0, 2),
+        ({"batch_size": 64}, 0.0, 2),
+    ],
 )
 @pytest.mark.usefixtures("two_threads")
-def test_one_thread_where_the_extension_convolves(monkeypatch, width, precision, others, threads):
+def test_one_thread_where_the_extension_convolves(monkeypatch, change, others, threads):
     """Two are slower there, busy neighbour or not, and nobody is told of one as if it were taken away."""
+    from fastdqn import PRESETS
     from fastdqn.algorithm import narrow
     from fastdqn.runs.machine import with_threads
 
     monkeypatch.setattr(narrow, "_HERE", True)
     Cores(monkeypatch, others)
-    config = tiny(precision=precision)
-    config = replace(config, network=replace(config.network, width=width))
+    config = PRESETS["quick"].config
+    assert config.pipeline.precision == "auto"
+    parts = {
+        "pipeline": replace(config.pipeline, precision="bf16"),
+        "network": config.network,
+        "learner": config.learner,
+    }
+    for name, value in change.items():
+        (part,) = (part for part, values in parts.items() if hasattr(values, name))
+        parts[part] = replace(parts[part], **{name: value})
+    config = replace(config, **parts)
     chosen, told = with_threads(config, OtherPrograms())
     assert (chosen.pipeline.threads, told) == (threads, "")
 

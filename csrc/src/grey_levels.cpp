@@ -80,7 +80,7 @@ FASTDQN_AVX512 inline std::uint64_t sum_avx512(const std::uint8_t* bytes, std::s
   return static_cast<std::uint64_t>(_mm512_reduce_add_epi64(sums));
 }
 
-// The upper halves of 32 floats, 16 of the 4 lanes' bytes each.
+// The upper halves of 16 floats: a lane's bytes, four frames of four pixels, less the mean.
 template <int Lane>
 FASTDQN_AVX512 inline __m256i upper_halves(__m512i bytes, __m512 mean) {
   const __m512i wide = _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(bytes, Lane));
@@ -126,8 +126,12 @@ FASTDQN_AVX512 void write_rows_avx512(const std::uint8_t* stacks, std::size_t ro
 #pragma GCC diagnostic pop
 #endif
 
-const bool kFast = __builtin_cpu_supports("avx2") != 0;
-const bool kFastest = __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0;
+#if !defined(FASTDQN_MOST_AVX)  // tests compile it for less
+#define FASTDQN_MOST_AVX 512
+#endif
+const bool kFast = FASTDQN_MOST_AVX >= 2 && __builtin_cpu_supports("avx2") != 0;
+const bool kFastest = FASTDQN_MOST_AVX >= 512 && __builtin_cpu_supports("avx512f") != 0 &&
+                      __builtin_cpu_supports("avx512bw") != 0;
 #endif
 
 void write_all(const std::uint8_t* stacks, std::size_t rows, std::size_t pixels, bool centered, float* out) {

@@ -101,9 +101,10 @@ class NatureTorso(_ThreeConvolutions):
         )
 
 
-def is_single_threaded(config: NetworkConfig, precision: str) -> bool:
-    """Return whether the extension convolves most of a network on this CPU, in one thread."""
-    return config.torso == "nature" and precision == "bf16" and is_narrow_here(_filters(config))
+def is_convolved_here(config: NetworkConfig, precision: str) -> bool:
+    """Return whether on this CPU the extension does a network's convolutions, with one thread."""
+    nature = config.torso == "nature" and config.normalization not in _NATURES
+    return nature and precision == "bf16" and is_narrow_here(_filters(config))
 
 
 class LayerNormTorso(_ThreeConvolutions):

@@ -81,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None:  # the process is ours
-        # Importing and tracing make millions of objects that stay. To look for garbage among them after every 700,
-        # as Python does, took a tenth of the time until a run learns.
+        # Importing and tracing make millions of objects that stay. To look for garbage among them after every 700
+        # or 2,000, as Python does, took a tenth of the time until a run learns.
         gc.set_threshold(50_000, 20, 100)
         # By this module EnvPool imports a dozen families of games and what they draw with, as long again. Atari's
         # is named where it is used (`games/envs.py`).

@@ -87,7 +87,7 @@ class Marks:
         evaluated: An evaluation was complete.
         saved: A checkpoint was saved, or could not be.
         evaluated_games: Games of training that had ended when one was.
-        evaluated_bound: What that one's mean return is but for chance (`Evaluation.bound`), the lesser of two.
+        evaluated_bound: The lesser `Evaluation.bound` of two, where two were played to end the run by; else none.
     """
 
     logged: int = 0

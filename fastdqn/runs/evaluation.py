@@ -165,7 +165,7 @@ def evaluate_learner(
     config: Config,
     on_episode: Callable[[int], None],
     stop_requested: Callable[[], bool],
-    turn: int = 0,
+    turn: int,
 ) -> tuple[checkpoint.SavedPolicy, Evaluation | None]:
     """Evaluate what a run has learned so far. Nothing of the run changes: no random stream, no game, no weight.
 

@@ -40,18 +40,20 @@ class Keeping:
         if not self.progress.evaluation_is_due:
             return
         ranks, marks = self._components.ranks, self._components.marks
-        policy = result = again = None
+        policy = result = again = bound = None
+        done = False
         if ranks.index == 0:  # all have the same weights
             with self._report.evaluating():
                 policy, result = self._evaluate(stop_requested)
-                progress = self.progress
-                if result is not None and not progress.complete and progress.is_confirmed_by(result.bound):
-                    # A policy that loses one game in thirty by far wins thirty in a row every third time.
+                done = result is not None
+                if result is not None and self._may_end(result):
+                    # A policy that loses one game in thirty by far wins thirty in a row one time in three.
                     _, again = self._evaluate(stop_requested, turn=1)
-                    result = again and result
-        bounds = [one.bound for one in (result, again) if one is not None]
-        bound = ranks.gather(min(bounds, default=None))[0]
-        if bound is None:
+                    done = again is not None
+                    if again is not None:
+                        bound = min(result.bound, again.bound)
+        done, bound = ranks.gather((done, bound))[0]
+        if not done:
             return
         marks.evaluated, marks.evaluated_bound = self._components.clock.frames, bound
         marks.evaluated_games = self._components.games.count
@@ -61,18 +63,23 @@ class Keeping:
             if again is not None:
                 self._say(f"evaluated again, in other games: {again}")
             self._keep_best(policy, result)
-            self._say_if_not_confirmed()
+            self._say_if_not_confirmed(result.bound if bound is None else bound)
 
     def _evaluate(
         self, stop_requested: Callable[[], bool], turn: int = 0
     ) -> tuple[checkpoint.SavedPolicy, Evaluation | None]:
+        what = "evaluating again" if turn else "evaluating"
         return evaluate_learner(
             self._components,
             self._run.config,
-            lambda game: self._report.display(f"evaluating: {game} games have ended"),
+            lambda game: self._report.display(f"{what}: {game} games have ended"),
             stop_requested,
             turn,
         )
+
+    def _may_end(self, result: Evaluation) -> bool:
+        """Whether another evaluation as good as this one would end the run."""
+        return not self.progress.complete and self.progress.is_confirmed_by(result.bound)
 
     @property
     def progress(self) -> Progress:
@@ -161,8 +168,8 @@ class Keeping:
             self.follow_folder()
         return self._run.path != before
 
-    def _say_if_not_confirmed(self) -> None:
-        bound, wanted = self._components.marks.evaluated_bound, self._run.config.solved_return
+    def _say_if_not_confirmed(self, bound: float) -> None:
+        wanted = self._run.config.solved_return
         if wanted is None or self.progress.complete:
             return
         if self._components.games.solved(wanted):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from fastdqn.algorithm.torsos import is_single_threaded
+from fastdqn.algorithm.torsos import is_convolved_here
 from fastdqn.config import Config
 from fastdqn.engine.compiling import resolve_precision
 from fastdqn.engine.device import gpu_name
@@ -17,6 +17,9 @@ from fastdqn.openmp import OtherPrograms, busy_note, threads_beside
 
 _MOST = 512
 """What `pipeline.threads` may be."""
+
+_SMALL_BATCH = 32
+"""Up to which it was measured (docs/performance.md)."""
 
 
 def with_threads(config: Config, others: OtherPrograms) -> tuple[Config, str]:
@@ -34,10 +37,8 @@ def with_threads(config: Config, others: OtherPrograms) -> tuple[Config, str]:
     if config.pipeline.data_parallel:  # ranks on several machines would choose each for itself
         return config, ""
     most = min(torch.get_num_threads(), _MOST)
-    if is_single_threaded(config.network, config.pipeline.precision):
-        most = (
-            1  # what is left for several is so little that they wait for each other longer than they compute
-        )
+    if _is_fastest_with_one(config):
+        most = 1
     count, busy = threads_beside(others, most)
     told = (
         f"{busy_note(busy)}: computing with {count} of {most} threads, which is faster beside them "
@@ -45,6 +46,12 @@ def with_threads(config: Config, others: OtherPrograms) -> tuple[Config, str]:
     )
     chosen = replace(config, pipeline=replace(config.pipeline, threads=count))
     return chosen, told if count < most else ""
+
+
+def _is_fastest_with_one(config: Config) -> bool:
+    """Return whether the extension leaves so little to PyTorch that a second thread costs more than it saves."""
+    little = config.learner.batch_size <= _SMALL_BATCH and config.network.head == "scalar"
+    return little and is_convolved_here(config.network, config.pipeline.precision)
 
 
 def with_precision(config: Config) -> Config:

@@ -125,7 +125,7 @@ def confirmed() -> Config:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> tuple[RunFolder, list[str]]:
-    """A run whose second evaluation confirms, and its second set of games does not; those of the third do."""
+    """Its first evaluation is unsure; its second is sure, but not in other games; its third is sure in both."""
     run, said = RunFolder.create(tmp_path_factory.mktemp("whole") / "r", confirmed()), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keeping, "evaluate_learner", playing([UNSURE, SURE, UNSURE, SURE, SURE]))
@@ -193,6 +193,30 @@ def test_a_confirmation_that_was_cut_short_is_owed(whole, which, tmp_path, monke
         ends.append(RunFolder.open(tmp_path / name))
     assert differences(*map(outcome, ends)) == []
     assert evaluations(ends[0]) == evaluations(ends[1])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("wanted", [-100.0, 50.0])
+def test_the_evaluation_of_the_last_frame_is_one_and_ends_no_longer_run(wanted, tmp_path, monkeypatch):
+    """However good it was, and whether the games of training were: fails where a run that is resumed is done."""
+    plain = RunFolder.create(tmp_path / "plain", replace(confirmed(), confirm_stop=False))
+    frames = train(plain).frames  # at which twenty games have ended
+    turns, real = [], keeping.evaluate_learner
+
+    def counting(*arguments):
+        turns.append(arguments[-1])
+        policy, result = real(*arguments)
+        return policy, replace(result, returns=SURE)
+
+    monkeypatch.setattr(keeping, "evaluate_learner", counting)
+    evaluation = replace(confirmed().evaluation, every_frames=frames)
+    config = replace(confirmed(), total_frames=frames, stop_at_return=wanted, evaluation=evaluation)
+    run = RunFolder.create(tmp_path / "r", config)
+    assert train(run).frames == frames
+    assert turns == [0]
+    longer = fastdqn.resume_training(run.path, total_frames=2 * frames - 4, stop_at_return=-100.0)
+    assert frames < longer.frames < 2 * frames - 4
+    assert turns == [0, 0, 1]
 
 
 @pytest.mark.long

@@ -189,7 +189,7 @@ def test_an_evaluation_that_was_stopped_is_played_again(evaluated, tmp_path, mon
 
     def stop_in_the_second(components, config, on_episode, stop_requested, turn):
         calls.append(components.clock.frames)
-        return real(components, config, on_episode, lambda: len(calls) == 2)
+        return real(components, config, on_episode, lambda: len(calls) == 2, turn)
 
     monkeypatch.setattr(keeping, "evaluate_learner", stop_in_the_second)
     summary = train(run, stop_requested=lambda: len(calls) == 2)
@@ -212,7 +212,7 @@ def test_an_evaluation_that_was_stopped_at_the_end_is_owed(evaluated, tmp_path, 
 
     def stopping(components, config, on_episode, stop_requested, turn):
         ends.append(components.clock.frames == last)
-        return real(components, config, on_episode, lambda: ends[-1])
+        return real(components, config, on_episode, lambda: ends[-1], turn)
 
     monkeypatch.setattr(keeping, "evaluate_learner", stopping)
     summary = train(run, stop_requested=lambda: bool(ends) and ends[-1])
