@@ -45,13 +45,13 @@ lint: setup
 	$(BIN)/python docs/lines.py --check
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest fastdqn._core
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests benchmarks -name '*.hpp' -o -name '*.cpp')
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests benchmarks -name '*.hpp' -o -name '*.cpp' -o -name '*.inl')
 
 format: setup
 	$(BIN)/ruff check --fix $(PYTHON_FILES)
 	$(BIN)/ruff format $(PYTHON_FILES)
 	$(BIN)/python docs/lines.py
-	$(BIN)/clang-format -i $(shell find csrc tests benchmarks -name '*.hpp' -o -name '*.cpp')
+	$(BIN)/clang-format -i $(shell find csrc tests benchmarks -name '*.hpp' -o -name '*.cpp' -o -name '*.inl')
 
 # The core's own tests, optimised and under the sanitizers. Each is a CMake preset in csrc/.
 test-cpp: test-cpp-release test-cpp-asan test-cpp-tsan

@@ -20,6 +20,29 @@ def narrow_torso_backward(
     maps: Sequence[object],
     gradients: Sequence[object],
 ) -> None: ...
+def has_linear() -> bool: ...
+def linear(
+    rows: object, weights: object, biases: object, out: object, threads: int, parallel_for: int
+) -> None: ...
+def has_winograd_torso() -> bool: ...
+def winograd_torso(
+    stacks: object,
+    centered: bool,
+    layers: Sequence[object],
+    maps: Sequence[object],
+    threads: int,
+    parallel_for: int,
+) -> None: ...
+def winograd_torso_backward(
+    gradient: object,
+    stacks: object,
+    centered: bool,
+    layers: Sequence[object],
+    maps: Sequence[object],
+    gradients: Sequence[object],
+    threads: int,
+    parallel_for: int,
+) -> None: ...
 
 class Replay:
     def __init__(

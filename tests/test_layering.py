@@ -68,7 +68,7 @@ def test_the_core_includes_neither_python_nor_what_embedders_do_not_have():
         for path in (ROOT / "csrc").rglob("*.?pp")
         if path.parent.name != "python"
         for line in re.findall(r'^#include [<"](.+)[>"]', path.read_text(), re.MULTILINE)
-        if not re.fullmatch(r"[a-z_]+|(sys/)?[a-z]+\.h|fastdqn/(detail/)?[a-z_]+\.hpp", line)
+        if not re.fullmatch(r"[a-z_]+|(sys/)?[a-z]+\.h|fastdqn/(detail/)?[a-z_]+\.hpp|[a-z_]+\.inl", line)
     }
     assert includes == set()
 

@@ -16,7 +16,9 @@
 
 #include "fastdqn/detail/columns.hpp"
 #include "fastdqn/detail/grey_levels.hpp"
+#include "fastdqn/detail/linear.hpp"
 #include "fastdqn/detail/narrow_torso.hpp"
+#include "fastdqn/detail/winograd_torso.hpp"
 #include "fastdqn/replay.hpp"
 #include "fastdqn/version.hpp"
 
@@ -153,10 +155,9 @@ void write_grey_levels(const py::object& stacks, bool centered, const py::object
     write_to(output_of<float>(out, "out", wanted));
 }
 
-// The narrow torso's arrays. bfloat16 is uint16 here; only the sizes are checked, since all lie in memory as the core
-// has them.
+// A torso's arrays. bfloat16 is uint16 here; only the sizes are checked, since all lie in memory as the core has them.
 template <class T>
-T* narrow_of(const py::object& object, const char* name, std::size_t count) {
+T* numbers_of(const py::object& object, const char* name, std::size_t count) {
   py::array array = as_array(object, name);
   if (!holds<T>(array)) refuse_dtype(name, dtype_of<T>(), array);
   if (static_cast<std::size_t>(array.size()) != count || !is_contiguous(array))
@@ -171,8 +172,8 @@ fastdqn::NarrowLayers<Number> narrow_layers_of(const py::sequence& arrays, const
   fastdqn::NarrowLayers<Number> layers{};
   for (std::size_t i = 0; i < 3; ++i) {
     const std::size_t weights = fastdqn::kNarrowWeights[i], filters = fastdqn::kNarrowFilters[i];
-    layers.weights[i] = narrow_of<float>(arrays[2 * i], name, networks * weights) + network * weights;
-    layers.biases[i] = narrow_of<float>(arrays[2 * i + 1], name, networks * filters) + network * filters;
+    layers.weights[i] = numbers_of<float>(arrays[2 * i], name, networks * weights) + network * weights;
+    layers.biases[i] = numbers_of<float>(arrays[2 * i + 1], name, networks * filters) + network * filters;
   }
   return layers;
 }
@@ -191,13 +192,13 @@ struct NarrowMaps {
   NarrowMaps(const py::sequence& arrays, std::size_t rows) {
     if (arrays.size() != 3) throw py::value_error("maps: must be 3 arrays");
     for (std::size_t i = 0; i < 3; ++i)
-      maps[i] = narrow_of<Bits>(arrays[i], "maps", rows * fastdqn::kNarrowMaps[i]);
+      maps[i] = numbers_of<Bits>(arrays[i], "maps", rows * fastdqn::kNarrowMaps[i]);
   }
 };
 
 void write_narrow_torso(const py::object& pixels, const py::sequence& layers, const py::sequence& maps) {
   const std::size_t rows = narrow_rows_of(pixels);
-  const Bits* read = narrow_of<Bits>(pixels, "pixels", rows * fastdqn::kNarrowPixels);
+  const Bits* read = numbers_of<Bits>(pixels, "pixels", rows * fastdqn::kNarrowPixels);
   const auto own = narrow_layers_of<const float>(layers, "layers");
   const NarrowMaps made(maps, rows);
   run([&] { fastdqn::narrow_torso(read, rows, own, made.maps); });
@@ -206,10 +207,10 @@ void write_narrow_torso(const py::object& pixels, const py::sequence& layers, co
 // `layers`: both networks', one after the other in each array; `features`: those of the first, then the second's.
 void write_narrow_torsos(const py::object& pixels, const py::sequence& layers, const py::object& features) {
   const std::size_t rows = narrow_rows_of(pixels), size = rows * fastdqn::kNarrowMaps[2];
-  const Bits* read = narrow_of<Bits>(pixels, "pixels", rows * fastdqn::kNarrowPixels);
+  const Bits* read = numbers_of<Bits>(pixels, "pixels", rows * fastdqn::kNarrowPixels);
   const fastdqn::NarrowLayers<const float> own[2] = {narrow_layers_of<const float>(layers, "layers", 2, 0),
                                                      narrow_layers_of<const float>(layers, "layers", 2, 1)};
-  Bits* made = narrow_of<Bits>(features, "features", 2 * size);
+  Bits* made = numbers_of<Bits>(features, "features", 2 * size);
   Bits* const halves[2] = {made, made + size};
   run([&] { fastdqn::narrow_torsos(read, rows, own, halves); });
 }
@@ -218,12 +219,125 @@ void write_narrow_torso_backward(const py::object& gradient, const py::object& p
                                  const py::sequence& layers, const py::sequence& maps,
                                  const py::sequence& gradients) {
   const std::size_t rows = narrow_rows_of(pixels);
-  const Bits* above = narrow_of<Bits>(gradient, "gradient", rows * fastdqn::kNarrowMaps[2]);
-  const Bits* read = narrow_of<Bits>(pixels, "pixels", rows * fastdqn::kNarrowPixels);
+  const Bits* above = numbers_of<Bits>(gradient, "gradient", rows * fastdqn::kNarrowMaps[2]);
+  const Bits* read = numbers_of<Bits>(pixels, "pixels", rows * fastdqn::kNarrowPixels);
   const auto own = narrow_layers_of<const float>(layers, "layers");
   const NarrowMaps made(maps, rows);
   const auto out = narrow_layers_of<float>(gradients, "gradients");
   run([&] { fastdqn::narrow_torso_backward(above, read, rows, own, made.maps, out); });
+}
+
+// The width is that of the first layer's biases.
+fastdqn::TorsoWidth torso_width_of(const py::sequence& layers, const char* name) {
+  if (layers.size() != 6) throw py::value_error(std::string(name) + ": must be 6 arrays");
+  const auto filters = static_cast<std::size_t>(as_array(layers[1], name).size());
+  return filters == fastdqn::torso_filters(fastdqn::TorsoWidth::kHalf, 0) ? fastdqn::TorsoWidth::kHalf
+                                                                          : fastdqn::TorsoWidth::kFull;
+}
+
+template <class Number>
+fastdqn::TorsoLayers<Number> torso_layers_of(const py::sequence& arrays, const char* name,
+                                             fastdqn::TorsoWidth width) {
+  if (arrays.size() != 6) throw py::value_error(std::string(name) + ": must be 6 arrays");
+  fastdqn::TorsoLayers<Number> layers{};
+  for (int i = 0; i < 3; ++i) {
+    layers.weights[i] = numbers_of<float>(arrays[2 * i], name, fastdqn::torso_weights(width, i));
+    layers.biases[i] = numbers_of<float>(arrays[2 * i + 1], name, fastdqn::torso_filters(width, i));
+  }
+  return layers;
+}
+
+Shape torso_shape_of(const py::array& stacks) {
+  const Shape shape = shape_of(stacks);
+  if (!holds<std::uint8_t>(stacks)) refuse_dtype("stacks", "uint8", stacks);
+  if (shape.size() != 4 || shape[1] != 4 || shape[2] != 84 || shape[3] != 84)
+    throw py::value_error("stacks: shape must be (B, 4, 84, 84), not " + text_of(shape));
+  if (!fastdqn::has_winograd_torso()) throw std::runtime_error("this CPU has no AVX2");
+  return shape;
+}
+
+struct TorsoMaps {
+  float* maps[3];
+  TorsoMaps(const py::sequence& arrays, std::size_t rows, fastdqn::TorsoWidth width) {
+    if (arrays.size() != 3) throw py::value_error("maps: must be 3 arrays");
+    for (int i = 0; i < 3; ++i)
+      maps[i] = numbers_of<float>(arrays[i], "maps", rows * fastdqn::torso_map(width, i));
+  }
+};
+
+// `torch_parallel_for` of PyTorch's stable C interface.
+using ParallelFor = std::int32_t (*)(std::int64_t begin, std::int64_t end, std::int64_t grain_size,
+                                     void (*work)(std::int64_t, std::int64_t, void*), void* context);
+
+// PyTorch's threads, so that there is one pool of them; `parallel_for` is the address of the function, or 0 for one
+// part after the other.
+fastdqn::Parallel parallel_of(std::size_t threads, std::uintptr_t parallel_for) {
+  if (threads < 1) throw py::value_error("threads: must be 1 or more");
+  using Work = std::function<void(std::size_t)>;
+  return {threads, [parallel_for](std::size_t parts, const Work& work) {
+            const auto some = [](std::int64_t begin, std::int64_t end, void* context) {
+              for (std::int64_t part = begin; part < end; ++part)
+                (*static_cast<const Work*>(context))(static_cast<std::size_t>(part));
+            };
+            const auto count = static_cast<std::int64_t>(parts);
+            void* const context = const_cast<Work*>(&work);
+            if (parallel_for == 0)
+              some(0, count, context);
+            else if (reinterpret_cast<ParallelFor>(parallel_for)(0, count, 1, some, context) != 0)
+              throw std::runtime_error("PyTorch could not run it in parallel");
+          }};
+}
+
+// `rows`: float32 [B, in]; `weights`: [out, in]; `biases`: [out], or None; `out`: [B, out].
+void write_linear(const py::object& rows, const py::object& weights, const py::object& biases,
+                  const py::object& out, std::size_t threads, std::uintptr_t parallel_for) {
+  const Shape in = shape_of(as_array(rows, "rows")), own = shape_of(as_array(weights, "weights"));
+  if (in.size() != 2 || own.size() != 2 || in[1] != own[1])
+    throw py::value_error("rows, weights: shapes must be (B, I) and (O, I), not " + text_of(in) + " and " +
+                          text_of(own));
+  if (in[1] % 16 != 0)
+    throw py::value_error("rows: I must be a multiple of 16, not " + std::to_string(in[1]));
+  if (!fastdqn::has_linear()) throw std::runtime_error("this CPU has no AVX2");
+  const auto count = static_cast<std::size_t>(in[0]), inputs = static_cast<std::size_t>(in[1]),
+             outputs = static_cast<std::size_t>(own[0]);
+  const float* read = numbers_of<float>(rows, "rows", count * inputs);
+  const float* weight = numbers_of<float>(weights, "weights", outputs * inputs);
+  const float* bias = biases.is_none() ? nullptr : numbers_of<float>(biases, "biases", outputs);
+  float* made = numbers_of<float>(out, "out", count * outputs);
+  const fastdqn::Parallel parallel = parallel_of(threads, parallel_for);
+  run([&] { fastdqn::linear(read, count, inputs, weight, bias, outputs, made, parallel); });
+}
+
+void write_winograd_torso(const py::object& stacks, bool centered, const py::sequence& layers,
+                          const py::sequence& maps, std::size_t threads, std::uintptr_t parallel_for) {
+  std::vector<py::object> keep;
+  const py::array array = as_array(stacks, "stacks");
+  const auto rows = static_cast<std::size_t>(torso_shape_of(array)[0]);
+  const std::uint8_t* bytes = bytes_of(array, keep);
+  const fastdqn::TorsoWidth width = torso_width_of(layers, "layers");
+  const auto own = torso_layers_of<const float>(layers, "layers", width);
+  const TorsoMaps made(maps, rows, width);
+  const fastdqn::Parallel parallel = parallel_of(threads, parallel_for);
+  run([&] { fastdqn::winograd_torso(width, bytes, rows, centered, own, made.maps, parallel); });
+}
+
+void write_winograd_torso_backward(const py::object& gradient, const py::object& stacks, bool centered,
+                                   const py::sequence& layers, const py::sequence& maps,
+                                   const py::sequence& gradients, std::size_t threads,
+                                   std::uintptr_t parallel_for) {
+  std::vector<py::object> keep;
+  const py::array array = as_array(stacks, "stacks");
+  const auto rows = static_cast<std::size_t>(torso_shape_of(array)[0]);
+  const std::uint8_t* bytes = bytes_of(array, keep);
+  const fastdqn::TorsoWidth width = torso_width_of(layers, "layers");
+  const float* above = numbers_of<float>(gradient, "gradient", rows * fastdqn::torso_map(width, 2));
+  const auto own = torso_layers_of<const float>(layers, "layers", width);
+  const TorsoMaps made(maps, rows, width);
+  const auto out = torso_layers_of<float>(gradients, "gradients", width);
+  const fastdqn::Parallel parallel = parallel_of(threads, parallel_for);
+  run([&] {
+    fastdqn::winograd_torso_backward(width, above, bytes, rows, centered, own, made.maps, out, parallel);
+  });
 }
 
 // The core, and the shape of a frame, which the core does not need.
@@ -522,6 +636,15 @@ PYBIND11_MODULE(_core, module) {
              py::arg("features"));
   module.def("narrow_torso_backward", &write_narrow_torso_backward, py::arg("gradient"), py::arg("pixels"),
              py::arg("layers"), py::arg("maps"), py::arg("gradients"));
+  module.def("has_linear", &fastdqn::has_linear);
+  module.def("linear", &write_linear, py::arg("rows"), py::arg("weights"), py::arg("biases"), py::arg("out"),
+             py::arg("threads"), py::arg("parallel_for"));
+  module.def("has_winograd_torso", &fastdqn::has_winograd_torso);
+  module.def("winograd_torso", &write_winograd_torso, py::arg("stacks"), py::arg("centered"),
+             py::arg("layers"), py::arg("maps"), py::arg("threads"), py::arg("parallel_for"));
+  module.def("winograd_torso_backward", &write_winograd_torso_backward, py::arg("gradient"),
+             py::arg("stacks"), py::arg("centered"), py::arg("layers"), py::arg("maps"), py::arg("gradients"),
+             py::arg("threads"), py::arg("parallel_for"));
   // Python's own metaclass: there are no static properties, and type checkers know it.
   py::class_<PyReplay>(module, "Replay", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)))
       .def(py::init([](std::uint64_t capacity, std::uint64_t num_envs,

@@ -67,6 +67,7 @@ __attribute__((target("avx2"))) void write_rows_avx2(const std::uint8_t* stacks,
 #if !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of its own header of intrinsics
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 #define FASTDQN_AVX512 __attribute__((target("avx512f,avx512bw")))
 
@@ -160,6 +161,13 @@ void grey_levels(const std::uint8_t* stacks, std::size_t rows, std::size_t pixel
 void grey_levels(const std::uint8_t* stacks, std::size_t rows, std::size_t pixels, bool centered,
                  Bfloat16Bits* out) {
   write_all(stacks, rows, pixels, centered, out);
+}
+
+float mean_grey_level(const std::uint8_t* bytes, std::size_t count) {
+#if defined(FASTDQN_AVX2)
+  if (kFastest) return mean_from(sum_avx512(bytes, count), count);
+#endif
+  return mean_of(bytes, count);
 }
 
 }  // namespace fastdqn

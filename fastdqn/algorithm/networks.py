@@ -122,13 +122,15 @@ class QNetwork(nn.Module):
 
         Returns:
             [B, 4, 84, 84] of `compute_dtype`, 0 to 255 or, where centered, -255 to 255; channels last in
-            memory.
+            memory. `obs` itself, where the torso reads that.
 
         Raises:
             TypeError: The dtype is not uint8.
             ValueError: The shape is another.
         """
         _check(obs)
+        if self.torso.reads_bytes(obs, self.compute_dtype):
+            return obs
         # A bright background is one large input that all weights of a filter share: under Adam they move
         # together, and some dozens of steps in one direction silence the filter for good. The mean is rounded
         # to a whole grey level: so it does not depend on the order of the sum, and bfloat16 holds every

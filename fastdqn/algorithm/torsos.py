@@ -20,6 +20,7 @@ from fastdqn.algorithm.layers import (
     draw_weights,
 )
 from fastdqn.algorithm.narrow import is_narrow, is_narrow_here, narrow_torso
+from fastdqn.algorithm.winograd import is_filtered, winograd_torso
 from fastdqn.config import NetworkConfig
 
 GREY_LEVELS = 255
@@ -45,12 +46,17 @@ class Torso(nn.Module, ABC):
 
         Args:
             pixels: [B, stack, 84, 84], 0 to 255 or, where the network is centred, -255 to 255, not yet scaled;
-                float32 or bfloat16, channels last in memory.
+                float32 or bfloat16, channels last in memory. Where `reads_bytes` says so the observations
+                themselves, uint8.
             draws: The random numbers that its layers take, by path.
 
         Returns:
-            [B, features] in the type of `pixels`.
+            [B, features] in the type of `pixels`; float32, where those are bytes.
         """
+
+    def reads_bytes(self, obs: Tensor, dtype: torch.dtype) -> bool:
+        """Return whether the torso makes grey levels of observations itself, where it computes in a type."""
+        return False
 
     def initialize(self, generator: torch.Generator | None) -> None:
         """Draw the initial weights, layer by layer."""
@@ -77,6 +83,15 @@ class _ThreeConvolutions(Torso):
 class NatureTorso(_ThreeConvolutions):
     """Three convolutions, each with its ReLU (Mnih et al. 2015)."""
 
+    def __init__(self, config: NetworkConfig, stack: int) -> None:
+        super().__init__(config, stack)
+        self._centered, self._filters = config.centered, _filters(config)
+
+    def reads_bytes(self, obs: Tensor, dtype: torch.dtype) -> bool:
+        """Return whether the extension convolves observations in a type by Winograd's filtering."""
+        # A subclass may do anything with its pixels.
+        return type(self) is NatureTorso and is_filtered(obs, self._filters, dtype)
+
     def forward(self, pixels: Tensor, draws: Draws, networks: int = 1) -> Tensor:
         """Return the features of observations.
 
@@ -84,13 +99,14 @@ class NatureTorso(_ThreeConvolutions):
         first: [networks * B, features]. Filter by filter the arithmetic is that of each network alone.
         """
         conv1, conv2, conv3 = self.conv1, self.conv2, self.conv3
+        others = cast("tuple[Tensor, ...]", (conv1.bias, conv2.weight, conv2.bias, conv3.weight, conv3.bias))
+        if pixels.dtype == torch.uint8:
+            return winograd_torso(pixels, (conv1.weight, *others), centered=self._centered)
         # Scaling the weight, in float32, is less work than scaling the pixels; 0 to 255 is exact in every float
         # type, and a 255th is not.
         weight = conv1.weight * (1 / GREY_LEVELS)
-        filters = tuple(len(conv.weight) // networks for conv in (conv1, conv2, conv3))
-        if is_narrow(pixels, filters, networks):
-            parameters = (weight, conv1.bias, conv2.weight, conv2.bias, conv3.weight, conv3.bias)
-            return narrow_torso(pixels, cast("tuple[Tensor, ...]", parameters), networks)
+        if is_narrow(pixels, self._filters, networks):
+            return narrow_torso(pixels, (weight, *others), networks)
         maps = convolve(pixels, weight, cast(Tensor, conv1.bias), 4)
         maps = convolve(maps, conv2.weight, cast(Tensor, conv2.bias), 2, networks)
         maps = convolve(maps, conv3.weight, cast(Tensor, conv3.bias), 1, networks)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
+from fastdqn.algorithm.direct import direct_values
 from fastdqn.algorithm.layers import NO_DRAWS, Draw, Draws, draws_of
 from fastdqn.algorithm.networks import FRAME_SIZE, STACK, QNetwork
 from fastdqn.algorithm.policies import GREEDY, Policy
@@ -128,8 +129,9 @@ class ActingNetwork:
         self._learner, self._layout = learner, learner.layout
         self._count, self._lag = updates, lag_updates
         shape = (num_envs, STACK, FRAME_SIZE, FRAME_SIZE)
-        self._host_obs = backend.host_memory(*shape, dtype=torch.uint8)
-        self._obs = torch.zeros(shape, dtype=torch.uint8, device=backend.device)
+        self._host_obs = self._obs = backend.host_memory(*shape, dtype=torch.uint8)
+        if not backend.shares_memory:
+            self._obs = torch.zeros(shape, dtype=torch.uint8, device=backend.device)
         self._best = torch.zeros(num_envs, dtype=torch.int64, device=backend.device)
         self._host_best = backend.host_memory(num_envs, dtype=torch.int64)
         passes = _draws_of_an_act(learner.network, policy, num_envs)
@@ -138,8 +140,9 @@ class ActingNetwork:
         self._weights = self._coming = learner.weights
         if lag_updates:
             self._weights, self._coming = learner.weights.clone(), learner.weights.clone()
+        self._values = direct_values(learner.network, self._layout.split(self._weights), self._obs)
         self.first_choice: Callable[[], AbstractContextManager[None]] = nullcontext
-        self._run: Work = self._choose if learner.captured else self._choose_first
+        self._run: Work = self._choose if learner.captured or self._values else self._choose_first
         # A copy of the weights: how many updates it has seen, when it has arrived, when it may be replaced.
         self._updates = self._queued_updates = updates()
         self._queued: Event | None = None
@@ -149,8 +152,8 @@ class ActingNetwork:
     def prepare(self) -> None:
         """Capture, where launches are, and take the learner's weights as they are now.
 
-        Without a capture the first act that the network chooses compiles: where a run explores at first, that is
-        after its first update.
+        Without a capture the first act that the network chooses compiles, unless the extension computes all of it:
+        where a run explores at first, that is after its first update.
         """
         self._backend.synchronize()
         if self._learner.captured and self._run == self._choose:
@@ -165,7 +168,8 @@ class ActingNetwork:
         """Return int64 [N] for uint8 [N, 4, 84, 84]. The loop's one wait of the host is in here."""
         stream = self._backend.act
         self._host_obs.copy_(torch.from_numpy(observation))
-        stream.submit(lambda: self._obs.copy_(self._host_obs, non_blocking=True))
+        if self._obs is not self._host_obs:
+            stream.submit(lambda: self._obs.copy_(self._host_obs, non_blocking=True))
         stream.submit(lambda: self._draws.fill(act))
         self._refresh()
         stream.submit(self._run)
@@ -179,6 +183,9 @@ class ActingNetwork:
         self._run = self._learner.settled(self._choose)
 
     def _choose(self) -> None:
+        if self._values:
+            self._best.copy_(self._policy(self._values(), self._draws.parts[0][_CHOICE]))
+            return
         self._chosen(self._weights, self._obs, self._draws.parts[0], self._best)
 
     def _write_actions(self, weights: Weights, obs: Tensor, draws: Mapping[str, Draws], best: Tensor) -> None:

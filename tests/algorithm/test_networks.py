@@ -282,3 +282,16 @@ def test_a_linear_layer_has_its_gradient_on_rows_that_have_none(accelerate: str)
         ours = torch.compile(ours, fullgraph=True, dynamic=False, backend="aot_eager")
     want = gradient(torch.nn.functional.linear)((weight, bias))
     torch.testing.assert_close(ours((weight, bias)), want)
+
+
+@pytest.mark.parametrize("rows", [1, 32, 128, 129])
+@pytest.mark.parametrize("inputs", [512, 500])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_linear_layer_is_pytorchs_whoever_computes_it(rows: int, inputs: int, has_bias: bool) -> None:
+    """Of few rows the extension, else oneDNN: so it is, too, of weights that do not lie as they are read."""
+    random = torch.Generator().manual_seed(0)
+    own, weight = (torch.randn(shape, generator=random) for shape in ((rows, inputs), (37, inputs)))
+    bias = torch.randn(37, generator=random) if has_bias else None
+    want = torch.nn.functional.linear(own, weight, bias)
+    for one in (weight, weight.t().contiguous().t()):
+        torch.testing.assert_close(torch.ops.fastdqn.linear(own, one, bias), want, rtol=1e-5, atol=1e-4)

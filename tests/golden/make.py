@@ -39,6 +39,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastdqn.algorithm import layers, winograd
 from fastdqn.config import Config
 from fastdqn.engine.device import CpuBackend
 from fastdqn.engine.feed import HostFeed
@@ -177,6 +178,8 @@ def run(config: Config, folder: Path) -> dict[str, str]:
 def make(presets: Iterable[str]) -> dict[str, dict[str, dict[str, str]]]:
     """Return the figures of these presets."""
     torch.set_num_threads(1)
+    # Kernels for vectors of one width or another, which sum in an order of their own.
+    winograd._HERE = layers._HAS_LINEAR = False
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in presets:

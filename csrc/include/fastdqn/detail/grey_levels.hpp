@@ -23,4 +23,7 @@ void grey_levels(const std::uint8_t* stacks, std::size_t rows, std::size_t pixel
 void grey_levels(const std::uint8_t* stacks, std::size_t rows, std::size_t pixels, bool centered,
                  Bfloat16Bits* out);
 
+// What is subtracted from a row: the mean of `count` bytes, one or more.
+float mean_grey_level(const std::uint8_t* bytes, std::size_t count);
+
 }  // namespace fastdqn
