@@ -125,7 +125,8 @@ class _Training:
         while not self.keeping.progress.complete and not any(ranks.sum(stop_requested())):
             with phase("act"):
                 action = actor.act(observation, schedule.epsilon(clock.frames))
-                envs.send(action)  # the emulator's threads work from here on
+            with phase("env"):
+                envs.send(action)  # the emulator's threads work from here on, at first instead of this one
             with phase("store"):
                 experience.store()  # the pass before
             report.write_row()
