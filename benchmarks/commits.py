@@ -4,8 +4,9 @@
 
 Both checkouts are set up (`make setup`). Each contestant is a process of its own, of its checkout's Python, that
 runs what the checkout's own `benchmarks/update.py` and `benchmarks/env.py` time: a compiled update of the preset
-`quick` (width 0.25) and `nature` (width 1), 32 transitions; the loop with random actions and the store on, and raw
-EnvPool. They take turns, and a ratio is that of two neighbours in time; the figure is the median of the ratios.
+`quick` (width 0.25) and `nature` (width 1), 32 transitions; an act in eight games by each, after two updates, as
+in a run; the loop with random actions and the store on, and raw EnvPool. They take turns, and a ratio is that of
+two neighbours in time; the figure is the median of the ratios.
 """
 
 from __future__ import annotations
@@ -33,6 +34,34 @@ if __name__ == "__main__":
     name, rules, size, width = json.loads(sys.argv[1])
     update.contestant(name, update.Case(rules, size, width, 0), Pipe())
 """
+ACT = """
+import itertools, json, sys, time
+from dataclasses import replace
+import numpy as np
+import update
+from fastdqn.algorithm.update import Transitions
+from fastdqn.engine.acting import ActingNetwork
+from fastdqn.engine.learner import LaunchInputs, Learner
+from fastdqn.presets import PRESETS
+preset, precision = json.loads(sys.argv[1])
+config = PRESETS[preset].config
+config = replace(config, pipeline=replace(config.pipeline, precision=precision))
+learner, counts = Learner(config, update.ACTIONS, accelerate="compile"), itertools.count()
+learner.prepare(LaunchInputs([tuple(vars(update.random_batch(32, seed=0)).values())], Transitions))
+acting = ActingNetwork(learner, 8, lambda: 0)
+acting.prepare()
+observation = np.random.default_rng(0).integers(0, 256, (8, 4, 84, 84), dtype=np.uint8)
+print("{}", flush=True)
+while count := int(sys.stdin.readline() or 0):
+    taken = 0.0
+    for act in range(count):
+        learner.launch(next(counts))
+        learner.launch(next(counts))
+        begin = time.perf_counter()
+        acting(observation, act)
+        taken += time.perf_counter() - begin
+    print(1e3 * taken / count, flush=True)
+"""
 LOOP = """
 import json, sys, time
 import env
@@ -53,10 +82,14 @@ class Settings:
 
     before: Path
     """The other checkout."""
-    only: tuple[Literal["quick", "nature", "loop"], ...] = ("quick", "nature", "loop")
+    only: tuple[Literal["quick", "nature", "act_quick", "act_nature", "loop"], ...] = (
+        "quick",
+        "nature",
+        "loop",
+    )
     """What is timed."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the updates' products."""
+    """Of the updates' and the acts' products."""
     rounds: int = 40
     """Turns of each contestant; the first two do not count."""
     updates: int = 32
@@ -134,17 +167,20 @@ def main(settings: Settings) -> None:
     checkouts = {"before": settings.before.resolve(), "now": ROOT}
     results: dict[str, Any] = {}
     kind = {"fp32": "compile", "bf16": "bfloat16"}[settings.precision]
+    pairs: list[tuple[str, str, str, list[Any]]] = []
     for name, case in CASES.items():
+        pairs.append((name, f"update_{name}", UPDATE, [kind, *case]))
+        pairs.append((f"act_{name}", f"act_{name}", ACT, [name, settings.precision]))
+    for name, title, code, words in pairs:
         if name not in settings.only:
             continue
-        words = json.dumps([kind, *case])
-        pair = {when: Contestant(path, UPDATE, words) for when, path in checkouts.items()}
+        pair = {when: Contestant(path, code, json.dumps(words)) for when, path in checkouts.items()}
         times = compare(pair, settings.rounds, settings.updates)
-        results[f"update_{name}"] = {
+        results[title] = {
             **{f"{when}_milliseconds": common.spread(values) for when, values in times.items()},
             "now_over_before": ratio(times, "now", "before"),
         }
-        print(f"update, {name}: now / before {results[f'update_{name}']['now_over_before']['median']:.3f}")
+        print(f"{title}: now / before {results[title]['now_over_before']['median']:.3f}")
     if "loop" in settings.only:
         loops = {when: Contestant(path, LOOP, "ours") for when, path in checkouts.items()}
         loops["raw"] = Contestant(ROOT, LOOP, "raw")

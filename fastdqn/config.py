@@ -226,7 +226,8 @@ class PipelineConfig:
     that no other program is using at the start (one for quick's network in bf16), which config.json then has."""
     precision: Precision = "fp32"
     """Of the network's products: fp32, tf32 (a GPU's tensor cores, factors rounded to 10 bits), bf16, or auto:
-    bf16 on a CPU with avx512_bf16 (`fastdqn info` tells), else fp32; config.json then has which."""
+    bf16 on a CPU with avx512_bf16 (`fastdqn info` tells), else fp32, and so for Nature's torso at width 1 or 0.5,
+    where bf16 is no faster; config.json then has which."""
     frames_on: FramesOn = "auto"
     """Where the learner reads frames: host sends whole batches; cuda keeps a copy of all frames in the GPU's
     memory and sends frame numbers; auto takes cuda where it fits in half of the memory that is free."""

@@ -1,10 +1,10 @@
 """Layers of the network, and what a layer may have beside its input: random numbers and a state.
 
 Three choices make the plain layers fast on a CPU without changing what they compute: convolutions run
-channels-last (their weight gradients are up to five times faster so); wide fully connected layers go through
-oneDNN, where PyTorch would take MKL, which on processors of other makers leaves half of the speed unused; and
-bytes become numbers in our extension, in a fifth of the time that a compiler's loops take. A narrow torso in
-bfloat16 is the extension's altogether (`narrow.py`).
+channels-last (their weight gradients are up to five times faster so); wide fully connected layers of few rows are
+our extension's, others oneDNN's, where PyTorch would take MKL, which on processors of other makers leaves half of
+the speed unused; and bytes become numbers in our extension, in a fifth of the time that a compiler's loops take.
+Nature's torso is the extension's altogether where it can be (`winograd.py`, `narrow.py`).
 
 A layer with a method `draws(rows) -> dict[str, Draw]` takes random numbers: the module that contains it passes
 them to its `forward`, under the same names (`part_of`). An exported policy passes an empty mapping, and the layer

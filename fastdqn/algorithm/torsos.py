@@ -20,7 +20,7 @@ from fastdqn.algorithm.layers import (
     draw_weights,
 )
 from fastdqn.algorithm.narrow import is_narrow, is_narrow_here, narrow_torso
-from fastdqn.algorithm.winograd import is_filtered, winograd_torso
+from fastdqn.algorithm.winograd import is_filtered, is_filtered_here, winograd_torso
 from fastdqn.config import NetworkConfig
 
 GREY_LEVELS = 255
@@ -118,9 +118,11 @@ class NatureTorso(_ThreeConvolutions):
 
 
 def is_convolved_here(config: NetworkConfig, precision: str) -> bool:
-    """Return whether on this CPU the extension does a network's convolutions, with one thread."""
-    nature = config.torso == "nature" and config.normalization not in _NATURES
-    return nature and precision == "bf16" and is_narrow_here(_filters(config))
+    """Return whether on this CPU the extension does a network's convolutions: in bfloat16 with one thread."""
+    if config.torso != "nature" or config.normalization in _NATURES:
+        return False
+    here = {"bf16": is_narrow_here, "fp32": is_filtered_here}.get(precision)
+    return here is not None and here(_filters(config))
 
 
 class LayerNormTorso(_ThreeConvolutions):

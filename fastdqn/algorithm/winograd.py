@@ -39,7 +39,12 @@ def is_filtered(stacks: Tensor, filters: tuple[int, ...], dtype: torch.dtype) ->
         dtype: What the network computes in.
     """
     fits = dtype == torch.float32 and layers.on_cpu(stacks) and not layers.is_plain()
-    return fits and filters in _FILTERS and _HERE
+    return fits and is_filtered_here(filters)
+
+
+def is_filtered_here(filters: tuple[int, ...]) -> bool:
+    """Return whether it computes them for a network with so many filters, in float32 on this machine's CPU."""
+    return filters in _FILTERS and _HERE
 
 
 def winograd_torso(stacks: Tensor, parameters: tuple[Tensor, ...], *, centered: bool) -> Tensor:

@@ -11,6 +11,8 @@ from typing import Any, Literal, cast
 import torch
 from torch._functorch import config as autograd_config
 
+from fastdqn.algorithm.torsos import is_convolved_here
+from fastdqn.config import NetworkConfig
 from fastdqn.cpu import cpu_bfloat16
 
 Acceleration = Literal["eager", "compile", "graph"]
@@ -45,21 +47,23 @@ def resolve_accelerate(
 
 
 def resolve_precision(
-    setting: Literal["auto", "fp32", "tf32", "bf16"], device: str | torch.device
+    setting: Literal["auto", "fp32", "tf32", "bf16"], device: str | torch.device, network: NetworkConfig
 ) -> Literal["fp32", "tf32", "bf16"]:
     """Return what a run's products are computed in.
 
-    `auto` is a rule of the device: bfloat16 on x86 with instructions for it. Those of AVX-512 were measured
-    (docs/performance.md); a CPU with AMX has them, too.
+    `auto` is a rule of the device and the network: bfloat16 on x86 with instructions for it, but for a torso that
+    the extension convolves in float32, which is no slower. Those of AVX-512 were measured (docs/performance.md);
+    a CPU with AMX has them, too.
 
     Args:
         setting: As configured.
         device: Where the learner lives.
+        network: Its shape.
     """
     if setting != "auto":
         return setting
-    on_cpu = torch.device(device).type == "cpu"
-    return "bf16" if on_cpu and cpu_bfloat16() in ("amx_bf16", "avx512_bf16") else "fp32"
+    has_bfloat16 = torch.device(device).type == "cpu" and cpu_bfloat16() in ("amx_bf16", "avx512_bf16")
+    return "bf16" if has_bfloat16 and not is_convolved_here(network, "fp32") else "fp32"
 
 
 def keep_freed_memory() -> None:

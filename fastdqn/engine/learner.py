@@ -205,7 +205,7 @@ class Learner:
         self.backend = backend or CpuBackend()
         self._ranks = ranks
         device = self.backend.device
-        self.precision = resolve_precision(config.pipeline.precision, device)
+        self.precision = resolve_precision(config.pipeline.precision, device, config.network)
         dtype = _COMPUTE_DTYPES[self.precision]
         module = QNetwork(
             config.network, num_actions, compute_dtype=dtype, generator=torch.Generator().manual_seed(seed)

@@ -51,7 +51,8 @@ def with_threads(config: Config, others: OtherPrograms) -> tuple[Config, str]:
 def _is_fastest_with_one(config: Config) -> bool:
     """Return whether the extension leaves so little to PyTorch that a second thread costs more than it saves."""
     little = config.learner.batch_size <= _SMALL_BATCH and config.network.head == "scalar"
-    return little and is_convolved_here(config.network, config.pipeline.precision)
+    precision = config.pipeline.precision
+    return little and precision == "bf16" and is_convolved_here(config.network, precision)
 
 
 def with_precision(config: Config) -> Config:
@@ -61,7 +62,7 @@ def with_precision(config: Config) -> Config:
         return config
     device = "cpu" if gpu_name() is None else "cuda"
     # Ranks on several machines would choose each for itself.
-    precision = "fp32" if pipeline.data_parallel else resolve_precision("auto", device)
+    precision = "fp32" if pipeline.data_parallel else resolve_precision("auto", device, config.network)
     return replace(config, pipeline=replace(pipeline, precision=precision))
 
 

@@ -593,21 +593,28 @@ def test_auto_is_a_rule_of_device_and_length() -> None:
         ("", "fp32"),
     ],
 )
-def test_auto_precision_is_a_rule_of_the_cpu(
+def test_auto_precision_is_a_rule_of_the_cpu_and_the_network(
     flags: str, on_cpu: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    narrow, whole = NetworkConfig(width=0.25), NetworkConfig()
     monkeypatch.setattr("fastdqn.engine.device.has_cuda", lambda: False)
     monkeypatch.setattr("fastdqn.cpu.CPU_INFO", tmp_path / "cpuinfo")
     (tmp_path / "cpuinfo").write_text(flags)
-    assert resolve_precision("auto", "cpu") == on_cpu
-    assert resolve_precision("auto", "cuda") == "fp32"
+    assert resolve_precision("auto", "cpu", narrow) == on_cpu
+    assert resolve_precision("auto", "cuda", narrow) == "fp32"
     for setting in ("fp32", "tf32", "bf16"):
-        assert resolve_precision(setting, "cpu") == setting
-    config = Config(pipeline=PipelineConfig(precision="auto"))
+        assert resolve_precision(setting, "cpu", narrow) == setting
+    for here, wanted in ((True, "fp32"), (False, on_cpu)):  # where the extension convolves in float32
+        monkeypatch.setattr("fastdqn.algorithm.winograd._HERE", here)
+        for shape in (whole, NetworkConfig(width=0.5, dueling=True, head="categorical")):
+            assert resolve_precision("auto", "cpu", shape) == wanted
+        assert resolve_precision("auto", "cpu", NetworkConfig(normalization="layer")) == on_cpu
+        assert resolve_precision("auto", "cpu", NetworkConfig(torso="impala")) == on_cpu
+    config = Config(network=narrow, pipeline=PipelineConfig(precision="auto"))
     assert Learner(config, ACTIONS).precision == on_cpu
     assert with_precision(config).pipeline.precision == on_cpu
     assert with_precision(Config()).pipeline.precision == "fp32"
-    shared = Config(pipeline=PipelineConfig(precision="auto", data_parallel=True))
+    shared = Config(network=narrow, pipeline=PipelineConfig(precision="auto", data_parallel=True))
     assert with_precision(shared).pipeline.precision == "fp32"  # on each of its machines
 
 
