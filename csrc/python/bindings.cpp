@@ -274,6 +274,7 @@ using ParallelFor = std::int32_t (*)(std::int64_t begin, std::int64_t end, std::
 fastdqn::Parallel parallel_of(std::size_t threads, std::uintptr_t parallel_for) {
   if (threads < 1) throw py::value_error("threads: must be 1 or more");
   using Work = std::function<void(std::size_t)>;
+  if (parallel_for == 0) threads = 1;
   return {threads, [parallel_for](std::size_t parts, const Work& work) {
             const auto some = [](std::int64_t begin, std::int64_t end, void* context) {
               for (std::int64_t part = begin; part < end; ++part)

@@ -23,36 +23,40 @@ namespace fastdqn {
 
 namespace {
 
-// The calling thread's memory for what is computed between, kept from call to call: taken from the system anew, its pages
-// would cost more than the arithmetic. What is taken from it begins where a line of the cache does, and is not filled.
+// Memory for numbers, not filled, that begins where a line of the cache does. The calling thread keeps it for its next
+// call: taken from the system anew, its pages would cost more than the arithmetic. More than a batch of some thousands
+// needs is given back.
 class Room {
  public:
   explicit Room(std::size_t numbers) {
-    static thread_local std::unique_ptr<float, Free> memory;
+    if (numbers > kMostKept) {
+      numbers_ = (own_ = taken(numbers)).get();
+      return;
+    }
+    static thread_local Memory kept;
     static thread_local std::size_t size = 0;
-    numbers += kParts * kLine;
     if (size < numbers) {
       size = 0;
-      memory.reset();  // before the next is asked for
-      memory.reset(static_cast<float*>(::operator new(sizeof(float) * numbers, kAlignment)));
+      kept.reset();  // before the next is asked for
+      kept = taken(numbers);
       size = numbers;
     }
-    next_ = memory.get();
+    numbers_ = kept.get();
   }
-
-  float* take(std::size_t numbers) {
-    float* const taken = next_;
-    next_ += (numbers + kLine - 1) / kLine * kLine;
-    return taken;
-  }
+  float* get() const { return numbers_; }
 
  private:
   static constexpr std::align_val_t kAlignment{64};
-  static constexpr std::size_t kLine = 16, kParts = 8;
+  static constexpr std::size_t kMostKept = std::size_t{1} << 26;
   struct Free {
     void operator()(float* memory) const { ::operator delete(memory, kAlignment); }
   };
-  float* next_;
+  using Memory = std::unique_ptr<float, Free>;
+  static Memory taken(std::size_t numbers) {
+    return Memory(static_cast<float*>(::operator new(sizeof(float) * numbers, kAlignment)));
+  }
+  Memory own_;
+  float* numbers_;
 };
 
 }  // namespace

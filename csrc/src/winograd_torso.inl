@@ -467,8 +467,8 @@ struct Torso {
                       const TorsoLayers<const float>& layers, float* const maps[3],
                       const Parallel& parallel) {
     const std::size_t parts = parts_for(rows, parallel), own_size = kLargestWeights + kOwn;
-    Room room(parts * own_size);
-    float* const own_room = room.take(parts * own_size);
+    const Room room(parts * own_size);
+    float* const own_room = room.get();
     parallel.run(parts, [&](std::size_t part) {
       const std::size_t from = rows * part / parts, count = rows * (part + 1) / parts - from;
       float* const weights = own_room + part * own_size;
@@ -491,8 +491,8 @@ struct Torso {
     const std::size_t parts = parts_for(rows, parallel), most = (rows + parts - 1) / parts,
                       sums_size = kAllWeights + kAllBiases,
                       own_size = sums_size + kLargestWeights + kOwn + most * (First::kMade + Second::kMade);
-    Room room(parts * own_size);
-    float* const own_room = room.take(parts * own_size);
+    const Room room(parts * own_size);
+    float* const own_room = room.get();
     parallel.run(parts, [&](std::size_t part) {
       const std::size_t from = rows * part / parts, count = rows * (part + 1) / parts - from;
       float* const sums = own_room + part * own_size;

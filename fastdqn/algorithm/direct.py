@@ -33,18 +33,21 @@ def direct_values(
 
     Args:
         network: Its structure; its own tensors are not used.
-        tensors: Its tensors by name, which stay where they are.
+        tensors: Its tensors by name, float32 and contiguous, which stay where they are.
         obs: uint8 [B, 4, 84, 84], which stays where it is, contiguous.
 
     Returns:
-        What returns float32 [B, A], in memory that it uses again.
+        What returns float32 [B, A], in memory that it may use again.
     """
     torso, head = network.torso, network.head
     # A subclass may do anything in its pass.
     if not (type(torso) is NatureTorso and type(head) is ScalarHead and type(head.hidden) is Linear):
         return None
-    fits = layers.has_linear() and torso.reads_bytes(obs, network.compute_dtype)
-    if not fits or not isinstance(head.norm, nn.Identity):
+    if not torso.reads_bytes(obs, network.compute_dtype) or not isinstance(head.norm, nn.Identity):
+        return None
+    streams = ("value", "advantage") if head.value is not None else ("advantage",)
+    units = head.hidden.out_features // len(streams)
+    if not (layers.takes_linear(torso.features) and layers.takes_linear(units)):
         return None
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     stacks, centered, rows = obs.numpy(), network.config.centered, len(obs)
@@ -54,8 +57,6 @@ def direct_values(
         for size in (400 * torso.conv1.out_channels, 81 * torso.conv2.out_channels, torso.features)
     )
     maps, parallel_for = [map1, map2, features], layers.PARALLEL_FOR
-    streams = ("value", "advantage") if head.value is not None else ("advantage",)
-    units = head.hidden.out_features // len(streams)
     hidden = {
         stream: (
             arrays["head.hidden.weight"][at * units : (at + 1) * units],

@@ -98,19 +98,19 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-ca
 
 
 _HAS_LINEAR = _core.has_linear()
-_FEW_ROWS = 128
-"""Up to as many our extension is faster than oneDNN, which arranges the weights anew each time."""
+_FEW_ROWS, _MANY_INPUTS = 128, 512
+"""Up to and from as many our extension is faster than oneDNN, which arranges the weights anew each time."""
 
 
-def has_linear() -> bool:
-    """Return whether our extension computes fully connected layers on this CPU."""
-    return _HAS_LINEAR
+def takes_linear(inputs: int) -> bool:
+    """Return whether our extension computes a fully connected layer of so many inputs on this CPU."""
+    return _HAS_LINEAR and inputs % 16 == 0
 
 
 def _linear_cpu(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     count, inputs = rows.shape
     as_they_lie = rows.is_contiguous() and weight.is_contiguous() and (bias is None or bias.is_contiguous())
-    if _HAS_LINEAR and as_they_lie and count <= _FEW_ROWS and inputs % 16 == 0:
+    if as_they_lie and count <= _FEW_ROWS and inputs >= _MANY_INPUTS and takes_linear(inputs):
         out = _linear_shape(rows, weight, bias)
         biases = None if bias is None else bias.numpy()
         threads = torch.get_num_threads()
@@ -151,7 +151,7 @@ torch.library.register_fake("fastdqn::grey_levels", _grey_levels_shape, lib=_OPE
 
 
 class _CpuLinear(torch.autograd.Function):
-    """`functional.linear` for float32 matrices on the CPU, all three products by oneDNN."""
+    """`functional.linear` for float32 matrices on the CPU, none of its three products by MKL."""
 
     @staticmethod
     def forward(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -52,8 +52,8 @@ def resolve_precision(
     """Return what a run's products are computed in.
 
     `auto` is a rule of the device and the network: bfloat16 on x86 with instructions for it, but for a torso that
-    the extension convolves in float32, which is no slower. Those of AVX-512 were measured (docs/performance.md);
-    a CPU with AMX has them, too.
+    the extension convolves in float32, which is no slower in compiled updates. Those of AVX-512 were measured
+    (docs/performance.md); a CPU with AMX has them, too.
 
     Args:
         setting: As configured.

@@ -285,7 +285,7 @@ def test_a_linear_layer_has_its_gradient_on_rows_that_have_none(accelerate: str)
 
 
 @pytest.mark.parametrize("rows", [1, 32, 128, 129])
-@pytest.mark.parametrize("inputs", [512, 500])
+@pytest.mark.parametrize("inputs", [512, 500, 64])
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_a_linear_layer_is_pytorchs_whoever_computes_it(rows: int, inputs: int, has_bias: bool) -> None:
     """Of few rows the extension, else oneDNN: so it is, too, of weights that do not lie as they are read."""

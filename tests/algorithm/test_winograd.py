@@ -18,7 +18,9 @@ from fastdqn.algorithm.layers import grey_levels
 from fastdqn.algorithm.networks import QNetwork
 from fastdqn.algorithm.torsos import NatureTorso
 from fastdqn.algorithm.winograd import is_filtered, winograd_torso
-from fastdqn.config import NetworkConfig
+from fastdqn.config import Config, LearnerConfig, NetworkConfig
+from fastdqn.engine.acting import ActingNetwork
+from fastdqn.engine.learner import Learner
 
 needs_cpu = pytest.mark.skipif(not _core.has_winograd_torso(), reason="this CPU has no AVX2")
 both_widths = pytest.mark.parametrize("width", [1.0, 0.5])
@@ -148,6 +150,16 @@ def test_a_network_takes_it_where_it_computes_in_float32(monkeypatch, width, cen
         monkeypatch.undo()
         QNetwork(config, 5, compute_dtype=torch.bfloat16).q_values(obs)
     assert taken == [1]
+
+
+@needs_cpu
+@pytest.mark.parametrize("width", [0.495, 0.505, 0.995, 1.005])
+def test_widths_that_round_to_natures_filters_learn_and_act(width):
+    config = Config(network=NetworkConfig(width=width, dueling=True), learner=LearnerConfig(batch_size=4))
+    learner = Learner(config, 3)
+    acting = ActingNetwork(learner, 2, lambda: 0)
+    acting.prepare()
+    assert len(acting(observations(2).numpy(), 0)) == 2
 
 
 @needs_cpu

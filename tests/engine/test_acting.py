@@ -108,6 +108,8 @@ def test_direct_values_are_the_networks(width, dueling, centered, rows):
     "other",
     [
         {"width": 0.25},
+        {"width": 0.505},  # Nature's filters, and 259 hidden units
+        {"width": 0.505, "dueling": True},
         {"head": "categorical"},
         {"noise": "normal"},
         {"normalization": "layer"},

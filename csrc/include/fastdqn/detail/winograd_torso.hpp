@@ -7,7 +7,7 @@
 // rows beside it or on the number of threads. The weights' gradients are summed over each thread's rows, then over the
 // threads: their last bits depend on how many there are.
 //
-// Complexity: O(rows). Threads: those of `Parallel`; any number of threads may call it, each of which keeps the memory
+// Complexity: O(rows). Threads: those of `Parallel`; any number of threads may call it, each of which keeps up to 256 MiB
 // that it needed. Exceptions: std::bad_alloc.
 #pragma once
 
