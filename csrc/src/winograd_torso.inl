@@ -192,7 +192,6 @@ inline void read_levels(const std::uint8_t* stack, bool centered, float* out) {
 template <class Transforms, int Stride, int In, int InChannels, int Out, int Filters, int Chunk>
 struct Layer {
   using T = Transforms;
-  static constexpr int kIn = In, kInChannels = InChannels, kOut = Out, kFilters = Filters, kStride = Stride;
   static constexpr int kGrid = In / Stride, kTiles = (Out + T::m - 1) / T::m, kTilesOfRow = kTiles * kTiles;
   static constexpr int kLine = Stride * InChannels, kChannels = Stride * kLine;
   static constexpr int kProducts = T::n * T::n, kKernel = T::r * Stride, kTaps = T::r * T::r;

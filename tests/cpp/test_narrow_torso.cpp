@@ -5,6 +5,7 @@
 
 #include "check.hpp"
 #include "fastdqn/detail/narrow_torso.hpp"
+#include "noise.hpp"
 
 using fastdqn::Bfloat16Bits;
 using fastdqn::kNarrowFilters;
@@ -27,17 +28,6 @@ double widened(Bfloat16Bits number) {
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
-
-class Noise {
- public:
-  float operator()(double size) {
-    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
-    return static_cast<float>((static_cast<double>(state_ >> 40) / (1 << 23) - 1.0) * size);
-  }
-
- private:
-  std::uint64_t state_ = 1;
-};
 
 struct Network {
   std::vector<float> weights[3], biases[3];

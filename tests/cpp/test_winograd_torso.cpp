@@ -9,6 +9,7 @@
 #include "check.hpp"
 #include "fastdqn/detail/grey_levels.hpp"
 #include "fastdqn/detail/winograd_torso.hpp"
+#include "noise.hpp"
 
 using fastdqn::kTorsoPixels;
 using fastdqn::Parallel;
@@ -19,17 +20,6 @@ using fastdqn::TorsoLayers;
 using fastdqn::TorsoWidth;
 
 namespace {
-
-class Noise {
- public:
-  float operator()(double size) {
-    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
-    return static_cast<float>((static_cast<double>(state_ >> 40) / (1 << 23) - 1.0) * size);
-  }
-
- private:
-  std::uint64_t state_ = 1;
-};
 
 struct Network {
   TorsoWidth width;
